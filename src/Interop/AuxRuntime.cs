@@ -1,0 +1,107 @@
+using System.Globalization;
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
+using System.Text;
+
+namespace AuxCore.Interop;
+
+/// <summary>What this process can run, how many threads it may use, and what it ran.</summary>
+public static class AuxRuntime
+{
+    private const string BackendVariable = "AUXCORE_BACKEND";
+    private const string ThreadsVariable = "AUXCORE_THREADS";
+    private static readonly List<Action<StringBuilder>> Sections = [];
+    private static int CurrentCpuThreads = InitialCpuThreads();
+
+    /// <summary>
+    /// The threads that one call on the CPU backend may use, 1 at first (or what <c>AUXCORE_THREADS</c> says). Small work runs on the calling
+    /// thread whatever this is. Results do not depend on it.
+    /// </summary>
+    /// <exception cref="ArgumentOutOfRangeException">The value is below 1.</exception>
+    public static int CpuThreads
+    {
+        get => CurrentCpuThreads;
+        set
+        {
+            ArgumentOutOfRangeException.ThrowIfLessThan(value, 1);
+            CurrentCpuThreads = value;
+        }
+    }
+
+    /// <summary>Where AuxCore says in passing what it noticed (a group rebuilt because tensors moved, say); null for silence.</summary>
+    public static Action<string>? Log { get; set; }
+
+    /// <summary>Whether a backend can run on this machine at all; a single op may still not have it.</summary>
+    /// <param name="backend">The backend that is asked about.</param>
+    /// <param name="reason">Why not, and what to do about it; empty where it can.</param>
+    /// <exception cref="ArgumentOutOfRangeException">The value names no backend.</exception>
+    public static bool IsAvailable(AuxBackend backend, out string reason)
+    {
+        reason = backend switch
+        {
+            AuxBackend.Auto or AuxBackend.Cpu or AuxBackend.Reference => "",
+            AuxBackend.Cuda => "this version of AuxCore has no CUDA library; use host memory and the Cpu backend",
+            AuxBackend.Ilgpu => "this version of AuxCore has no ILGPU kernels; use host memory and the Cpu backend",
+            _ => throw new ArgumentOutOfRangeException(nameof(backend), backend, "Not a backend."),
+        };
+        return reason.Length == 0;
+    }
+
+    /// <summary>
+    /// A few lines for bug reports and curiosity: versions, processor, vector width, each backend with the reason where it is missing, the
+    /// environment variables that are set, and how often each op ran where.
+    /// </summary>
+    public static string Describe()
+    {
+        var text = new StringBuilder();
+        void Line(string name, string value) => text.Append(CultureInfo.InvariantCulture, $"{name,-12}{value}\n");
+
+        Line("AuxCore", typeof(AuxRuntime).Assembly.GetName().Version?.ToString(3) ?? "unknown");
+        Line("runtime", $"{RuntimeInformation.FrameworkDescription}, {RuntimeInformation.RuntimeIdentifier}, {RuntimeInformation.OSDescription.Trim()}");
+        Line("processor", $"{Environment.ProcessorCount} x {RuntimeInformation.ProcessArchitecture}, vectors of {VectorBits} bits");
+        Line("threads", $"{CpuThreads} for the CPU backend");
+        foreach (var backend in (AuxBackend[])[AuxBackend.Cpu, AuxBackend.Reference, AuxBackend.Cuda, AuxBackend.Ilgpu])
+            Line(backend.ToString(), IsAvailable(backend, out var reason) ? "available" : "not available: " + reason);
+        foreach (var variable in (string[])[BackendVariable, ThreadsVariable])
+        {
+            if (Environment.GetEnvironmentVariable(variable) is { Length: > 0 } value)
+                Line(variable, value);
+        }
+
+        foreach (var (op, backend, calls) in OpCounter.Snapshot())
+            Line(op, string.Create(CultureInfo.InvariantCulture, $"{calls} calls on {backend}"));
+        lock (Sections)
+        {
+            foreach (var section in Sections)
+                section(text);
+        }
+
+        return text.ToString();
+    }
+
+    /// <summary>What <c>AUXCORE_BACKEND</c> asks <see cref="AuxBackend.Auto"/> to be, or Auto.</summary>
+    /// <exception cref="AuxException">The variable names no backend.</exception>
+    internal static AuxBackend AutoOverride()
+    {
+        if (Environment.GetEnvironmentVariable(BackendVariable) is not { Length: > 0 } text)
+            return AuxBackend.Auto;
+        return Enum.TryParse<AuxBackend>(text, ignoreCase: true, out var backend) && Enum.IsDefined(backend) && !char.IsAsciiDigit(text[0])
+            ? backend
+            : throw new AuxException(
+                BackendVariable, $"The environment variable {BackendVariable} is '{text}'; it may be {string.Join(", ", Enum.GetNames<AuxBackend>())}.");
+    }
+
+    /// <summary>Lets a higher assembly add its lines to <see cref="Describe"/> (Models adds TorchSharp's versions).</summary>
+    internal static void AddSection(Action<StringBuilder> section)
+    {
+        lock (Sections)
+            Sections.Add(section);
+    }
+
+    private static int VectorBits =>
+        Vector512.IsHardwareAccelerated ? 512 : Vector256.IsHardwareAccelerated ? 256 : Vector128.IsHardwareAccelerated ? 128 : 0;
+
+    // A property must not fail for an environment variable's sake: what cannot be understood counts as unset, and Describe shows it.
+    private static int InitialCpuThreads() =>
+        int.TryParse(Environment.GetEnvironmentVariable(ThreadsVariable), CultureInfo.InvariantCulture, out var threads) && threads >= 1 ? threads : 1;
+}

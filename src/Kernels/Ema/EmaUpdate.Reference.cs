@@ -1,0 +1,38 @@
+using AuxCore.Interop;
+
+namespace AuxCore.Kernels;
+
+public static partial class EmaUpdate
+{
+    /// <summary>The formula of the class's remarks, element by element, in double, rounded once. The weight is the float32 that the kernels use.</summary>
+    private static unsafe void RunReference(in EmaWork work, ReadOnlySpan<double> decays)
+    {
+        for (var tensor = 0; tensor < work.TensorCount; tensor++)
+        {
+            var count = work.Offset(tensor + 1) - work.Offset(tensor);
+            for (var average = 0; average < work.AverageCount; average++)
+            {
+                var step = EmaStep.Of(decays[average]);
+                var averages = work.Average(tensor, average);
+                for (var i = 0L; i < count; i++)
+                    averages[i] = Reference(averages[i], Widen(work.Source(tensor), work.SourceType(tensor), i), step);
+            }
+        }
+    }
+
+    private static float Reference(float e, float p, EmaStep step) => step.Rule switch
+    {
+        EmaRule.Keep => e,
+        EmaRule.Copy => p,
+        _ when p == e => e,
+        EmaRule.FromAverage => (float)(e + step.Coefficient * ((double)p - e)),
+        _ => (float)(p + step.Coefficient * ((double)p - e)),
+    };
+
+    private static unsafe float Widen(void* source, DType dtype, long i) => dtype switch
+    {
+        DType.Float32 => ((float*)source)[i],
+        DType.BFloat16 => ((BFloat16*)source)[i],
+        _ => (float)((Half*)source)[i],
+    };
+}

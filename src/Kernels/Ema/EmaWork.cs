@@ -1,0 +1,67 @@
+using AuxCore.Interop;
+
+namespace AuxCore.Kernels;
+
+/// <summary>
+/// What one EMA call works on: for each of n tensors the address of the source and of its k averages, side by side, all of them checked. The
+/// tables are not moved by the garbage collector while the call runs; whoever makes this sees to that.
+/// </summary>
+internal readonly unsafe struct EmaWork(nint* addresses, long* offsets, DType* sourceTypes, int tensorCount, int averageCount)
+{
+    public int TensorCount => tensorCount;
+
+    public int AverageCount => averageCount;
+
+    /// <summary>Elements of all tensors together.</summary>
+    public long ElementCount => offsets[tensorCount];
+
+    /// <summary>Where tensor <paramref name="tensor"/> begins, counted in elements over all tensors.</summary>
+    public long Offset(int tensor) => offsets[tensor];
+
+    public DType SourceType(int tensor) => sourceTypes[tensor];
+
+    public void* Source(int tensor) => (void*)addresses[tensor * (averageCount + 1L)];
+
+    public float* Average(int tensor, int average) => (float*)addresses[tensor * (averageCount + 1L) + 1 + average];
+
+    /// <summary>The tensor that holds element <paramref name="element"/>, which is below <see cref="ElementCount"/>.</summary>
+    public int TensorAt(long element)
+    {
+        var at = new ReadOnlySpan<long>(offsets, tensorCount + 1).BinarySearch(element);
+        if (at < 0)
+            return ~at - 1;
+        while (offsets[at + 1] == element) // tensors without elements begin where the next one does
+            at++;
+        return at;
+    }
+}
+
+/// <summary>How one decay is applied; <see cref="EmaUpdate"/>'s remarks give the formulas.</summary>
+internal enum EmaRule
+{
+    /// <summary>β = 1, or so near that w rounds to 0: nothing to do.</summary>
+    Keep,
+
+    /// <summary>w &lt; ½: e ← fma(w, p − e, e).</summary>
+    FromAverage,
+
+    /// <summary>w ≥ ½: e ← fma(−β, p − e, p).</summary>
+    FromSource,
+
+    /// <summary>β = 0: e ← p.</summary>
+    Copy,
+}
+
+/// <summary>A decay as the kernels use it: the rule and its float32 coefficient.</summary>
+internal readonly record struct EmaStep(EmaRule Rule, float Coefficient)
+{
+    /// <summary>Forms the weight in double: 1f − 0.9999f would be off by 1.7e-4 of itself.</summary>
+    public static EmaStep Of(double decay)
+    {
+        var weight = (float)(1.0 - decay);
+        return decay == 0 ? new(EmaRule.Copy, 0)
+            : weight == 0 ? new(EmaRule.Keep, 0)
+            : weight < 0.5f ? new(EmaRule.FromAverage, weight)
+            : new(EmaRule.FromSource, -(float)decay);
+    }
+}

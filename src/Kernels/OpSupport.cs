@@ -1,0 +1,61 @@
+using AuxCore.Interop;
+
+namespace AuxCore.Kernels;
+
+/// <summary>
+/// One op's support table: the backends that run it, and for each of the others the reason why it does not. <c>Resolve</c> is the only place
+/// where <see cref="AuxBackend.Auto"/> becomes a backend.
+/// </summary>
+internal sealed class OpSupport
+{
+    private readonly Dictionary<AuxBackend, string?> _missing;
+    private readonly OpCounter _counter;
+
+    /// <summary>Declares the table of one op.</summary>
+    /// <param name="op">The op's stem, the name of its class.</param>
+    /// <param name="cells">Every backend but Auto: null where it runs, else the reason.</param>
+    public OpSupport(string op, params (AuxBackend Backend, string? Missing)[] cells)
+    {
+        Op = op;
+        _missing = cells.ToDictionary(cell => cell.Backend, cell => cell.Missing);
+        _counter = new OpCounter(op);
+    }
+
+    public string Op { get; }
+
+    /// <summary>Why the op does not run on a backend here; null where it does.</summary>
+    public string? WhyNot(AuxBackend backend) =>
+        _missing[backend] ?? (AuxRuntime.IsAvailable(backend, out var reason) ? null : reason);
+
+    /// <summary>The public form of <see cref="WhyNot"/>; Auto always runs somewhere.</summary>
+    public bool IsSupported(AuxBackend backend, out string reason)
+    {
+        if (!Enum.IsDefined(backend))
+            throw new ArgumentOutOfRangeException(nameof(backend), backend, "Not a backend.");
+        reason = backend == AuxBackend.Auto ? "" : WhyNot(backend) ?? "";
+        return reason.Length == 0;
+    }
+
+    /// <summary>The backend that a call runs on, counted.</summary>
+    /// <param name="requested">What the caller asked for; a named backend runs or throws, it never falls back.</param>
+    /// <param name="device">Where the call's tensors are.</param>
+    /// <exception cref="BackendUnavailableException">The backend cannot run this op here, or not on memory of this device.</exception>
+    public AuxBackend Resolve(AuxBackend requested, AuxDevice device)
+    {
+        if (!Enum.IsDefined(requested))
+            throw new ArgumentOutOfRangeException(nameof(requested), requested, "Not a backend.");
+        var chosen = requested;
+        if (chosen == AuxBackend.Auto)
+            chosen = AuxRuntime.AutoOverride();
+        if (chosen == AuxBackend.Auto)
+            chosen = device.Kind == AuxDeviceKind.Host ? AuxBackend.Cpu : AuxBackend.Cuda;
+
+        if (WhyNot(chosen) is { } reason)
+            throw new BackendUnavailableException(Op, chosen, reason);
+        var onHost = chosen is AuxBackend.Cpu or AuxBackend.Reference;
+        if (onHost != (device.Kind == AuxDeviceKind.Host))
+            throw new BackendUnavailableException(Op, chosen, $"the tensors are on {device}");
+        _counter.Add(chosen);
+        return chosen;
+    }
+}

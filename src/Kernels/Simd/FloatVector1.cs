@@ -1,0 +1,28 @@
+using AuxCore.Interop;
+
+namespace AuxCore.Kernels;
+
+/// <summary>One float32: what is too short for a vector, and machines without any.</summary>
+internal readonly unsafe struct FloatVector1(float lane) : IFloatVector<FloatVector1>
+{
+    private readonly float _lane = lane;
+
+    public static int Count => 1;
+
+    public static FloatVector1 Broadcast(float value) => new(value);
+
+    public static FloatVector1 Load<T>(T* source) where T : unmanaged =>
+        typeof(T) == typeof(float) ? new(*(float*)source)
+        : typeof(T) == typeof(BFloat16) ? new(*(BFloat16*)source)
+        : new((float)*(Half*)source);
+
+    public void Store(float* destination) => *destination = _lane;
+
+    public static FloatVector1 operator -(FloatVector1 left, FloatVector1 right) => new(left._lane - right._lane);
+
+    public static FloatVector1 MultiplyAdd(FloatVector1 a, FloatVector1 b, FloatVector1 c) =>
+        new(MathF.FusedMultiplyAdd(a._lane, b._lane, c._lane));
+
+    public static FloatVector1 WhereEqual(FloatVector1 a, FloatVector1 b, FloatVector1 then, FloatVector1 otherwise) =>
+        a._lane == b._lane ? then : otherwise;
+}
