@@ -36,7 +36,7 @@ internal sealed class OpSupport
         return reason.Length == 0;
     }
 
-    /// <summary>The backend that a call runs on, counted.</summary>
+    /// <summary>The backend that a call will run on.</summary>
     /// <param name="requested">What the caller asked for; a named backend runs or throws, it never falls back.</param>
     /// <param name="device">Where the call's tensors are.</param>
     /// <exception cref="BackendUnavailableException">The backend cannot run this op here, or not on memory of this device.</exception>
@@ -55,7 +55,9 @@ internal sealed class OpSupport
         var onHost = chosen is AuxBackend.Cpu or AuxBackend.Reference;
         if (onHost != (device.Kind == AuxDeviceKind.Host))
             throw new BackendUnavailableException(Op, chosen, $"the tensors are on {device}");
-        _counter.Add(chosen);
         return chosen;
     }
+
+    /// <summary>Notes that a call ran.</summary>
+    public void Count(AuxBackend backend) => _counter.Add(backend);
 }

@@ -10,14 +10,14 @@ public static partial class EmaUpdate
 
     // With several averages the source is walked in pieces that stay in the first-level cache, so that memory delivers it once: 8 KB of
     // float32 source beside 8 KB of average.
-    private const long CachedPiece = 2048;
+    private const long CachedPiece = 16384;
 
     /// <summary>One pass over all tensors, split over threads by elements (not by tensors: one matrix may be most of the model).</summary>
-    internal static void RunCpu(in EmaWork work, ReadOnlySpan<double> decays, SimdWidth width)
+    private static void RunCpu(in EmaWork work, ReadOnlySpan<double> decays)
     {
         var kernels = new EmaKernel[work.AverageCount];
         for (var i = 0; i < kernels.Length; i++)
-            kernels[i] = EmaKernel.For(EmaStep.Of(decays[i]), width);
+            kernels[i] = EmaKernel.For(EmaStep.Of(decays[i]), CpuSimd.Width);
 
         var elements = work.ElementCount;
         var threads = ThreadTeam.Count(elements, MinimumElementsPerThread);

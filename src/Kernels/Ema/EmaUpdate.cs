@@ -75,10 +75,11 @@ public static partial class EmaUpdate
     /// <summary>The op's one entry below the checks.</summary>
     internal static void Run(in EmaWork work, ReadOnlySpan<double> decays, AuxBackend backend)
     {
+        Support.Count(backend);
         switch (backend)
         {
             case AuxBackend.Cpu:
-                RunCpu(work, decays, CpuSimd.Width);
+                RunCpu(work, decays);
                 break;
             case AuxBackend.Reference:
                 RunReference(work, decays);

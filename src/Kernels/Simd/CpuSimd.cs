@@ -12,8 +12,27 @@ internal static class CpuSimd
     private static SimdWidth Best =>
         Vector256.IsHardwareAccelerated ? SimdWidth.Bits256 : Vector128.IsHardwareAccelerated ? SimdWidth.Bits128 : SimdWidth.Scalar;
 
+    private static readonly SimdWidth Default = Parse(Environment.GetEnvironmentVariable(Variable));
+
+    [ThreadStatic]
+    private static SimdWidth? Forced;
+
     /// <summary>The best width for streaming loops here, or what the environment variable <c>AUXCORE_SIMD</c> asks for (1, 128, 256 or 512).</summary>
-    public static SimdWidth Width { get; } = Parse(Environment.GetEnvironmentVariable(Variable));
+    public static SimdWidth Width => Forced ?? Default;
+
+    /// <summary>Runs an action with another width on this thread: how the tests reach all of them. A width without hardware is emulated.</summary>
+    public static void With(SimdWidth width, Action action)
+    {
+        Forced = width;
+        try
+        {
+            action();
+        }
+        finally
+        {
+            Forced = null;
+        }
+    }
 
     internal static SimdWidth Parse(string? text) => text switch
     {
