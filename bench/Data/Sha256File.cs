@@ -1,0 +1,30 @@
+using System.IO.Compression;
+using System.Security.Cryptography;
+
+namespace AuxCore.Bench.Data;
+
+/// <summary>SHA-256 of files, in lower-case hexadecimal.</summary>
+public static class Sha256File
+{
+    /// <summary>The hash of the file's bytes.</summary>
+    public static string Of(string path)
+    {
+        using var file = File.OpenRead(path);
+        return Convert.ToHexStringLower(SHA256.HashData(file));
+    }
+
+    /// <summary>The hash of what a gzip file unpacks to. It identifies the content whatever zlib packed it.</summary>
+    public static string OfGzipContent(string path)
+    {
+        using var file = File.OpenRead(path);
+        using var content = new GZipStream(file, CompressionMode.Decompress);
+        return Convert.ToHexStringLower(SHA256.HashData(content));
+    }
+
+    /// <exception cref="InvalidDataException"><paramref name="found"/> is not the <paramref name="expected"/> hash of that file.</exception>
+    public static void Require(string path, string expected, string found)
+    {
+        if (found != expected)
+            throw new InvalidDataException($"{path}: wrong SHA-256\n  expected {expected}\n  found    {found}");
+    }
+}
