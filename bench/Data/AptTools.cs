@@ -10,7 +10,8 @@ internal sealed record AptTools(string AptGet = "apt-get", string DpkgDeb = "dpk
 {
     private const int ErrorLinesShown = 5;
 
-    /// <summary>Downloads exactly that version into <paramref name="folder"/>, which must be empty, and returns the package file's path.</summary>
+    /// <summary>Downloads exactly that version into <paramref name="folder"/>, which must be empty.</summary>
+    /// <returns>The path of the package file.</returns>
     /// <exception cref="DataUnavailableException">apt-get is not there, or did not deliver.</exception>
     public string Download(string package, string version, string folder)
     {

@@ -16,10 +16,11 @@ public sealed partial record DataManifest(IReadOnlyList<DataSetEntry> DataSets)
     /// <summary>The entry with that id.</summary>
     /// <exception cref="KeyNotFoundException">There is none; the message lists those that there are.</exception>
     public DataSetEntry this[string id] => DataSets.FirstOrDefault(entry => entry.Id == id)
-        ?? throw new KeyNotFoundException($"no data set is called '{id}'; there are: {string.Join(", ", DataSets.Select(entry => entry.Id))}");
+        ?? throw new KeyNotFoundException(
+            $"no data set is called '{id}'; there are: {string.Join(", ", DataSets.Select(entry => entry.Id))}");
 
     /// <summary>Reads and validates a manifest.</summary>
-    /// <exception cref="InvalidDataException">The file is not a valid manifest; the message names the file, the place and the fault.</exception>
+    /// <exception cref="InvalidDataException">It is not a valid manifest; the message names the file, the place and the fault.</exception>
     public static DataManifest Load(string path) => Parse(File.ReadAllText(path), path);
 
     /// <inheritdoc cref="Load"/>
@@ -52,7 +53,7 @@ public sealed partial record DataManifest(IReadOnlyList<DataSetEntry> DataSets)
         Require(IdPattern.IsMatch(entry!.Id), $"{at}.id", $"'{entry.Id}' must be lower-case letters, digits and dashes");
         at = $"{at} ({entry.Id})";
         Require(entry.Title.Length > 0, $"{at}.title", "is empty");
-        Require(entry.Kind == DataSetEntry.Apt, $"{at}.kind", $"'{entry.Kind}' is not a known kind; the known kinds are: {DataSetEntry.Apt}");
+        Require(entry.Kind == DataSetEntry.Apt, $"{at}.kind", $"'{entry.Kind}' is not a known kind; there are: {DataSetEntry.Apt}");
         // A name or version that starts with a dash, or holds a slash, would mean something else to apt-get.
         Require(AptNamePattern.IsMatch(entry.Package), $"{at}.package", $"'{entry.Package}' is not a Debian package name");
         Require(AptVersionPattern.IsMatch(entry.Version), $"{at}.version", $"'{entry.Version}' is not a Debian version");

@@ -39,13 +39,14 @@ public static class DataVerbs
     public static int Fixture(TextWriter log, string? folder = null, DataStore? store = null)
     {
         store ??= DataStore.Default;
-        var same = false;
+        var same = true;
         var made = Try(log, () =>
         {
             folder ??= CheckoutFolder();
             FashionMnistFixture.MakeFixture(store, folder);
             Print(log, $"made {folder}");
-            same = store.Manifest[FashionMnist.Id].Fixture.Count(file => !Compare(file, folder, log)) == 0;
+            foreach (var file in store.Manifest[FashionMnist.Id].Fixture)
+                same &= Compare(file, folder, log);
         });
         return made == 0 && same ? 0 : 1;
     }
@@ -70,7 +71,8 @@ public static class DataVerbs
         }
         catch (InvalidDataException fault)
         {
-            return $"damaged; `data fetch {entry.Id}` replaces it. {fault.Message}";
+            // Indented, so that the hashes do not look like properties of the data set.
+            return $"damaged; `data fetch {entry.Id}` replaces it\n{fault.Message}".Replace("\n", "\n           ");
         }
     }
 
@@ -99,17 +101,22 @@ public static class DataVerbs
         }
     }
 
-    // Breaks long lines between words and indents what follows like the line's own start, so that lists stay lists.
+    // Breaks long lines between words and indents what follows a little more, so that lists stay lists.
     private static void Print(TextWriter log, string text)
     {
         foreach (var line in text.Split('\n'))
         {
-            var indent = line[..(line.Length - line.TrimStart().Length)] + "  ";
-            var printed = line.TrimEnd();
-            while (printed.Length > Columns && printed.LastIndexOf(' ', Columns) is var cut && printed[..Math.Max(cut, 0)].Trim().Length > 0)
+            var indent = line.Length - line.TrimStart().Length;
+            var printed = line[..indent];
+            foreach (var word in line[indent..].Split(' '))
             {
-                log.WriteLine(printed[..cut].TrimEnd());
-                printed = indent + printed[(cut + 1)..];
+                if (printed.Length > indent && printed.Length + 1 + word.Length > Columns)
+                {
+                    log.WriteLine(printed);
+                    indent = line.Length - line.TrimStart().Length + 2;
+                    printed = new string(' ', indent);
+                }
+                printed += printed.Length > indent ? $" {word}" : word;
             }
             log.WriteLine(printed);
         }

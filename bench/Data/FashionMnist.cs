@@ -99,7 +99,8 @@ public sealed record FashionMnist
         var file = IdxFile.Read(path);
         return file.Dimensions.SequenceEqual(expected)
             ? file.Data
-            : throw new InvalidDataException($"{path}: its shape is [{string.Join(", ", file.Dimensions)}], not [{string.Join(", ", expected)}]");
+            : throw new InvalidDataException(
+                $"{path}: its shape is [{string.Join(", ", file.Dimensions)}], not [{string.Join(", ", expected)}]");
     }
 
     private static string FullFolder(DataStore store) => store.Find(Id) is not null

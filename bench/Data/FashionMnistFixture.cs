@@ -3,7 +3,7 @@ namespace AuxCore.Bench.Data;
 /// <summary>How the committed excerpt of Fashion-MNIST was made, and how to make it again.</summary>
 public static class FashionMnistFixture
 {
-    /// <summary>Cuts the excerpt from the full set in the cache and writes its four gzip IDX files into <paramref name="folder"/>.</summary>
+    /// <summary>Cuts the excerpt from the full set in the cache and writes its four files into <paramref name="folder"/>.</summary>
     /// <remarks>The content is the same everywhere; the gzip bytes depend on the zlib that packs them.</remarks>
     /// <exception cref="DataUnavailableException">The full set is not in the cache.</exception>
     public static void MakeFixture(DataStore store, string folder)

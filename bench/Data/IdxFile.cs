@@ -32,7 +32,10 @@ public sealed class IdxFile
             var zipped = file.ReadByte() == 0x1f && file.ReadByte() == 0x8b;
             file.Position = 0;
             using Stream stream = zipped ? new GZipStream(file, CompressionMode.Decompress) : file;
-            return Read(stream);
+            var content = Read(stream);
+            if (zipped)
+                CheckGzipEnd(file, HeaderBytes(content.Dimensions.Count) + content.Data.Length);
+            return content;
         }
         catch (InvalidDataException fault)
         {
@@ -41,12 +44,12 @@ public sealed class IdxFile
     }
 
     /// <summary>Writes a file, as gzip if its name ends in <c>.gz</c>.</summary>
-    /// <exception cref="ArgumentException">Rank, sizes and number of elements do not make an array that <see cref="Read(string)"/> reads.</exception>
+    /// <exception cref="ArgumentException">These sizes and elements do not make an array that <see cref="Read(string)"/> reads.</exception>
     public static void Write(string path, ReadOnlySpan<int> dimensions, ReadOnlySpan<byte> data)
     {
         if (dimensions.Length is not (1 or 3))
             throw new ArgumentException($"rank {dimensions.Length} is neither 1 nor 3", nameof(dimensions));
-        var header = new byte[4 + 4 * dimensions.Length];
+        var header = new byte[HeaderBytes(dimensions.Length)];
         header[2] = UnsignedByte;
         header[3] = (byte)dimensions.Length;
         Int128 elements = 1;
@@ -92,15 +95,39 @@ public sealed class IdxFile
         }
         var data = new byte[elements];
         ReadAll(stream, data, "data");
-        if (stream.ReadByte() >= 0)
+        if (Fill(stream, stackalloc byte[1]) > 0)
             throw new InvalidDataException($"it goes on after the {elements:N0} elements that its header announces");
         return new IdxFile(dimensions, data);
     }
 
+    private static int HeaderBytes(int rank) => 4 + 4 * rank;
+
     private static void ReadAll(Stream stream, Span<byte> destination, string what)
     {
-        var read = stream.ReadAtLeast(destination, destination.Length, throwOnEndOfStream: false);
+        var read = Fill(stream, destination);
         if (read < destination.Length)
             throw new InvalidDataException($"cut off: {read:N0} of {destination.Length:N0} bytes of its {what}");
+    }
+
+    private static int Fill(Stream stream, Span<byte> destination)
+    {
+        try
+        {
+            return stream.ReadAtLeast(destination, destination.Length, throwOnEndOfStream: false);
+        }
+        catch (InvalidDataException fault)
+        {
+            throw new InvalidDataException($"damaged gzip data ({fault.Message})", fault);
+        }
+    }
+
+    // A gzip file ends with the length of its content. GZipStream accepts a file that lacks this end, or goes on after it.
+    private static void CheckGzipEnd(FileStream file, int contentLength)
+    {
+        Span<byte> end = stackalloc byte[4];
+        file.Seek(-end.Length, SeekOrigin.End);
+        file.ReadExactly(end);
+        if (BinaryPrimitives.ReadInt32LittleEndian(end) != contentLength)
+            throw new InvalidDataException("its end is not that of a gzip file: it is cut off, or something was appended");
     }
 }

@@ -21,7 +21,8 @@ public static class Sha256File
         return Convert.ToHexStringLower(SHA256.HashData(content));
     }
 
-    /// <exception cref="InvalidDataException"><paramref name="found"/> is not the <paramref name="expected"/> hash of that file.</exception>
+    /// <summary>Requires that the hash found is the one expected.</summary>
+    /// <exception cref="InvalidDataException">It is not; the message names the file and both hashes.</exception>
     public static void Require(string path, string expected, string found)
     {
         if (found != expected)
