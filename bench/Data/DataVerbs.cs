@@ -83,7 +83,8 @@ public static class DataVerbs
             if (File.Exists(Path.Combine(folder.FullName, "Core.sln")))
                 return Path.Combine(folder.FullName, "data", FashionMnist.Id);
         }
-        throw new DirectoryNotFoundException($"{Environment.CurrentDirectory} is not in a checkout of AuxCore: name a folder for the excerpt");
+        throw new DirectoryNotFoundException(
+            $"{Environment.CurrentDirectory} is not in a checkout of AuxCore: name a folder for the excerpt");
     }
 
     private static int Try(TextWriter log, Action action)
