@@ -91,6 +91,18 @@ public sealed class FashionMnistTests : IDisposable
     }
 
     [Fact]
+    public void An_excerpt_that_is_not_the_one_in_the_manifest_fails_the_verb()
+    {
+        SkipWithoutFullSet();
+        var entry = DataStore.Default.Manifest[FashionMnist.Id];
+        var another = entry with { Fixture = [entry.Fixture[1] with { ContentSha256 = new string('0', 64) }] };
+        using var log = new StringWriter();
+        Assert.Equal(1, DataVerbs.Fixture(log, _folder.Path, new DataStore(new DataManifest([another]), DataStore.Default.Root)));
+        Assert.Contains("content differs from the manifest", log.ToString());
+        Assert.Contains(entry.Fixture[1].ContentSha256, log.ToString());
+    }
+
+    [Fact]
     public void The_excerpt_takes_the_first_of_each_class_in_order()
     {
         var full = new LabelledImages("test", 1, 1, [10, 11, 12, 13, 14, 15], [1, 1, 0, 1, 0, 0], ["a", "b"]);
