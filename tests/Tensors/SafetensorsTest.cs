@@ -64,7 +64,7 @@ public abstract class SafetensorsTest : IDisposable
     /// <summary>Runs an action and asserts that it created no tensor that outlives it and no file but <paramref name="files"/>.</summary>
     protected void AssertLeavesNothing(Action action, params string[] files)
     {
-        var statistics = DisposeScopeManager.Statistics.TensorStatistics;
+        var statistics = DisposeScopeManager.Statistics;
         long before = statistics.ThreadTotalLiveCount;
         action();
         Assert.Equal(before, statistics.ThreadTotalLiveCount);
