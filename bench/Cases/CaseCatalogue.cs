@@ -8,7 +8,9 @@ internal static class CaseCatalogue
     [
     ];
 
-    /// <summary>The cases whose <c>path/name</c> contains <paramref name="filter"/>, whatever the letters' case; all of them for null.</summary>
+    /// <summary>
+    /// The cases whose <c>path/name</c> contains <paramref name="filter"/>, whatever the letters' case; all of them for null.
+    /// </summary>
     public static IReadOnlyList<Func<KernelCase>> Matching(string? filter) =>
         [.. All.Where(create => filter is null || FullName(create).Contains(filter, StringComparison.OrdinalIgnoreCase))];
 

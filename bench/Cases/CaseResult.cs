@@ -3,7 +3,9 @@ using AuxCore.Bench.Measurement;
 
 namespace AuxCore.Bench.Cases;
 
-/// <summary>What one case gave, as <c>results.json</c> writes it. A kernel that fails its verification is not timed: its figures are null.</summary>
+/// <summary>
+/// What one case gave, as <c>results.json</c> writes it. A kernel that fails its verification is not timed: its figures are null.
+/// </summary>
 internal sealed record CaseResult
 {
     /// <summary>The hot path: <c>ema</c>.</summary>
@@ -35,8 +37,8 @@ internal sealed record CaseResult
     public double? GbPerS { get; init; }
 
     /// <summary>
-    /// The median, over the rounds, of our bandwidth as a fraction of the reference's in the same round (<see cref="BandwidthProbe"/>). Null for more than
-    /// one thread, because the reference has one.
+    /// The median, over the rounds, of our bandwidth as a fraction of the reference's in the same round (<see cref="BandwidthProbe"/>).
+    /// Null for more than one thread, because the reference has one.
     /// </summary>
     public double? BandwidthFraction { get; init; }
 

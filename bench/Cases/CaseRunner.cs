@@ -2,12 +2,16 @@ using AuxCore.Bench.Measurement;
 
 namespace AuxCore.Bench.Cases;
 
-/// <summary>Takes one case through preparation, verification and timing. It reports what goes wrong in the result, so that other cases still run.</summary>
+/// <summary>
+/// Takes one case through preparation, verification and timing. It reports what goes wrong in the result, so that other cases still run.
+/// </summary>
 internal static class CaseRunner
 {
     private const string OursKey = "ours", PublishedKey = "published", BandwidthKey = "bandwidth";
 
-    /// <summary>Prepares and verifies the case and, if the result is right, times it against its baselines. The caller disposes the case.</summary>
+    /// <summary>
+    /// Prepares and verifies the case and, if the result is right, times it against its baselines. The caller disposes the case.
+    /// </summary>
     public static CaseResult Run(
         KernelCase kernel, CaseSettings settings, IProgress<double>? progress = null, CancellationToken cancellation = default)
     {

@@ -26,8 +26,8 @@ internal sealed record CaseArm(string Name, Action Run);
 internal sealed record CaseSettings(string Backend, int Threads, bool Quick, int Seed);
 
 /// <summary>
-/// One kernel on one set of data, with what it is compared with. Creating a case is cheap, so that all can be listed; <see cref="Prepare"/> allocates.
-/// Every figure in a report comes through here, whichever verb ran it.
+/// One kernel on one set of data, with what it is compared with. Creating a case is cheap, so that all can be listed; <see cref="Prepare"/>
+/// allocates. Every figure in a report comes through here, whichever verb ran it.
 /// </summary>
 internal abstract class KernelCase : IDisposable
 {
@@ -50,15 +50,17 @@ internal abstract class KernelCase : IDisposable
     public abstract bool InPlace { get; }
 
     /// <summary>
-    /// Allocates the data, once, before anything else is asked. Data that fit in a cache are meant to be met there on every call but the first; a case
-    /// that stands for cold data rotates several copies of them.
+    /// Allocates the data, once, before anything else is asked. Data that fit in a cache are meant to be met there on every call but the
+    /// first; a case that stands for cold data rotates several copies of them.
     /// </summary>
     public abstract void Prepare(CaseSettings settings);
 
     /// <summary>AuxCore's kernel.</summary>
     public abstract CaseArm Ours { get; }
 
-    /// <summary>The rewritings that compete to be the best baseline. The one of lowest median becomes it; the others are reported too.</summary>
+    /// <summary>
+    /// The rewritings that compete to be the best baseline. The one of lowest median becomes it; the others are reported too.
+    /// </summary>
     public abstract IReadOnlyList<CaseArm> BestCandidates { get; }
 
     /// <summary>The published expression, where it is not one of the candidates.</summary>

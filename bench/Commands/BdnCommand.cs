@@ -15,8 +15,8 @@ using TorchSharp;
 namespace AuxCore.Bench.Commands;
 
 /// <summary>
-/// <c>bdn</c>: the cases of the catalogue under BenchmarkDotNet, for its own statistics. It times one arm after the other, so on a shared machine the
-/// ratios of <c>kernels</c> are the ones to trust.
+/// <c>bdn</c>: the cases of the catalogue under BenchmarkDotNet, for its own statistics. It times one arm after the other, so on a shared
+/// machine the ratios of <c>kernels</c> are the ones to trust.
 /// </summary>
 internal static class BdnCommand
 {
@@ -27,10 +27,10 @@ internal static class BdnCommand
         BenchmarkReport[] failed = [.. summary.Reports.Where(report => !report.Success || report.ResultStatistics is null)];
         foreach (BenchmarkReport report in failed) Console.Error.WriteLine($"{report.BenchmarkCase.DisplayInfo} gave no result.");
         if (summary.Reports.IsEmpty) Console.Error.WriteLine("BenchmarkDotNet ran nothing.");
-        if (summary.HasCriticalValidationErrors || summary.Reports.IsEmpty || failed.Length > 0) return ExitCode.Failed; // the log above says why
+        if (summary.HasCriticalValidationErrors || summary.Reports.IsEmpty || failed.Length > 0) return ExitCode.Failed;
 
-        if (options.Json is { } path)
-            AtomicFile.WriteAllText(path, File.ReadAllText(Path.Combine(summary.ResultsDirectoryPath, $"{typeof(CaseBenchmarks).FullName}-report-brief.json")));
+        string brief = Path.Combine(summary.ResultsDirectoryPath, $"{typeof(CaseBenchmarks).FullName}-report-brief.json");
+        if (options.Json is { } path) AtomicFile.WriteAllText(path, File.ReadAllText(brief));
         return ExitCode.Ok;
     }
 
@@ -48,7 +48,9 @@ internal static class BdnCommand
     }
 }
 
-/// <summary>The one benchmark class: its parameter is a case and one of its arms. Public because the code that BenchmarkDotNet emits calls it.</summary>
+/// <summary>
+/// The one benchmark class: its parameter is a case and one of its arms. Public because the code that BenchmarkDotNet emits calls it.
+/// </summary>
 public class CaseBenchmarks
 {
     private static readonly Dictionary<string, (Func<KernelCase> Create, Func<KernelCase, CaseArm> Arm)> Choices = [];
@@ -97,7 +99,8 @@ public class CaseBenchmarks
                 Choices[$"{name}: {kernel.BestCandidates[i].Name}"] = (create, prepared => prepared.BestCandidates[index]);
             }
 
-            if (kernel.Published is { } published) Choices[$"{name}: {published.Name} (published)"] = (create, prepared => prepared.Published!);
+            if (kernel.Published is { } published)
+                Choices[$"{name}: {published.Name} (published)"] = (create, prepared => prepared.Published!);
         }
     }
 }

@@ -32,7 +32,8 @@ internal static class CommandLine
 
     private static RootCommand Root()
     {
-        var root = new RootCommand("AuxCore's benchmark. Without a verb: a tour of the hot paths, each checked and timed, and a report in artifacts/bench.");
+        var root = new RootCommand(
+            "AuxCore's benchmark. Without a verb: a tour of the hot paths, each checked and timed, and a report in artifacts/bench.");
         foreach (Option option in RunOptions.All) root.Options.Add(option);
         Bind(root, (_, options, cancellation) => TourCommand.Run(options, cancellation), "", "--quick");
 
@@ -41,7 +42,8 @@ internal static class CommandLine
             Description = "Only cases whose path/name contains this; all without it.", Arity = ArgumentArity.ZeroOrOne,
         };
         Add(root, "kernels", "Verify the kernels and time them against their baselines.", filter,
-            (name, options, cancellation) => KernelsCommand.Run(name, options, cancellation), "", "ema --json ema.json", "ema/vit --threads 2");
+            (name, options, cancellation) => KernelsCommand.Run(name, options, cancellation),
+            "", "ema --json ema.json", "ema/vit --threads 2");
         Add(root, "verify", "Check the kernels against their references, without timing.", filter,
             (name, options, cancellation) => KernelsCommand.Verify(name, options, cancellation), "", "ema --backend cpu");
         Add(root, "bdn", "Run the same cases under BenchmarkDotNet; its reports go to artifacts/bench/bdn.", filter,
@@ -68,15 +70,21 @@ internal static class CommandLine
         var command = new Command(name, description);
         if (argument is not null) command.Arguments.Add(argument);
         root.Subcommands.Add(command);
-        Bind(command, (parsed, options, cancellation) => run(argument is null ? null : parsed.GetValue(argument), options, cancellation), examples);
+        Bind(
+            command, (parsed, options, cancellation) => run(argument is null ? null : parsed.GetValue(argument), options, cancellation),
+            examples);
     }
 
     private static void Bind(Command command, Func<ParseResult, RunOptions, CancellationToken, int> run, params string[] examples)
     {
         string verb = command is RootCommand ? "" : command.Name;
-        Examples[command.Name] = [.. examples.Select(example => $"{verb} {example}".Trim()).Select(end => end.Length == 0 ? Dotnet : $"{Dotnet} -- {end}")];
+        Examples[command.Name] =
+        [
+            .. examples.Select(example => $"{verb} {example}".Trim()).Select(end => end.Length == 0 ? Dotnet : $"{Dotnet} -- {end}"),
+        ];
         // Another thread, because Ctrl-C is listened for only after the action has returned its task.
-        command.SetAction((parsed, cancellation) => Task.Run(() => Guarded(() => run(parsed, RunOptions.From(parsed), cancellation)), CancellationToken.None));
+        command.SetAction((parsed, cancellation) =>
+            Task.Run(() => Guarded(() => run(parsed, RunOptions.From(parsed), cancellation)), CancellationToken.None));
     }
 
     private static int Guarded(Func<int> run)

@@ -9,10 +9,12 @@ namespace AuxCore.Bench.Commands;
 internal static class KernelsCommand
 {
     /// <summary>Verifies and times.</summary>
-    public static int Run(string? filter, RunOptions options, CancellationToken cancellation) => Run(filter, options, timed: true, cancellation);
+    public static int Run(string? filter, RunOptions options, CancellationToken cancellation) =>
+        Run(filter, options, timed: true, cancellation);
 
     /// <summary>Only verifies.</summary>
-    public static int Verify(string? filter, RunOptions options, CancellationToken cancellation) => Run(filter, options, timed: false, cancellation);
+    public static int Verify(string? filter, RunOptions options, CancellationToken cancellation) =>
+        Run(filter, options, timed: false, cancellation);
 
     /// <summary>The cases that match, or a <see cref="UsageException"/> that lists them all.</summary>
     public static IReadOnlyList<Func<KernelCase>> Select(string? filter)
@@ -57,7 +59,8 @@ internal static class KernelsCommand
         List<CaseResult> results = RunAll(Select(filter), options.Settings, timed, cancellation);
         if (timed) Show(results);
         else Console.WriteLine($"{results.Count(result => result.Verified)} of {results.Count} cases verified.");
-        if (options.Json is { } path) ResultsFile.Write(path, new(MachineInfo.Read(), MachineInfo.Commit(), DateTimeOffset.UtcNow, results));
+        if (options.Json is { } path)
+            ResultsFile.Write(path, new(MachineInfo.Read(), MachineInfo.Commit(), DateTimeOffset.UtcNow, results));
         return results.Exists(result => result.Failure is not null) ? ExitCode.Failed : ExitCode.Ok;
     }
 }

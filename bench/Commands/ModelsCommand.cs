@@ -1,5 +1,4 @@
 using AuxCore.Bench.Experiments;
-using AuxCore.Bench.Measurement;
 using AuxCore.Bench.Output;
 using Spectre.Console;
 using TorchSharp;
@@ -14,7 +13,9 @@ internal static class ModelsCommand
     public static int Run(string? name, RunOptions options, CancellationToken cancellation)
     {
         List<ModelExperiment> experiments = [.. ModelCatalogue.All.Select(create => create())];
-        string known = experiments.Count == 0 ? "There are no experiments." : string.Join("\n", experiments.Select(e => $"  {e.Name}: {e.Claim}"));
+        string known = experiments.Count == 0
+            ? "There are no experiments."
+            : string.Join("\n", experiments.Select(e => $"  {e.Name}: {e.Claim}"));
         if (name is null)
         {
             if (options.Json is not null) throw new UsageException("--json needs the name of an experiment.");
@@ -46,27 +47,17 @@ internal static class ModelsCommand
         foreach (ModelRow row in results.Rows)
         {
             table.AddRow(
-                new Text(row.IsControl ? $"{row.Arm} (control)" : row.Arm), new Text(row.Metric), new Text(Format.Digits(row.Values.Average())),
+                new Text(row.IsControl ? $"{row.Arm} (control)" : row.Arm), new Text(row.Metric),
+                new Text(Format.Digits(row.Values.Average())),
                 new Text(string.Join("  ", row.Values.Select(Format.Digits))));
         }
 
         Terminal.Out.Write(table);
         ModelDifference difference = results.Difference;
-        string interval = difference is { Low: { } low, High: { } high } ? $", 95 % interval [{Format.Digits(low)}, {Format.Digits(high)}]" : "";
-        Console.WriteLine(
-            $"{difference.Arm} − {difference.Control}: {Format.Digits(difference.Mean)}{interval}: {Paired(results).Verdict(higherIsBetter)}");
-    }
-
-    // The rows that the difference was computed from: those of its two arms in a common metric whose means it fits.
-    private static PairedDifference Paired(ModelResults results)
-    {
-        ModelDifference difference = results.Difference;
-        return (from arm in results.Rows
-                where arm.Arm == difference.Arm
-                from control in results.Rows
-                where control.Arm == difference.Control && control.Metric == arm.Metric
-                let paired = ModelDifference.Paired(arm, control)
-                orderby Math.Abs(paired.Mean - difference.Mean)
-                select paired).First();
+        string interval = difference is { Low: { } low, High: { } high }
+            ? $", 95 % interval [{Format.Digits(low)}, {Format.Digits(high)}]"
+            : "";
+        string verdict = difference.Paired is { } paired ? $": {paired.Verdict(higherIsBetter)}" : "";
+        Console.WriteLine($"{difference.Arm} − {difference.Control}: {Format.Digits(difference.Mean)}{interval}{verdict}");
     }
 }

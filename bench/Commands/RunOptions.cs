@@ -55,5 +55,6 @@ internal sealed record RunOptions(string? Json, bool Quick, string Backend, int 
 
     /// <summary>Reads them from a command line without errors.</summary>
     public static RunOptions From(ParseResult parsed) => new(
-        parsed.GetValue(JsonOption), parsed.GetValue(QuickOption), parsed.GetRequiredValue(BackendOption), parsed.GetRequiredValue(ThreadsOption));
+        parsed.GetValue(JsonOption), parsed.GetValue(QuickOption),
+        parsed.GetRequiredValue(BackendOption), parsed.GetRequiredValue(ThreadsOption));
 }

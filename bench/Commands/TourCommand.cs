@@ -20,8 +20,9 @@ internal static class TourCommand
         InfoCommand.Show(machine, commit);
 
         DateTimeOffset now = DateTimeOffset.UtcNow;
+        string caution = options.Quick ? "; quick run, rough figures" : "";
         var report = new HtmlReport("AuxCore benchmark", string.Create(CultureInfo.InvariantCulture,
-            $"{machine.Summary()}; {machine.Software()}; commit {commit}; {now:yyyy-MM-dd HH:mm} UTC{(options.Quick ? "; quick run, rough figures" : "")}"));
+            $"{machine.Summary()}; {machine.Software()}; commit {commit}; {now:yyyy-MM-dd HH:mm} UTC{caution}"));
         var results = new List<CaseResult>();
         bool failed = false;
         foreach (TourPath path in Tour.Paths)

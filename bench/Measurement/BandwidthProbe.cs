@@ -4,8 +4,9 @@ using System.Runtime.InteropServices;
 namespace AuxCore.Bench.Measurement;
 
 /// <summary>
-/// What one thread's memory gives: an in-place triad y ← y + s·x (12 bytes an element: two reads, one write) or a copy y ← x (8 bytes). It is timed as
-/// one more arm among those it is a reference for. It is a reference and no ceiling: a kernel with a better mix of reads and writes can exceed it.
+/// What one thread's memory gives: an in-place triad y ← y + s·x (12 bytes an element: two reads, one write) or a copy y ← x (8 bytes). It
+/// is timed as one more arm among those it is a reference for. It is a reference and no ceiling: a kernel with a better mix of reads and
+/// writes can exceed it.
 /// </summary>
 internal sealed unsafe class BandwidthProbe : IDisposable
 {
@@ -73,26 +74,25 @@ internal sealed unsafe class BandwidthProbe : IDisposable
     private static void Triad(float* y, float* x, long count)
     {
         int width = Vector<float>.Count;
-        var scale = new Vector<float>(Scale);
-        for (long i = 0; i < count; i += 4 * width)
+        for (float* end = y + count; y < end; y += 4 * width, x += 4 * width)
         {
-            Vector.Store(Vector.MultiplyAddEstimate(scale, Vector.Load(x + i), Vector.Load(y + i)), y + i);
-            Vector.Store(Vector.MultiplyAddEstimate(scale, Vector.Load(x + i + width), Vector.Load(y + i + width)), y + i + width);
-            Vector.Store(Vector.MultiplyAddEstimate(scale, Vector.Load(x + i + 2 * width), Vector.Load(y + i + 2 * width)), y + i + 2 * width);
-            Vector.Store(Vector.MultiplyAddEstimate(scale, Vector.Load(x + i + 3 * width), Vector.Load(y + i + 3 * width)), y + i + 3 * width);
+            Vector.Store(Vector.Load(y) + Scale * Vector.Load(x), y);
+            Vector.Store(Vector.Load(y + width) + Scale * Vector.Load(x + width), y + width);
+            Vector.Store(Vector.Load(y + 2 * width) + Scale * Vector.Load(x + 2 * width), y + 2 * width);
+            Vector.Store(Vector.Load(y + 3 * width) + Scale * Vector.Load(x + 3 * width), y + 3 * width);
         }
     }
 
     private static void Copy(float* y, float* x, long count)
     {
         int width = Vector<float>.Count;
-        for (long i = 0; i < count; i += 4 * width)
+        for (float* end = y + count; y < end; y += 4 * width, x += 4 * width)
         {
-            Vector<float> a = Vector.Load(x + i), b = Vector.Load(x + i + width), c = Vector.Load(x + i + 2 * width), d = Vector.Load(x + i + 3 * width);
-            Vector.Store(a, y + i);
-            Vector.Store(b, y + i + width);
-            Vector.Store(c, y + i + 2 * width);
-            Vector.Store(d, y + i + 3 * width);
+            Vector<float> a = Vector.Load(x), b = Vector.Load(x + width), c = Vector.Load(x + 2 * width), d = Vector.Load(x + 3 * width);
+            Vector.Store(a, y);
+            Vector.Store(b, y + width);
+            Vector.Store(c, y + 2 * width);
+            Vector.Store(d, y + 3 * width);
         }
     }
 

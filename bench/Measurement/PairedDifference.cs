@@ -1,8 +1,8 @@
 namespace AuxCore.Bench.Measurement;
 
 /// <summary>
-/// What n paired seeds say about two arms: the mean difference arm − control with its 95 % Student-t interval. Pairs share their seed, hence their data
-/// order and their initialisation.
+/// What n paired seeds say about two arms: the mean difference arm − control with its 95 % Student-t interval. Pairs share their seed,
+/// hence their data order and their initialisation.
 /// </summary>
 /// <param name="Seeds">The number of pairs.</param>
 /// <param name="Mean">The mean of the differences.</param>
@@ -31,8 +31,8 @@ internal sealed record PairedDifference(int Seeds, double Mean, double Low, doub
     }
 
     /// <summary>
-    /// The sentence to print. From four seeds on, "better" and "worse" are said only if the interval excludes 0. Up to three seeds the interval is too
-    /// wide to decide anything, and only the signs are reported.
+    /// The sentence to print. From four seeds on, "better" and "worse" are said only if the interval excludes 0. Up to three seeds the
+    /// interval is too wide to decide anything, and only the signs are reported.
     /// </summary>
     /// <param name="higherIsBetter">Whether the metric is an accuracy (true) or an error (false).</param>
     public string Verdict(bool higherIsBetter = true)

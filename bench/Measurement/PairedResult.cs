@@ -33,7 +33,9 @@ internal sealed class PairedResult
     /// <summary>Quartiles of an arm's nanoseconds a call.</summary>
     public Quartiles Time(string arm) => Quartiles.Of(Samples(arm));
 
-    /// <summary>Quartiles of <paramref name="baseline"/>'s time over <paramref name="ours"/>, round by round: above 1, ours is the faster one.</summary>
+    /// <summary>
+    /// Quartiles of <paramref name="baseline"/>'s time over <paramref name="ours"/>, round by round: above 1, ours is the faster one.
+    /// </summary>
     public Quartiles Ratio(string baseline, string ours)
     {
         ReadOnlySpan<double> above = Samples(baseline), below = Samples(ours);

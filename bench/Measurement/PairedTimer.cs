@@ -1,9 +1,9 @@
 namespace AuxCore.Bench.Measurement;
 
 /// <summary>
-/// Times several arms against each other on a machine that others use too. Arms that run one after the other meet different loads, caches and clock
-/// frequencies; here every round runs each arm once, in a freshly shuffled order, and arms are compared within the rounds. Medians and quartiles are
-/// reported and never minima: on a busy machine the minimum picks the luckiest arm.
+/// Times several arms against each other on a machine that others use too. Arms that run one after the other meet different loads, caches
+/// and clock frequencies; here every round runs each arm once, in a freshly shuffled order, and arms are compared within the rounds.
+/// Medians and quartiles are reported and never minima: on a busy machine the minimum picks the luckiest arm.
 /// </summary>
 internal static class PairedTimer
 {
@@ -11,14 +11,16 @@ internal static class PairedTimer
 
     /// <summary>Warms the arms up, chooses how often each is called a sample, then times them round by round.</summary>
     /// <remarks>
-    /// A sample calls its arm several times where one call is short. An arm whose data fit in the cache then meets them there from the second call on;
-    /// an arm that is to be timed on cold data walks through several copies of them itself, as <see cref="BandwidthProbe"/> does.
+    /// A sample calls its arm several times where one call is short. An arm whose data fit in the cache then meets them there from the
+    /// second call on; an arm that is to be timed on cold data walks through several copies of them itself, as <see cref="BandwidthProbe"/>
+    /// does.
     /// </remarks>
     public static PairedResult Run(
         IReadOnlyList<TimedArm> arms, TimingOptions options, IProgress<double>? progress = null, CancellationToken cancellation = default)
     {
         bool cpuTime = options.UseThreadCpuTime && ThreadClock.IsCpuTime;
-        return Run(arms, options, cpuTime ? ThreadClock.Nanoseconds : ThreadClock.WallNanoseconds, ThreadClock.WallNanoseconds, progress, cancellation);
+        Func<long> clock = cpuTime ? ThreadClock.Nanoseconds : ThreadClock.WallNanoseconds;
+        return Run(arms, options, clock, ThreadClock.WallNanoseconds, progress, cancellation);
     }
 
     /// <summary>The same by given clocks: <paramref name="clock"/> times samples, <paramref name="wall"/> limits the run.</summary>
@@ -28,7 +30,10 @@ internal static class PairedTimer
     {
         if (arms.Count == 0) throw new ArgumentException("There is nothing to time.", nameof(arms));
         if (options.MinRounds < 1 || options.Rounds < options.MinRounds)
-            throw new ArgumentException($"1 <= MinRounds <= Rounds does not hold for {options.MinRounds} and {options.Rounds}.", nameof(options));
+        {
+            throw new ArgumentException(
+                $"1 <= MinRounds ({options.MinRounds}) <= Rounds ({options.Rounds}) does not hold.", nameof(options));
+        }
 
         var calls = new int[arms.Count];
         for (int arm = 0; arm < arms.Count; arm++)

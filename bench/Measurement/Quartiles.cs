@@ -7,8 +7,8 @@ namespace AuxCore.Bench.Measurement;
 internal readonly record struct Quartiles(double Median, double Q1, double Q3)
 {
     /// <summary>
-    /// Quantiles of Hyndman and Fan's type 7 (the default of R and NumPy): quantile q of n sorted values lies at the fractional rank q·(n−1), counted
-    /// from zero, linearly between its neighbours.
+    /// Quantiles of Hyndman and Fan's type 7 (the default of R and NumPy): quantile q of n sorted values lies at the fractional rank
+    /// q·(n−1), counted from zero, linearly between its neighbours.
     /// </summary>
     /// <exception cref="ArgumentException"><paramref name="values"/> is empty or holds a NaN.</exception>
     public static Quartiles Of(ReadOnlySpan<double> values)

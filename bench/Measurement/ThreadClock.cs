@@ -5,8 +5,8 @@ using System.Runtime.Versioning;
 namespace AuxCore.Bench.Measurement;
 
 /// <summary>
-/// The processor time that the calling thread has used. On a shared machine it leaves out the time for which the thread was not running, which wall
-/// clocks count; it also leaves out what other threads do, so it suits single-threaded work only.
+/// The processor time that the calling thread has used. On a shared machine it leaves out the time for which the thread was not running,
+/// which wall clocks count; it also leaves out what other threads do, so it suits single-threaded work only.
 /// </summary>
 internal static unsafe partial class ThreadClock
 {

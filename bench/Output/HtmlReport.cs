@@ -25,13 +25,18 @@ internal sealed class HtmlReport(string title, string subtitle)
         foreach (string paragraph in htmlParagraphs) _body.AppendLine(CultureInfo.InvariantCulture, $"<p>{paragraph}</p>");
     }
 
-    /// <summary>A picture with its caption; <paramref name="svg"/> comes from <see cref="PlotSvg.Render"/>. An empty picture adds nothing.</summary>
+    /// <summary>
+    /// A picture with its caption; <paramref name="svg"/> comes from <see cref="PlotSvg.Render"/>. An empty picture adds nothing.
+    /// </summary>
     public void AddChart(string title, string svg)
     {
-        if (svg.Length > 0) _body.AppendLine(CultureInfo.InvariantCulture, $"<figure><figcaption>{Escape(title)}</figcaption>\n{svg}</figure>");
+        if (svg.Length > 0)
+            _body.AppendLine(CultureInfo.InvariantCulture, $"<figure><figcaption>{Escape(title)}</figcaption>\n{svg}</figure>");
     }
 
-    /// <summary>A table of plain text. Columns after the first whose cells begin with a digit, a sign or a dash are set as numbers.</summary>
+    /// <summary>
+    /// A table of plain text. Columns after the first whose cells begin with a digit, a sign or a dash are set as numbers.
+    /// </summary>
     public void AddTable(IReadOnlyList<string> headers, IEnumerable<IReadOnlyList<string>> rows)
     {
         List<IReadOnlyList<string>> all = [.. rows];
@@ -46,7 +51,11 @@ internal sealed class HtmlReport(string title, string subtitle)
         {
             _body.Append("<tr>");
             for (int column = 0; column < cells.Count; column++)
-                _body.Append(CultureInfo.InvariantCulture, $"<{tag}{(numeric[column] ? " class=\"n\"" : "")}>{Escape(cells[column])}</{tag}>");
+            {
+                string start = numeric[column] ? $"{tag} class=\"n\"" : tag;
+                _body.Append(CultureInfo.InvariantCulture, $"<{start}>{Escape(cells[column])}</{tag}>");
+            }
+
             _body.AppendLine("</tr>");
         }
     }
@@ -57,7 +66,10 @@ internal sealed class HtmlReport(string title, string subtitle)
         AddChart("Speed-up over the best baseline: median and quartiles of the rounds", ResultCharts.Speedups(results));
         AddChart("Share of the memory bandwidth", ResultCharts.Bandwidths(results));
         AddTable(
-            ["case", "dtype", "threads", "ours", "baseline", "kind", "its time", "speed-up", "GB/s", "of bandwidth", "max error", "verified"],
+            [
+                "case", "dtype", "threads", "ours", "baseline", "kind", "its time", "speed-up", "GB/s", "of bandwidth", "max error",
+                "verified",
+            ],
             results.SelectMany(Rows));
     }
 
@@ -92,7 +104,7 @@ internal sealed class HtmlReport(string title, string subtitle)
             BaselineResult baseline = result.Baselines[i];
             string[] middle =
             [
-                baseline.Name, baseline.Kind == BaselineKind.Best ? "best" : baseline.Kind == BaselineKind.Published ? "published" : "other",
+                baseline.Name, baseline.Kind.ToString().ToLowerInvariant(),
                 Format.Time(baseline.Us.Median), Format.Ratio(baseline.Speedup),
             ];
             yield return i == 0 ? [.. head, .. middle, .. tail] : ["", "", "", "", .. middle, "", "", "", ""];

@@ -18,7 +18,9 @@ internal sealed partial record MachineInfo
         Vector512.IsHardwareAccelerated ? 512 : Vector256.IsHardwareAccelerated ? 256 : Vector128.IsHardwareAccelerated ? 128 : 0,
         torch.__version__);
 
-    /// <summary>The commit that this program was built from, as far as the working tree around it tells; <c>unknown</c> outside one.</summary>
+    /// <summary>
+    /// The commit that this program was built from, as far as the working tree around it tells; <c>unknown</c> outside one.
+    /// </summary>
     public static string Commit()
     {
         string? commit = Git("rev-parse --short HEAD");

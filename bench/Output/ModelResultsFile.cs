@@ -1,4 +1,5 @@
 using System.Text.Json;
+using System.Text.Json.Serialization;
 using AuxCore.Bench.Measurement;
 
 namespace AuxCore.Bench.Output;
@@ -25,16 +26,18 @@ internal sealed record ModelRow(string Arm, bool IsControl, string Metric, IRead
 /// <param name="High">The upper end.</param>
 internal sealed record ModelDifference(string Arm, string Control, double Mean, double? Low, double? High)
 {
+    /// <summary>What the verdict is read from; null in a difference that was read from a file.</summary>
+    [JsonIgnore]
+    public PairedDifference? Paired { get; private init; }
+
     /// <summary>Compares two rows of one metric, seed by seed.</summary>
     public static ModelDifference Between(ModelRow arm, ModelRow control)
     {
         if (arm.Metric != control.Metric) throw new ArgumentException($"'{arm.Metric}' is not '{control.Metric}'.", nameof(control));
-        PairedDifference difference = Paired(arm, control);
-        bool interval = difference.Seeds > 1;
-        return new(arm.Arm, control.Arm, difference.Mean, interval ? difference.Low : null, interval ? difference.High : null);
+        PairedDifference difference = PairedDifference.Of([.. arm.Values], [.. control.Values]);
+        (double? low, double? high) = difference.Seeds > 1 ? (difference.Low, difference.High) : ((double?)null, (double?)null);
+        return new(arm.Arm, control.Arm, difference.Mean, low, high) { Paired = difference };
     }
-
-    internal static PairedDifference Paired(ModelRow arm, ModelRow control) => PairedDifference.Of([.. arm.Values], [.. control.Values]);
 }
 
 /// <summary>Writes and reads the results of one experiment, by the conventions of <see cref="ResultsFile"/>.</summary>

@@ -7,9 +7,9 @@ using ScottPlot;
 namespace AuxCore.Bench.Output;
 
 /// <summary>
-/// Turns a ScottPlot plot into SVG for <see cref="HtmlReport"/>. ScottPlot draws the shapes; its text is left out and written as SVG text in its place,
-/// in the page's font and colour, because SkiaSharp drops every letter on a machine without fonts, such as a container. What has
-/// <see cref="Ink"/>'s colour takes the page's text colour, so that one picture serves light and dark pages.
+/// Turns a ScottPlot plot into SVG for <see cref="HtmlReport"/>. ScottPlot draws the shapes; its text is left out and written as SVG text
+/// in its place, in the page's font and colour, because SkiaSharp drops every letter on a machine without fonts, such as a container. What
+/// has <see cref="Ink"/>'s colour takes the page's text colour, so that one picture serves light and dark pages.
 /// </summary>
 internal static partial class PlotSvg
 {
@@ -25,9 +25,10 @@ internal static partial class PlotSvg
     /// <param name="width">Pixels.</param>
     /// <param name="height">Pixels.</param>
     /// <param name="margins">Room for ticks and labels.</param>
-    /// <param name="notes">More text at places in data coordinates, to the right of them.</param>
+    /// <param name="notes">More text, to the right of places in data coordinates; a legend has to be written so too.</param>
     public static string Render(
-        Plot plot, string description, int width, int height, PixelPadding margins, IEnumerable<(Coordinates At, string Text)>? notes = null)
+        Plot plot, string description, int width, int height, PixelPadding margins,
+        IEnumerable<(Coordinates At, string Text)>? notes = null)
     {
         plot.FigureBackground.Color = Colors.Transparent;
         plot.DataBackground.Color = Colors.Transparent;
@@ -56,10 +57,11 @@ internal static partial class PlotSvg
         Append(text, bottomLabel, area.HorizontalCenter, area.Bottom + 38, "middle");
         Append(text, leftLabel, area.Left, area.Top - 4, "end");
 
-        string svg = InkHex().Replace(XmlDeclaration().Replace(shapes, ""), "currentColor")
-            .Replace($"width=\"{width}\" height=\"{height}\"",
-                $"viewBox=\"0 0 {width} {height}\" style=\"max-width:{width}px\" role=\"img\" aria-label=\"{WebUtility.HtmlEncode(description)}\"",
-                StringComparison.Ordinal);
+        string label = WebUtility.HtmlEncode(description);
+        string svg = InkHex().Replace(XmlDeclaration().Replace(shapes, ""), "currentColor").Replace(
+            $"width=\"{width}\" height=\"{height}\"",
+            $"viewBox=\"0 0 {width} {height}\" style=\"max-width:{width}px\" role=\"img\" aria-label=\"{label}\"",
+            StringComparison.Ordinal);
         return svg.Insert(svg.LastIndexOf("</svg>", StringComparison.Ordinal), text.ToString());
     }
 

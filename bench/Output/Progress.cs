@@ -3,13 +3,16 @@ using Spectre.Console;
 
 namespace AuxCore.Bench.Output;
 
-/// <summary>Shows how far long work has come: a bar with the time left on a terminal, now and then a line where output goes into a file.</summary>
+/// <summary>
+/// Shows how far long work has come: a bar with the time left on a terminal, now and then a line where output goes into a file.
+/// </summary>
 internal static class Progress
 {
     private static readonly TimeSpan BetweenLines = TimeSpan.FromSeconds(10);
 
     /// <summary>Runs <paramref name="work"/>, which reports fractions between 0 and 1, and returns what it returns.</summary>
-    public static T Run<T>(string title, Func<IProgress<double>, T> work) => Terminal.IsInteractive ? WithBar(title, work) : WithLines(title, work);
+    public static T Run<T>(string title, Func<IProgress<double>, T> work) =>
+        Terminal.IsInteractive ? WithBar(title, work) : WithLines(title, work);
 
     private static T WithBar<T>(string title, Func<IProgress<double>, T> work) =>
         Terminal.Out.Progress()

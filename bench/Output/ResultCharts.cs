@@ -10,19 +10,27 @@ internal static class ResultCharts
     private const int Width = 860, RowHeight = 30, LongestLabel = 40;
     private static readonly Color Faster = Color.FromHex("#3b7dd8"), Slower = Color.FromHex("#d0743c"), Open = Color.FromHex("#8b949e");
 
-    /// <summary>The speed-up over the best baseline, with whiskers at the quartiles and a line at 1; grey where the quartiles are on both sides of it.</summary>
+    /// <summary>
+    /// The speed-up over the best baseline, with whiskers at the quartiles and a line at 1; grey where the quartiles are on both sides of
+    /// it.
+    /// </summary>
     public static string Speedups(IEnumerable<CaseResult> results)
     {
         (string, Quartiles)[] rows = [.. results.Where(r => r.Baseline(BaselineKind.Best) is not null)
             .Select(r => (Label(r), r.Baseline(BaselineKind.Best)!.Speedup))];
-        return Bars(rows, "the best baseline's time over AuxCore's (blue: faster, orange: slower, grey: not resolved)", Format.Ratio, markOne: true);
+        return Bars(
+            rows, "the best baseline's time over AuxCore's (blue: faster, orange: slower, grey: not resolved)", Format.Ratio,
+            markOne: true);
     }
 
     /// <summary>The bandwidth as a fraction of the triad's or copy's.</summary>
     public static string Bandwidths(IEnumerable<CaseResult> results)
     {
         var measured = results.Where(r => r is { BandwidthFraction: not null, GbPerS: not null }).ToList();
-        (string, Quartiles)[] rows = [.. measured.Select(r => (Label(r), new Quartiles(r.BandwidthFraction!.Value, double.NaN, double.NaN)))];
+        (string, Quartiles)[] rows =
+        [
+            .. measured.Select(r => (Label(r), new Quartiles(r.BandwidthFraction!.Value, double.NaN, double.NaN))),
+        ];
         int next = 0; // notes are asked for in the order of the rows
         return Bars(rows, "fraction of the bandwidth of a triad or copy in the same rounds",
             fraction => $"{Format.Percent(fraction.Median)} ({Format.Rate(measured[next++].GbPerS)} GB/s)", markOne: false);

@@ -1,3 +1,4 @@
+using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Serialization;
 using AuxCore.Bench.Cases;
@@ -21,7 +22,9 @@ internal sealed partial record MachineInfo(string Os, string Cpu, int Cores, dou
 /// <param name="Results">What came out, case by case.</param>
 internal sealed record BenchResults(MachineInfo Machine, string Commit, DateTimeOffset Date, IReadOnlyList<CaseResult> Results);
 
-/// <summary>Writes and reads <c>results.json</c>: names in snake case, times as quartiles in microseconds, null for what was not measured.</summary>
+/// <summary>
+/// Writes and reads <c>results.json</c>: names in snake case, times as quartiles in microseconds, null for what was not measured.
+/// </summary>
 internal static class ResultsFile
 {
     /// <summary>The JSON conventions of every file that the benchmark writes.</summary>
@@ -29,12 +32,13 @@ internal static class ResultsFile
     {
         PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
         Converters = { new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower) },
-        Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping, // the file is read by people and never put into HTML
+        Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping, // people read the file, and it is never put into HTML
         WriteIndented = true,
     };
 
     /// <summary>Writes the file, whole or not at all.</summary>
-    public static void Write(string path, BenchResults results) => AtomicFile.WriteAllText(path, JsonSerializer.Serialize(results, Json) + "\n");
+    public static void Write(string path, BenchResults results) =>
+        AtomicFile.WriteAllText(path, JsonSerializer.Serialize(results, Json) + "\n");
 
     /// <summary>Reads a file that <see cref="Write"/> wrote.</summary>
     /// <exception cref="JsonException">It is something else.</exception>

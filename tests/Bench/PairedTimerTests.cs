@@ -112,7 +112,8 @@ public class PairedTimerTests
     {
         double sum = 0;
         var options = new TimingOptions { Rounds = 3, MinRounds = 3, WarmUp = TimeSpan.Zero, UseThreadCpuTime = true };
-        PairedResult result = PairedTimer.Run([new("work", () => sum += Math.Sqrt(sum + 1))], options, null, TestContext.Current.CancellationToken);
+        var work = new TimedArm("work", () => sum += Math.Sqrt(sum + 1));
+        PairedResult result = PairedTimer.Run([work], options, null, TestContext.Current.CancellationToken);
         Assert.True(result.Time("work").Q1 > 0);
     }
 

@@ -35,7 +35,8 @@ public sealed class ResultsFileTests : IDisposable
         JsonNode result = root["results"]![0]!;
         string[] expected =
         [
-            "path", "case", "backend", "dtype", "threads", "ours_us", "baselines", "bytes", "gb_per_s", "bandwidth_fraction", "max_error", "verified",
+            "path", "case", "backend", "dtype", "threads", "ours_us", "baselines", "bytes", "gb_per_s", "bandwidth_fraction", "max_error",
+            "verified",
         ];
         Assert.Equal(expected, Names(result));
         Assert.Equal(expected, Names(root["results"]![1]));
