@@ -122,7 +122,7 @@ internal sealed class HtmlReport(string title, string subtitle)
         h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); } h3 { margin-bottom: .4rem; }
         p { max-width: 48rem; } .quiet { color: var(--quiet); margin-top: .2rem; }
         figure { margin: 1.5rem 0; } figcaption { font-weight: 600; margin-bottom: .3rem; }
-        svg { width: 100%; height: auto; display: block; } svg text { font-size: 13px; font-family: inherit; }
+        svg { width: 100%; height: auto; display: block; overflow: visible; } svg text { font-size: 13px; font-family: inherit; }
         .table { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; }
         th, td { text-align: left; vertical-align: top; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); }
         th { color: var(--quiet); font-weight: 600; } .n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }

@@ -8,6 +8,7 @@ namespace AuxCore.Bench.Output;
 internal static class ResultCharts
 {
     private const int Width = 860, RowHeight = 30, LongestLabel = 40;
+    private const float LetterWidth = 8; // the widest of the fonts that HtmlReport asks for, on average
     private static readonly Color Faster = Color.FromHex("#3b7dd8"), Slower = Color.FromHex("#d0743c"), Open = Color.FromHex("#8b949e");
 
     /// <summary>
@@ -56,7 +57,7 @@ internal static class ResultCharts
             notes.Add((new(whisker ? value.Q3 : value.Median, -i), note(value)));
         }
 
-        ScottPlot.Plottables.VerticalLine one = plot.Add.VerticalLine(1, 1.5f, PlotSvg.Ink, LinePattern.Dashed);
+        ScottPlot.Plottables.VerticalLine one = plot.Add.VerticalLine(1, 1.5f, PlotSvg.Ink, LinePattern.DenselyDashed);
         one.IsVisible = markOne || widest >= 1;
         plot.Axes.Left.TickGenerator = new ScottPlot.TickGenerators.NumericManual(
             [.. Enumerable.Range(0, rows.Length).Select(i => -(double)i)], [.. rows.Select(row => row.Label)]);
@@ -65,8 +66,7 @@ internal static class ResultCharts
         plot.Axes.SetLimits(0, 1.08 * Math.Max(widest, 1), -rows.Length + .4, .6);
         plot.XLabel(axis);
 
-        // Letters of the page's font are about 7 pixels wide.
-        float left = 7 * rows.Max(row => row.Label.Length) + 16, right = 7 * notes.Max(text => text.Item2.Length) + 10;
+        float left = LetterWidth * rows.Max(row => row.Label.Length) + 16, right = LetterWidth * notes.Max(text => text.Item2.Length) + 10;
         return PlotSvg.Render(plot, axis, Width, RowHeight * rows.Length + 54, PlotSvg.Margins(left, right), notes);
     }
 
