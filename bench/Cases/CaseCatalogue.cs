@@ -6,6 +6,7 @@ internal static class CaseCatalogue
     /// <summary>Creates the cases one by one, in the order in which they are reported.</summary>
     public static IReadOnlyList<Func<KernelCase>> All { get; } =
     [
+        .. EmaUpdateBenchmarks.All,
     ];
 
     /// <summary>

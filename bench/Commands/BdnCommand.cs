@@ -1,5 +1,4 @@
 using AuxCore.Bench.Cases;
-using AuxCore.Bench.Output;
 using AuxCore.Models;
 using BenchmarkDotNet.Attributes;
 using BenchmarkDotNet.Columns;
