@@ -192,7 +192,8 @@ public sealed partial class SafetensorsDamageTests : SafetensorsTest
         string path = Path.Combine(Folder, "other");
         SafetensorsFile.Write(path, Enumerable.Range(0, 7).Select(i => Pair($"layer{i}", torch.zeros(1))));
         using var reader = SafetensorsFile.Open(path);
-        foreach (var use in new Action[] { () => reader.Read("x"), () => reader.ReadInto("x", torch.zeros(1)), () => reader.DType("x"), () => reader.Shape("x") })
+        Action[] uses = [() => reader.Read("x"), () => reader.ReadInto("x", torch.zeros(1)), () => reader.DType("x"), () => reader.Shape("x")];
+        foreach (var use in uses)
         {
             var e = Assert.Throws<StateFileException>(use);
             Assert.Equal(("x", path), (e.Key, e.Path));
