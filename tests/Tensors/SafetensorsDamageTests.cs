@@ -93,6 +93,10 @@ public sealed partial class SafetensorsDamageTests : SafetensorsTest
     }
 
     [Fact]
+    public void A_file_without_room_for_the_header_length_is_refused() =>
+        Assert.Contains("7 bytes are too short", Refused(new byte[7]).Message);
+
+    [Fact]
     public void A_long_key_is_cut_in_the_message_only()
     {
         string key = new('k', 5000);
