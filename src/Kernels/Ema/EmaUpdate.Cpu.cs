@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics.X86;
 using AuxCore.Interop;
 
 namespace AuxCore.Kernels;
@@ -7,6 +8,10 @@ public static partial class EmaUpdate
 {
     // Below this many elements a thread, waking it costs more than it saves (a wake-up and a join are some 10 µs).
     private const long MinimumElementsPerThread = 64 * 1024;
+
+    // Up to this many elements the next tensor is fetched ahead whole.
+    private const long SmallTensor = 1024;
+    private const long CacheLine = 64;
 
     /// <summary>One pass over all tensors, split over threads by elements (not by tensors: one matrix may be most of the model).</summary>
     private static void RunCpu(in EmaWork work, ReadOnlySpan<double> decays)
@@ -47,6 +52,8 @@ public static partial class EmaUpdate
             for (var k = 0; k < steps.Length; k++)
                 averages[k] = work.Average(tensor, k) + begin;
 
+            if (count <= SmallTensor && tensor + 1 < work.TensorCount)
+                PrefetchSmall(work, tensor + 1);
             if (together)
                 kernels.Several(averages, source, dtype, count, steps);
             else
@@ -54,6 +61,24 @@ public static partial class EmaUpdate
                 for (var k = 0; k < steps.Length; k++)
                     kernels.One(averages[k], source, dtype, count, steps[k]);
             }
+        }
+    }
+
+    // The processor's own prefetchers follow a stream; they cannot know where the next small tensor begins.
+    private static unsafe void PrefetchSmall(in EmaWork work, int tensor)
+    {
+        if (!Sse.IsSupported)
+            return;
+        var count = Math.Min(work.Offset(tensor + 1) - work.Offset(tensor), SmallTensor);
+        var source = (byte*)work.Source(tensor);
+        var sourceBytes = count * work.SourceType(tensor).Size();
+        for (var at = 0L; at < sourceBytes; at += CacheLine)
+            Sse.Prefetch0(source + at);
+        for (var k = 0; k < work.AverageCount; k++)
+        {
+            var average = (byte*)work.Average(tensor, k);
+            for (var at = 0L; at < count * sizeof(float); at += CacheLine)
+                Sse.Prefetch0(average + at);
         }
     }
 
