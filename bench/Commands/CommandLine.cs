@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.CommandLine.Help;
 using System.CommandLine.Invocation;
+using AuxCore.Bench.Data;
 using AuxCore.Bench.Output;
 using AuxCore.Interop;
 
@@ -54,6 +55,7 @@ internal static class CommandLine
         };
         Add(root, "models", "Train models against their control arms, seed by seed.", experiment,
             (name, options, cancellation) => ModelsCommand.Run(name, options, cancellation), "", "NAME --json result.json");
+        AddData(root);
         Add(root, "info", "Show the machine, the backends and what can be run.", null,
             (_, options, _) => InfoCommand.Run(options), "");
 
@@ -63,13 +65,32 @@ internal static class CommandLine
         return root;
     }
 
+    private static void AddData(RootCommand root)
+    {
+        var data = new Command("data", "The data sets: what there is, fetching the full ones.");
+        root.Subcommands.Add(data);
+        Bind(data, (_, _, _) => List(), "", "fetch fashion-mnist");
+        Add(data, "list", "Show each data set: licence, source, whether the full one is in the cache.", null, (_, _, _) => List(), "");
+        var id = new Argument<string?>("ID") { Description = "The data set; all of them without it.", Arity = ArgumentArity.ZeroOrOne };
+        Add(data, "fetch", "Fetch the pinned version into the cache and verify it.", id, (name, _, _) => DataVerbs.Fetch(name, Console.Out),
+            "", "fashion-mnist");
+        Add(data, "fixture", "Make the committed excerpt of Fashion-MNIST again, from the full set.", null,
+            (_, _, _) => DataVerbs.Fixture(Console.Out), "");
+
+        static int List()
+        {
+            DataVerbs.List(Console.Out);
+            return ExitCode.Ok;
+        }
+    }
+
     private static void Add(
-        RootCommand root, string name, string description, Argument<string?>? argument,
+        Command parent, string name, string description, Argument<string?>? argument,
         Func<string?, RunOptions, CancellationToken, int> run, params string[] examples)
     {
         var command = new Command(name, description);
         if (argument is not null) command.Arguments.Add(argument);
-        root.Subcommands.Add(command);
+        parent.Subcommands.Add(command);
         Bind(
             command, (parsed, options, cancellation) => run(argument is null ? null : parsed.GetValue(argument), options, cancellation),
             examples);
@@ -77,7 +98,8 @@ internal static class CommandLine
 
     private static void Bind(Command command, Func<ParseResult, RunOptions, CancellationToken, int> run, params string[] examples)
     {
-        string verb = command is RootCommand ? "" : command.Name;
+        IEnumerable<string> verbs = command.Parents.OfType<Command>().Where(parent => parent is not RootCommand).Append(command).Select(c => c.Name);
+        string verb = command is RootCommand ? "" : string.Join(' ', verbs);
         Examples[command.Name] =
         [
             .. examples.Select(example => $"{verb} {example}".Trim()).Select(end => end.Length == 0 ? Dotnet : $"{Dotnet} -- {end}"),

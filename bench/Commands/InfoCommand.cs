@@ -1,6 +1,7 @@
 using AuxCore.Bench.Cases;
 using AuxCore.Bench.Experiments;
 using AuxCore.Bench.Output;
+using AuxCore.Interop;
 using TorchSharp;
 
 namespace AuxCore.Bench.Commands;
@@ -13,6 +14,9 @@ internal static class InfoCommand
         MachineInfo machine = MachineInfo.Read();
         string commit = MachineInfo.Commit();
         Show(machine, commit);
+        Console.WriteLine();
+        Console.Write(AuxRuntime.Describe());
+        Console.WriteLine();
         Console.WriteLine($"Kernel cases ({CaseCatalogue.All.Count}):");
         foreach (Func<KernelCase> create in CaseCatalogue.All)
         {

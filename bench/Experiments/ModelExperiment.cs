@@ -31,5 +31,6 @@ internal static class ModelCatalogue
     /// <summary>Creates the experiments; creating one is cheap.</summary>
     public static IReadOnlyList<Func<ModelExperiment>> All { get; } =
     [
+        () => new EmaExperiment(),
     ];
 }

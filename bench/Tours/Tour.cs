@@ -31,5 +31,6 @@ internal static class Tour
     /// <summary>The paths, in the order in which they are shown. A new one is one line here.</summary>
     public static IReadOnlyList<TourPath> Paths { get; } =
     [
+        new EmaTour(),
     ];
 }
