@@ -77,8 +77,8 @@ internal sealed class EmaTour : TourPath
     {
         var plot = new Plot();
         double[] steps = [.. curve.Select(point => (double)point.Step)];
-        Line("weights", [.. curve.Select(point => point.Raw)], "#d0743c");
-        Line("their average", [.. curve.Select(point => point.Averaged)], "#3b7dd8");
+        Line([.. curve.Select(point => point.Raw)], "#d0743c");
+        Line([.. curve.Select(point => point.Averaged)], "#3b7dd8");
         double low = curve.Skip(curve.Count / 5).Min(point => Math.Min(point.Raw, point.Averaged)) - 1;
         double high = curve.Max(point => Math.Max(point.Raw, point.Averaged)) + 1;
         plot.Axes.SetLimits(0, steps[^1], low, high);
@@ -90,11 +90,9 @@ internal sealed class EmaTour : TourPath
         return PlotSvg.Render(plot, "Test accuracy of the weights and of their average", 860, 320, PlotSvg.Margins(48, 130),
             [(new(steps[^1], middle - sign * half), "weights"), (new(steps[^1], middle + sign * half), "their average")]);
 
-        void Line(string name, double[] values, string colour)
+        void Line(double[] values, string colour)
         {
-            var line = plot.Add.ScatterLine(steps, values, Color.FromHex(colour));
-            line.LineWidth = 2;
-            line.LegendText = name;
+            plot.Add.ScatterLine(steps, values, Color.FromHex(colour)).LineWidth = 2;
         }
     }
 }

@@ -27,7 +27,7 @@ public class EmaModelTests
         for (var i = 0; i < 6; i++)
         {
             var expected = Math.Pow(0.9, 20) * history[0][i] + Enumerable.Range(1, 20).Sum(t => 0.1 * Math.Pow(0.9, 20 - t) * history[t][i]);
-            Assert.Equal(expected, Values(ema.StateDict()["weight"])[i], 6);
+            Assert.Equal(expected, Values(ema.StateDict()["weight"])[i], 1e-6);
         }
 
         Assert.Equal((20L, 1), (ema.Step, ema.AverageCount));
@@ -181,7 +181,7 @@ public class EmaModelTests
         ema.Update();
 
         // A step of 0.001 is far below what these types resolve near 1.
-        Assert.All(Values(ema.StateDict()["weight"]).Zip(before), pair => Assert.Equal(0.001, pair.First - pair.Second, 5));
+        Assert.All(Values(ema.StateDict()["weight"]).Zip(before), pair => Assert.Equal(0.001, pair.First - pair.Second, 1e-5));
         using (ema.Swap())
         {
             Assert.Equal(type, model.weight.dtype);
@@ -298,25 +298,6 @@ public class EmaModelTests
         Assert.Equal(untouched, State(foreign));
         using var linear = new EmaModel(foreign, EmaSchedule.Constant(0.5));
         Assert.Contains("shape [9, 9] in the target", Assert.Throws<ArgumentException>(() => linear.CopyTo(narrow)).Message, StringComparison.Ordinal);
-    }
-
-    [Fact]
-    public void A_hundred_thousand_updates_leave_memory_flat()
-    {
-        using var model = Network();
-        using var ema = new EmaModel(model, [EmaSchedule.Constant(0.999), EmaSchedule.WarmUp()], BufferPolicy.Mix);
-        for (var i = 0; i < 1000; i++)
-            ema.Update();
-        var (managed, native) = (GC.GetTotalMemory(forceFullCollection: true), Environment.WorkingSet);
-
-        TensorLeaks.None(() =>
-        {
-            for (var i = 0; i < 100_000; i++)
-                ema.Update();
-        });
-
-        Assert.InRange(GC.GetTotalMemory(forceFullCollection: true) - managed, long.MinValue, 1 << 20);
-        Assert.InRange(Environment.WorkingSet - native, long.MinValue, 200 << 20); // other tests run beside this one; a leaked tensor an update would be more
     }
 
     [Fact]

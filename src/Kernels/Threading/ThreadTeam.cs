@@ -21,7 +21,8 @@ internal static class ThreadTeam
     /// <param name="job">Must not throw: it is a kernel's inner loop, and its arguments were checked.</param>
     public static void Run(int parts, Action<int> job)
     {
-        if (parts <= 1 || !OneJob.TryEnter())
+        // The lock is recursive, so a job that starts a job has to be told apart from a caller that finds the team free.
+        if (parts <= 1 || OneJob.IsHeldByCurrentThread || !OneJob.TryEnter())
         {
             for (var part = 0; part < parts; part++)
                 job(part);
