@@ -54,7 +54,7 @@ public static class AuxRuntime
     public static string Describe()
     {
         var text = new StringBuilder();
-        void Line(string name, string value) => text.Append(CultureInfo.InvariantCulture, $"{name,-12}{value}\n");
+        void Line(string name, string value) => text.Append(CultureInfo.InvariantCulture, $"{name,-16}{value}\n");
 
         Line("AuxCore", typeof(AuxRuntime).Assembly.GetName().Version?.ToString(3) ?? "unknown");
         Line("runtime", $"{RuntimeInformation.FrameworkDescription}, {RuntimeInformation.RuntimeIdentifier}, {RuntimeInformation.OSDescription.Trim()}");

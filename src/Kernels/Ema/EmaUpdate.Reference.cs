@@ -25,6 +25,7 @@ public static partial class EmaUpdate
         EmaRule.Keep => e,
         EmaRule.Copy => p,
         _ when p == e => e,
+        _ when !float.IsFinite(p - e) => float.NaN,
         EmaRule.FromAverage => (float)(e + step.Coefficient * ((double)p - e)),
         _ => (float)(p + step.Coefficient * ((double)p - e)),
     };

@@ -13,7 +13,8 @@ namespace AuxCore.Kernels;
 /// <para>Arithmetic. w = (float)(1 − β), formed in double. Where w &lt; ½ the average e moves towards the source p by e ← fma(w, p − e, e);
 /// otherwise e ← fma(−(float)β, p − e, p). Either way the error is at most one ulp of max(|e|, |p|). Where p equals e the average keeps its bits,
 /// infinities and the sign of zero included. β = 0 copies the source bit for bit; β = 1 leaves the average alone and reads nothing.
-/// A NaN on either side gives NaN. Where p − e exceeds float32 the result is not finite, as for libtorch's <c>lerp_</c>.</para>
+/// A NaN on either side gives NaN. Where p − e is no finite float32 (one of them infinite, or both huge and of opposite sign) the result is not
+/// finite either, as for libtorch's <c>lerp_</c>.</para>
 /// <para>For many tensors, or several averages of the same tensors, use an <see cref="EmaGroup"/>: one call for all of them.
 /// The methods of this class are thread-safe.</para>
 /// </remarks>

@@ -1,0 +1,19 @@
+namespace AuxCore.Tests;
+
+/// <summary>How far each op may be from its reference, in the unit that its documentation promises. One row an op.</summary>
+internal static class Tolerances
+{
+    /// <summary>EmaUpdate: units in the last place of max(|average|, |source|).</summary>
+    public const double EmaUpdateUlps = 1;
+
+    /// <summary>The distance of two float32 results in ulps of <paramref name="scale"/>; 0 where both are NaN or equal.</summary>
+    public static double Ulps(float actual, float expected, float scale)
+    {
+        if (actual.Equals(expected) || actual == expected)
+            return 0;
+        if (!float.IsFinite(actual) || !float.IsFinite(expected))
+            return double.PositiveInfinity;
+        var ulp = (double)MathF.BitIncrement(MathF.Abs(scale)) - MathF.Abs(scale);
+        return Math.Abs((double)actual - expected) / ulp;
+    }
+}
