@@ -8,112 +8,136 @@ public static partial class EmaUpdate
     // Below this many elements a thread, waking it costs more than it saves (a wake-up and a join are some 10 µs).
     private const long MinimumElementsPerThread = 64 * 1024;
 
-    // With several averages the source is walked in pieces that stay in the first-level cache, so that memory delivers it once: 8 KB of
-    // float32 source beside 8 KB of average.
-    private const long CachedPiece = 16384;
-
     /// <summary>One pass over all tensors, split over threads by elements (not by tensors: one matrix may be most of the model).</summary>
     private static void RunCpu(in EmaWork work, ReadOnlySpan<double> decays)
     {
-        var kernels = new EmaKernel[work.AverageCount];
-        for (var i = 0; i < kernels.Length; i++)
-            kernels[i] = EmaKernel.For(EmaStep.Of(decays[i]), CpuSimd.Width);
+        var steps = new EmaStep[work.AverageCount];
+        for (var i = 0; i < steps.Length; i++)
+            steps[i] = EmaStep.Of(decays[i]);
+        var kernels = EmaKernels.For(CpuSimd.Width);
 
         var elements = work.ElementCount;
         var threads = ThreadTeam.Count(elements, MinimumElementsPerThread);
         if (threads == 1)
         {
-            RunRange(work, kernels, 0, elements);
+            RunRange(work, kernels, steps, 0, elements);
             return;
         }
 
         var shared = work;
-        ThreadTeam.Run(threads, part => RunRange(shared, kernels, Cut(elements, part, threads), Cut(elements, part + 1, threads)));
+        ThreadTeam.Run(threads, part => RunRange(shared, kernels, steps, Cut(elements, part, threads), Cut(elements, part + 1, threads)));
     }
 
     // Whole cache lines of float32, so that two threads do not write the same one where tensors are aligned.
     private static long Cut(long elements, int part, int parts) => part == parts ? elements : elements / parts * part & ~15L;
 
-    private static unsafe void RunRange(in EmaWork work, EmaKernel[] kernels, long from, long to)
+    private static unsafe void RunRange(in EmaWork work, in EmaKernels kernels, EmaStep[] steps, long from, long to)
     {
         if (from >= to)
             return;
+        var together = steps.Length > 1 && Array.TrueForAll(steps, step => step.Rule == EmaRule.FromAverage);
+        var averages = stackalloc float*[steps.Length];
         for (var tensor = work.TensorAt(from); tensor < work.TensorCount && work.Offset(tensor) < to; tensor++)
         {
             var offset = work.Offset(tensor);
             var begin = Math.Max(from, offset) - offset;
-            var end = Math.Min(to, work.Offset(tensor + 1)) - offset;
+            var count = Math.Min(to, work.Offset(tensor + 1)) - offset - begin;
             var dtype = work.SourceType(tensor);
-            var source = (byte*)work.Source(tensor);
-            var size = dtype == DType.Float32 ? sizeof(float) : sizeof(ushort);
-            var piece = kernels.Length == 1 ? end - begin : CachedPiece;
-            for (; begin < end; begin += piece)
+            var source = (byte*)work.Source(tensor) + begin * dtype.Size();
+            for (var k = 0; k < steps.Length; k++)
+                averages[k] = work.Average(tensor, k) + begin;
+
+            if (together)
+                kernels.Several(averages, source, dtype, count, steps);
+            else
             {
-                var count = Math.Min(piece, end - begin);
-                for (var average = 0; average < kernels.Length; average++)
-                    kernels[average].Run(work.Average(tensor, average) + begin, source + begin * size, dtype, count);
+                for (var k = 0; k < steps.Length; k++)
+                    kernels.One(averages[k], source, dtype, count, steps[k]);
             }
         }
     }
 
-    /// <summary>The loops for one decay and one vector width, one a source type.</summary>
-    private readonly unsafe struct EmaKernel
+    /// <summary>The loops for one vector width.</summary>
+    private readonly unsafe struct EmaKernels
     {
-        private readonly float _coefficient;
-        private readonly delegate*<float*, float*, long, float, void> _float32;
-        private readonly delegate*<float*, BFloat16*, long, float, void> _bfloat16;
-        private readonly delegate*<float*, Half*, long, float, void> _float16;
+        private readonly delegate*<float*, void*, DType, long, EmaStep, void> _one;
+        private readonly delegate*<float**, void*, DType, long, EmaStep[], void> _several;
 
-        private EmaKernel(
-            float coefficient,
-            delegate*<float*, float*, long, float, void> float32,
-            delegate*<float*, BFloat16*, long, float, void> bfloat16,
-            delegate*<float*, Half*, long, float, void> float16)
+        private EmaKernels(
+            delegate*<float*, void*, DType, long, EmaStep, void> one, delegate*<float**, void*, DType, long, EmaStep[], void> several)
         {
-            _coefficient = coefficient;
-            _float32 = float32;
-            _bfloat16 = bfloat16;
-            _float16 = float16;
+            _one = one;
+            _several = several;
         }
 
-        public static EmaKernel For(EmaStep step, SimdWidth width) => width switch
+        public static EmaKernels For(SimdWidth width) => width switch
         {
-            SimdWidth.Bits512 => For<FloatVector16>(step),
-            SimdWidth.Bits256 => For<FloatVector8>(step),
-            SimdWidth.Bits128 => For<FloatVector4>(step),
-            _ => For<FloatVector1>(step),
+            SimdWidth.Bits512 => For<FloatVector16>(),
+            SimdWidth.Bits256 => For<FloatVector8>(),
+            SimdWidth.Bits128 => For<FloatVector4>(),
+            _ => For<FloatVector1>(),
         };
 
-        public void Run(float* average, void* source, DType dtype, long count)
+        /// <summary>One average of one source.</summary>
+        public void One(float* average, void* source, DType dtype, long count, EmaStep step) => _one(average, source, dtype, count, step);
+
+        /// <summary>Several averages of one source, which is read once. All follow <see cref="EmaRule.FromAverage"/>, as decays above ½ do.</summary>
+        public void Several(float** averages, void* source, DType dtype, long count, EmaStep[] steps) =>
+            _several(averages, source, dtype, count, steps);
+
+        private static EmaKernels For<TVector>() where TVector : struct, IFloatVector<TVector> => new(&One<TVector>, &Several<TVector>);
+    }
+
+    private static unsafe void One<TVector>(float* average, void* source, DType dtype, long count, EmaStep step)
+        where TVector : struct, IFloatVector<TVector>
+    {
+        switch (step.Rule)
         {
-            if (_float32 == null) // EmaRule.Keep
-                return;
-            switch (dtype)
-            {
-                case DType.Float32:
-                    _float32(average, (float*)source, count, _coefficient);
-                    break;
-                case DType.BFloat16:
-                    _bfloat16(average, (BFloat16*)source, count, _coefficient);
-                    break;
-                default:
-                    _float16(average, (Half*)source, count, _coefficient);
-                    break;
-            }
+            case EmaRule.FromAverage:
+                One<TVector, FromAverage>(average, source, dtype, count, step.Coefficient);
+                break;
+            case EmaRule.FromSource:
+                One<TVector, FromSource>(average, source, dtype, count, step.Coefficient);
+                break;
+            case EmaRule.Copy:
+                One<TVector, Copy>(average, source, dtype, count, step.Coefficient);
+                break;
         }
+    }
 
-        private static EmaKernel For<TVector>(EmaStep step) where TVector : struct, IFloatVector<TVector> => step.Rule switch
+    private static unsafe void One<TVector, TRule>(float* average, void* source, DType dtype, long count, float coefficient)
+        where TVector : struct, IFloatVector<TVector>
+        where TRule : struct, IRule
+    {
+        switch (dtype)
         {
-            EmaRule.FromAverage => For<TVector, FromAverage>(step),
-            EmaRule.FromSource => For<TVector, FromSource>(step),
-            EmaRule.Copy => For<TVector, Copy>(step),
-            _ => default,
-        };
+            case DType.Float32:
+                Loop<TVector, TRule, float>(average, (float*)source, count, coefficient);
+                break;
+            case DType.BFloat16:
+                Loop<TVector, TRule, BFloat16>(average, (BFloat16*)source, count, coefficient);
+                break;
+            default:
+                Loop<TVector, TRule, Half>(average, (Half*)source, count, coefficient);
+                break;
+        }
+    }
 
-        private static EmaKernel For<TVector, TRule>(EmaStep step)
-            where TVector : struct, IFloatVector<TVector>
-            where TRule : struct, IRule =>
-            new(step.Coefficient, &Loop<TVector, TRule, float>, &Loop<TVector, TRule, BFloat16>, &Loop<TVector, TRule, Half>);
+    private static unsafe void Several<TVector>(float** averages, void* source, DType dtype, long count, EmaStep[] steps)
+        where TVector : struct, IFloatVector<TVector>
+    {
+        switch (dtype)
+        {
+            case DType.Float32:
+                Loop<TVector, float>(averages, (float*)source, count, steps);
+                break;
+            case DType.BFloat16:
+                Loop<TVector, BFloat16>(averages, (BFloat16*)source, count, steps);
+                break;
+            default:
+                Loop<TVector, Half>(averages, (Half*)source, count, steps);
+                break;
+        }
     }
 
     private interface IRule
@@ -174,6 +198,33 @@ public static partial class EmaUpdate
         for (; at < last; at += TVector.Count)
             Step<TVector, TRule, TSource>(average + at, source + at, coefficient).Store(average + at);
         end.Store(average + last);
+    }
+
+    /// <summary>Every average's stream advances together: each piece of the source is loaded once, and memory sees one pass.</summary>
+    private static unsafe void Loop<TVector, TSource>(float** averages, TSource* source, long count, EmaStep[] steps)
+        where TVector : struct, IFloatVector<TVector>
+        where TSource : unmanaged
+    {
+        var at = 0L;
+        for (; at <= count - 4L * TVector.Count; at += 4L * TVector.Count)
+        {
+            var p0 = TVector.Load(source + at);
+            var p1 = TVector.Load(source + at + TVector.Count);
+            var p2 = TVector.Load(source + at + 2 * TVector.Count);
+            var p3 = TVector.Load(source + at + 3 * TVector.Count);
+            for (var k = 0; k < steps.Length; k++)
+            {
+                var e = averages[k] + at;
+                var weight = TVector.Broadcast(steps[k].Coefficient);
+                FromAverage.Apply(weight, TVector.Load(e), p0).Store(e);
+                FromAverage.Apply(weight, TVector.Load(e + TVector.Count), p1).Store(e + TVector.Count);
+                FromAverage.Apply(weight, TVector.Load(e + 2 * TVector.Count), p2).Store(e + 2 * TVector.Count);
+                FromAverage.Apply(weight, TVector.Load(e + 3 * TVector.Count), p3).Store(e + 3 * TVector.Count);
+            }
+        }
+
+        for (var k = 0; k < steps.Length; k++)
+            Loop<TVector, FromAverage, TSource>(averages[k] + at, source + at, count - at, steps[k].Coefficient);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using AuxCore.Interop;
 using AuxCore.Kernels;
 using TorchSharp;
@@ -236,9 +237,9 @@ public sealed class EmaMixer : IDisposable
 
     private static string Name(int average, int index) => average < 0 ? $"sources[{index}]" : $"averages[{average}][{index}]";
 
-    private static T Required<T>(T list) where T : class
+    private static T Required<T>(T list, [CallerArgumentExpression(nameof(list))] string? name = null) where T : class
     {
-        ArgumentNullException.ThrowIfNull(list);
+        ArgumentNullException.ThrowIfNull(list, name);
         return list;
     }
 }

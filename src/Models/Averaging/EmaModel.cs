@@ -98,8 +98,9 @@ public sealed partial class EmaModel : IDisposable
         {
             _mixer.Update(decays);
         }
-        catch (ObjectDisposedException) // model.to(…) disposes the parameters that it replaces
+        catch (Exception error) when (error is ObjectDisposedException or ArgumentException)
         {
+            // model.to(…) disposes the parameters that it replaces. Where they do not fit any longer, Rebind says so by the model's own names.
             Rebind();
             _mixer.Update(decays);
         }
