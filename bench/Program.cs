@@ -1,2 +1,1 @@
-using TorchSharp;
-Console.WriteLine(torch.randn(4, 4).matmul(torch.randn(4, 4)).sum().item<float>());
+return await AuxCore.Bench.Commands.CommandLine.RunAsync(args);

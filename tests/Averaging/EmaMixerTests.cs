@@ -1,3 +1,4 @@
+using AuxCore.Interop;
 using AuxCore.Models;
 using TorchSharp;
 using Tensor = TorchSharp.torch.Tensor;
@@ -172,6 +173,19 @@ public class EmaMixerTests
         source.Dispose();
 
         Refused<ObjectDisposedException>("sources[0] was disposed", () => { mixer.Update(0.5); return null; });
+    }
+
+    [Fact]
+    public void A_named_backend_runs_or_throws()
+    {
+        using var source = torch.ones(1);
+        using var mixer = EmaMixer.WithOwnAverages([source]);
+
+        mixer.Backend = AuxBackend.Reference;
+        mixer.Update(0.5);
+        mixer.Backend = AuxBackend.Cuda;
+
+        Refused<BackendUnavailableException>("Cuda", () => { mixer.Update(0.5); return null; });
     }
 
     [Fact]

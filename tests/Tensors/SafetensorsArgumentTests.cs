@@ -27,7 +27,8 @@ public sealed class SafetensorsArgumentTests : SafetensorsTest
         Refused("tensors['x']: the tensor is sparse", Pair("x", torch.eye(2).to_sparse()));
         Refused("tensors['x']: the tensor is on the meta device", Pair("x", torch.zeros(2, device: torch.META)));
         Refused("exceeds 2^63 bytes", Pair("x", torch.zeros(1).expand(1L << 61)));
-        Refused("tensors['y']: with this tensor the file exceeds", Pair("x", torch.zeros(1).expand(1L << 60)), Pair("y", torch.zeros(1).expand(1L << 60)));
+        var half = torch.zeros(1).expand(1L << 60);
+        Refused("tensors['y']: with this tensor the file exceeds", Pair("x", half), Pair("y", half));
     }
 
     [Fact]

@@ -93,6 +93,10 @@ public sealed partial class SafetensorsDamageTests : SafetensorsTest
     }
 
     [Fact]
+    public void A_file_without_room_for_the_header_length_is_refused() =>
+        Assert.Contains("7 bytes are too short", Refused(new byte[7]).Message);
+
+    [Fact]
     public void A_long_key_is_cut_in_the_message_only()
     {
         string key = new('k', 5000);
@@ -192,7 +196,8 @@ public sealed partial class SafetensorsDamageTests : SafetensorsTest
         string path = Path.Combine(Folder, "other");
         SafetensorsFile.Write(path, Enumerable.Range(0, 7).Select(i => Pair($"layer{i}", torch.zeros(1))));
         using var reader = SafetensorsFile.Open(path);
-        foreach (var use in new Action[] { () => reader.Read("x"), () => reader.ReadInto("x", torch.zeros(1)), () => reader.DType("x"), () => reader.Shape("x") })
+        Action[] uses = [() => reader.Read("x"), () => reader.ReadInto("x", torch.zeros(1)), () => reader.DType("x"), () => reader.Shape("x")];
+        foreach (var use in uses)
         {
             var e = Assert.Throws<StateFileException>(use);
             Assert.Equal(("x", path), (e.Key, e.Path));

@@ -40,7 +40,8 @@ public abstract class SafetensorsTest : IDisposable
     protected static unsafe byte[] Bytes(Tensor tensor)
     {
         Assert.True(tensor.is_contiguous());
-        byte[] bytes = new ReadOnlySpan<byte>((void*)TorchNative.THSTensor_data(tensor.Handle), (int)(tensor.numel() * tensor.element_size())).ToArray();
+        nint address = TorchNative.THSTensor_data(tensor.Handle);
+        byte[] bytes = new ReadOnlySpan<byte>((void*)address, (int)(tensor.numel() * tensor.element_size())).ToArray();
         GC.KeepAlive(tensor);
         return bytes;
     }

@@ -89,6 +89,9 @@ public sealed class EmaMixer : IDisposable
     /// <summary>The number of averages of each source.</summary>
     public int AverageCount => _averages.Length;
 
+    /// <summary>Where updates run: Auto takes what fits the tensors' memory; a named backend runs or throws.</summary>
+    public AuxBackend Backend { get; set; }
+
     /// <summary>Whether updates trust that no tensor was moved, resized or disposed since the last check.</summary>
     public bool IsFrozen { get; private set; }
 
@@ -111,6 +114,7 @@ public sealed class EmaMixer : IDisposable
     /// <exception cref="ArgumentException">Another number of decays than of averages, or tensors that changed and fit no longer.</exception>
     /// <exception cref="ArgumentOutOfRangeException">A decay is NaN or outside [0, 1].</exception>
     /// <exception cref="InvalidOperationException">An average is a leaf that requires grad, and grad mode is on.</exception>
+    /// <exception cref="BackendUnavailableException">The named <see cref="Backend"/> does not run here.</exception>
     /// <exception cref="ObjectDisposedException">The mixer or one of its tensors was disposed.</exception>
     public void Update(params ReadOnlySpan<double> decays)
     {
@@ -124,7 +128,7 @@ public sealed class EmaMixer : IDisposable
 
         if (_leafRequiringGrad is not null && torch.is_grad_enabled())
             throw new InvalidOperationException($"{_leafRequiringGrad} is a leaf that requires grad: update it inside torch.no_grad().");
-        _group.Update(decays);
+        _group.Update(decays, Backend);
         GC.KeepAlive(_sources);
         GC.KeepAlive(_averages);
     }

@@ -81,6 +81,13 @@ public sealed partial class EmaModel : IDisposable
     /// <summary>What happens with persistent buffers.</summary>
     public BufferPolicy Buffers { get; }
 
+    /// <inheritdoc cref="EmaMixer.Backend"/>
+    public AuxBackend Backend
+    {
+        get => _mixer.Backend;
+        set => _mixer.Backend = value;
+    }
+
     /// <summary>Moves every average towards the model's present parameters; call it once after each optimiser step.</summary>
     /// <exception cref="InvalidOperationException">Called inside <see cref="Swap"/>, while the model holds the averages itself.</exception>
     /// <exception cref="ArgumentException">The model's parameters changed in name, number, shape, or to a type that cannot be averaged.</exception>

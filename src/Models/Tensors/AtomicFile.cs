@@ -1,3 +1,4 @@
+using System.Text;
 using Microsoft.Win32.SafeHandles;
 
 namespace AuxCore.Models;
@@ -28,6 +29,13 @@ internal static class AtomicFile
             TryDelete(temporary);
             throw;
         }
+    }
+
+    /// <summary>Writes text as UTF-8; creates the folder if need be.</summary>
+    public static void WriteAllText(string path, string text)
+    {
+        Directory.CreateDirectory(Path.GetDirectoryName(Path.GetFullPath(path))!);
+        Write(path, file => RandomAccess.Write(file, Encoding.UTF8.GetBytes(text), fileOffset: 0));
     }
 
     // The failure that led here is the one to report.

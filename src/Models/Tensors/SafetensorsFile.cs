@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using System.Text;
 using System.Text.Encodings.Web;
@@ -9,7 +10,7 @@ using Tensor = TorchSharp.torch.Tensor;
 
 namespace AuxCore.Models;
 
-/// <summary>Writes and opens files of named tensors in the safetensors format, which Python's <c>safetensors</c> package reads and writes too.</summary>
+/// <summary>Writes and opens files of named tensors in the safetensors format, the one of Python's <c>safetensors</c> package.</summary>
 /// <remarks>
 /// Format: <see href="https://github.com/huggingface/safetensors#format"/>. AuxCore adds one metadata entry, <c>auxcore.sha256</c>: the SHA-256
 /// of the whole file, as 64 lower-case hexadecimal digits, computed with <c>0</c> in the place of each of these digits. It covers names, shapes
@@ -41,6 +42,7 @@ public static class SafetensorsFile
     /// </exception>
     /// <exception cref="IOException">The file cannot be written or put in place.</exception>
     /// <exception cref="UnauthorizedAccessException">The folder or the file may not be written.</exception>
+    /// <exception cref="ExternalException">libtorch cannot copy a tensor that is not contiguous, or not in host memory: memory is short.</exception>
     public static void Write(
         string path, IEnumerable<KeyValuePair<string, Tensor>> tensors, IReadOnlyDictionary<string, string>? metadata = null)
     {

@@ -71,9 +71,9 @@ public sealed class SafetensorsReader : IDisposable
         hash.AppendData(SafetensorsHeader.NoChecksum);
         Hash(hash, checksumAt + SafetensorsHeader.NoChecksum.Length, _length);
         string found = Convert.ToHexStringLower(hash.GetHashAndReset());
-        return found == _header.Checksum
-            ? true
-            : throw Bad(SafetensorsHeader.ChecksumKey, $"the file is damaged: its SHA-256 is {found}, not {_header.Checksum}");
+        if (found != _header.Checksum)
+            throw Bad(SafetensorsHeader.ChecksumKey, $"the file is damaged: its SHA-256 is {found}, not {_header.Checksum}");
+        return true;
     }
 
     /// <summary>Reads a tensor into new host memory. It joins the caller's dispose scope.</summary>

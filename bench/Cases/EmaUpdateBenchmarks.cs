@@ -1,0 +1,180 @@
+using AuxCore.Bench.Workloads;
+using AuxCore.Interop;
+using AuxCore.Kernels;
+using AuxCore.Models;
+using TorchSharp;
+using Tensor = TorchSharp.torch.Tensor;
+
+namespace AuxCore.Bench.Cases;
+
+/// <summary>The cases of <see cref="EmaUpdate"/>, by the tensors that they average.</summary>
+internal static class EmaUpdateBenchmarks
+{
+    /// <summary>The cases in the order of the report.</summary>
+    public static IReadOnlyList<Func<KernelCase>> All { get; } =
+    [
+        () => new EmaCase("many-small-2000x256", "2,000 tensors of 256 elements, addresses checked on each call; cold data", ManySmall, [0.999]),
+        () => new EmaCase("many-small-2000x256-frozen", "the same, addresses trusted; cold data", ManySmall, [0.999]) { Frozen = true },
+        () => new EmaCase("many-small-2000x256-cached", "the same, checked; data in the cache, as after a step of a small model", ManySmall, [0.999]) { Cached = true },
+        () => new EmaCase("vit-s-22m", "the parameters of a ViT-S/16: 152 tensors, 22 million elements", VitS, [0.999]),
+        () => new EmaCase("one-100m", "one tensor of 100 million elements", () => [[100_000_000]], [0.999]),
+        () => new EmaCase("three-decays-vit-s", "a ViT-S/16 with averages of three widths, in one pass", VitS, [0.99, 0.999, 0.9999]),
+    ];
+
+    private static IReadOnlyList<long[]> ManySmall() => [.. Enumerable.Repeat<long[]>([256], 2000)];
+
+    private static IReadOnlyList<long[]> VitS()
+    {
+        using var model = new VisionTransformer(VisionTransformerShape.VitS16);
+        return [.. model.parameters().Select(parameter => parameter.shape)];
+    }
+}
+
+/// <summary>Averages of a list of tensors: an <see cref="EmaMixer"/> against loops over libtorch's in-place operations. Errors in ulps.</summary>
+internal sealed class EmaCase(string name, string description, Func<IReadOnlyList<long[]>> shapes, double[] decays) : KernelCase
+{
+    private const long CacheBytes = 128L << 20; // more than twice the last-level cache of the machines that we know
+    private const double ToleranceUlps = 1;
+
+    private readonly List<Replica> _replicas = [];
+    private readonly List<IDisposable> _constants = [];
+    private Tensor[] _weights = [];
+    private Scalar[] _decays = [], _complements = [];
+    private int _turn;
+
+    /// <summary>Whether the mixer trusts that no tensor moved.</summary>
+    public bool Frozen { get; init; }
+
+    /// <summary>Whether every call finds its data where the last one left them; otherwise copies rotate until they exceed the cache.</summary>
+    public bool Cached { get; init; }
+
+    public override string Path => "ema";
+
+    public override string Name => name;
+
+    public override string Description => description;
+
+    public override string DType => "f32";
+
+    public override long Bytes => _replicas[0].ElementCount * sizeof(float) * (1 + 2L * decays.Length);
+
+    public override bool InPlace => true;
+
+    public override CaseArm Ours => new("EmaMixer.Update", () => Next().Mixer.Update(decays));
+
+    public override IReadOnlyList<CaseArm> BestCandidates =>
+    [
+        new("lerp_ per tensor", () => Next().Each((average, source, k) => average.lerp_(source, _weights[k]))),
+        new("mul_().add_() per tensor", () => Next().Each((average, source, k) => average.mul_(_decays[k]).add_(source, _complements[k]))),
+    ];
+
+    public override void Prepare(CaseSettings settings)
+    {
+        var backend = Enum.Parse<AuxBackend>(settings.Backend, ignoreCase: true);
+        if (!EmaUpdate.IsSupported(backend, out string reason)) throw new BackendUnavailableException(nameof(EmaUpdate), backend, reason);
+        AuxRuntime.CpuThreads = settings.Threads;
+        torch.manual_seed(settings.Seed);
+        IReadOnlyList<long[]> list = shapes();
+        do _replicas.Add(new(list, decays.Length, backend, Frozen));
+        while (!Cached && Bytes * _replicas.Count < CacheBytes);
+
+        _weights = [.. decays.Select(decay => Kept(torch.tensor((float)(1 - decay))))];
+        _decays = [.. decays.Select(decay => Kept(decay.ToScalar()))];
+        _complements = [.. decays.Select(decay => Kept((1 - decay).ToScalar()))];
+    }
+
+    public override double Verify()
+    {
+        Replica replica = _replicas[0];
+        using var expected = new Replica(replica);
+        replica.Mixer.Update(decays);
+        using (EmaGroup reference = expected.Group()) reference.Update(decays, AuxBackend.Reference);
+        double worst = replica.MaxUlps(expected);
+        return worst <= ToleranceUlps
+            ? worst
+            : throw new VerificationException($"{worst:0.###} ulps from the reference, {ToleranceUlps} allowed", worst);
+    }
+
+    public override void Dispose()
+    {
+        foreach (IDisposable item in _replicas.Concat(_constants)) item.Dispose();
+        _replicas.Clear();
+        _constants.Clear();
+    }
+
+    private Replica Next() => _replicas[_turn++ % _replicas.Count];
+
+    private T Kept<T>(T constant) where T : IDisposable
+    {
+        _constants.Add(constant);
+        return constant;
+    }
+
+    /// <summary>One set of sources and averages. Ours and the baselines take turns on the same tensors.</summary>
+    private sealed class Replica : IDisposable
+    {
+        private readonly Tensor[] _sources;
+        private readonly Tensor[][] _averages;
+
+        public Replica(IReadOnlyList<long[]> shapes, int averages, AuxBackend backend, bool frozen)
+        {
+            _sources = [.. shapes.Select(shape => torch.randn(shape))];
+            Mixer = EmaMixer.WithOwnAverages(_sources, averages);
+            Mixer.Backend = backend;
+            _averages = [.. Enumerable.Range(0, averages).Select(k => Mixer.Averages(k).ToArray())];
+            foreach (Tensor average in _averages.SelectMany(list => list)) average.normal_(0, 1);
+            if (frozen) Mixer.Freeze();
+        }
+
+        public Replica(Replica other)
+        {
+            _sources = [.. other._sources.Select(source => source.clone())];
+            Mixer = EmaMixer.WithOwnAverages(_sources, other._averages.Length);
+            _averages = [.. Enumerable.Range(0, other._averages.Length).Select(k => Mixer.Averages(k).ToArray())];
+            foreach ((Tensor average, Tensor value) in _averages.SelectMany(list => list).Zip(other._averages.SelectMany(list => list)))
+                average.copy_(value);
+        }
+
+        public EmaMixer Mixer { get; }
+
+        public long ElementCount => _sources.Sum(source => source.numel());
+
+        public EmaGroup Group() => EmaGroup.FromViews(
+            [.. _sources.Select(source => source.ToTensorView())], [.. _averages.Select(list => list.Select(average => average.ToTensorView()).ToArray())]);
+
+        /// <summary>The loop that a user writes: for each tensor, for each average.</summary>
+        public void Each(Action<Tensor, Tensor, int> update)
+        {
+            for (int i = 0; i < _sources.Length; i++)
+            {
+                for (int k = 0; k < _averages.Length; k++) update(_averages[k][i], _sources[i], k);
+            }
+        }
+
+        /// <summary>The largest difference of averages, in ulps of the larger of average and source.</summary>
+        public double MaxUlps(Replica expected)
+        {
+            double worst = 0;
+            for (int i = 0; i < _sources.Length; i++)
+            {
+                for (int k = 0; k < _averages.Length; k++)
+                {
+                    using var scope = torch.NewDisposeScope();
+                    Tensor difference = (_averages[k][i].to(torch.float64) - expected._averages[k][i].to(torch.float64)).abs();
+                    // The average before the update is gone; that it and the source bound the result makes this scale at most as large.
+                    Tensor scale = torch.maximum(expected._averages[k][i].abs(), _sources[i].abs()).clamp_min(float.Epsilon);
+                    Tensor ulp = torch.exp2(scale.to(torch.float64).log2().floor() - 23);
+                    worst = Math.Max(worst, (difference / ulp).max().item<double>());
+                }
+            }
+
+            return worst;
+        }
+
+        public void Dispose()
+        {
+            Mixer.Dispose();
+            foreach (Tensor source in _sources) source.Dispose();
+        }
+    }
+}

@@ -1,0 +1,63 @@
+using AuxCore.Bench.Experiments;
+using AuxCore.Bench.Output;
+using Spectre.Console;
+using TorchSharp;
+
+namespace AuxCore.Bench.Commands;
+
+/// <summary><c>models</c>: one experiment, or the list of them.</summary>
+internal static class ModelsCommand
+{
+    private const int Seeds = 5, QuickSeeds = 3;
+
+    public static int Run(string? name, RunOptions options, CancellationToken cancellation)
+    {
+        List<ModelExperiment> experiments = [.. ModelCatalogue.All.Select(create => create())];
+        string known = experiments.Count == 0
+            ? "There are no experiments."
+            : string.Join("\n", experiments.Select(e => $"  {e.Name}: {e.Claim}"));
+        if (name is null)
+        {
+            if (options.Json is not null) throw new UsageException("--json needs the name of an experiment.");
+            Console.WriteLine(known);
+            return ExitCode.Ok;
+        }
+
+        ModelExperiment experiment = experiments.Find(e => string.Equals(e.Name, name, StringComparison.OrdinalIgnoreCase))
+            ?? throw new UsageException($"No experiment is called '{name}'. There are:\n{known}");
+        var settings = new ModelSettings(
+            options.Backend, options.Threads, options.Quick, [.. Enumerable.Range(1, options.Quick ? QuickSeeds : Seeds)]);
+        ModelResults results = Progress.Run(experiment.Name, progress =>
+        {
+            torch.set_num_threads(options.Threads);
+            return experiment.Run(settings, progress, cancellation);
+        });
+        Show(results, experiment.HigherIsBetter);
+        if (options.Json is { } path) ModelResultsFile.Write(path, results);
+        return ExitCode.Ok;
+    }
+
+    private static void Show(ModelResults results, bool higherIsBetter)
+    {
+        Console.WriteLine($"{results.System}: {results.Claim}");
+        Table table = new Table().Border(TableBorder.Simple).BorderColor(Color.Grey);
+        table.AddColumns("arm", "metric");
+        table.AddColumn(new TableColumn("mean").RightAligned());
+        table.AddColumn("each seed");
+        foreach (ModelRow row in results.Rows)
+        {
+            table.AddRow(
+                new Text(row.IsControl ? $"{row.Arm} (control)" : row.Arm), new Text(row.Metric),
+                new Text(Format.Digits(row.Values.Average())),
+                new Text(string.Join("  ", row.Values.Select(Format.Digits))));
+        }
+
+        Terminal.Out.Write(table);
+        ModelDifference difference = results.Difference;
+        string interval = difference is { Low: { } low, High: { } high }
+            ? $", 95 % interval [{Format.Digits(low)}, {Format.Digits(high)}]"
+            : "";
+        string verdict = difference.Paired is { } paired ? $": {paired.Verdict(higherIsBetter)}" : "";
+        Console.WriteLine($"{difference.Arm} − {difference.Control}: {Format.Digits(difference.Mean)}{interval}{verdict}");
+    }
+}

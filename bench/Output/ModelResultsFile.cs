@@ -1,0 +1,56 @@
+using System.Text.Json;
+using System.Text.Json.Serialization;
+using AuxCore.Bench.Measurement;
+using AuxCore.Models;
+
+namespace AuxCore.Bench.Output;
+
+/// <summary>What an experiment with trained models gave, as <c>models NAME --json</c> writes it.</summary>
+/// <param name="System">The short name of the system that was built: <c>S01</c>.</param>
+/// <param name="Claim">The sentence that the experiment tests.</param>
+/// <param name="Rows">One an arm and metric.</param>
+/// <param name="Difference">The comparison that decides the claim.</param>
+internal sealed record ModelResults(string System, string Claim, IReadOnlyList<ModelRow> Rows, ModelDifference Difference);
+
+/// <summary>One metric of one arm.</summary>
+/// <param name="Arm">What was trained.</param>
+/// <param name="IsControl">Whether the arm is what the others are compared with.</param>
+/// <param name="Metric">What was measured, with its unit.</param>
+/// <param name="Values">One a seed, in the same order in all rows.</param>
+internal sealed record ModelRow(string Arm, bool IsControl, string Metric, IReadOnlyList<double> Values);
+
+/// <summary>The mean paired difference arm − control with its 95 % t-interval.</summary>
+/// <param name="Arm">The arm.</param>
+/// <param name="Control">The arm that it is compared with.</param>
+/// <param name="Mean">The mean over the seeds.</param>
+/// <param name="Low">The lower end of the interval; null for one seed.</param>
+/// <param name="High">The upper end.</param>
+internal sealed record ModelDifference(string Arm, string Control, double Mean, double? Low, double? High)
+{
+    /// <summary>What the verdict is read from; null in a difference that was read from a file.</summary>
+    [JsonIgnore]
+    public PairedDifference? Paired { get; private init; }
+
+    /// <summary>Compares two rows of one metric, seed by seed.</summary>
+    public static ModelDifference Between(ModelRow arm, ModelRow control)
+    {
+        if (arm.Metric != control.Metric) throw new ArgumentException($"'{arm.Metric}' is not '{control.Metric}'.", nameof(control));
+        PairedDifference difference = PairedDifference.Of([.. arm.Values], [.. control.Values]);
+        (double? low, double? high) = difference.Seeds > 1 ? (difference.Low, difference.High) : ((double?)null, (double?)null);
+        return new(arm.Arm, control.Arm, difference.Mean, low, high) { Paired = difference };
+    }
+}
+
+/// <summary>Writes and reads the results of one experiment, by the conventions of <see cref="ResultsFile"/>.</summary>
+internal static class ModelResultsFile
+{
+    /// <summary>Writes the file, whole or not at all.</summary>
+    public static void Write(string path, ModelResults results) =>
+        AtomicFile.WriteAllText(path, JsonSerializer.Serialize(results, ResultsFile.Json) + "\n");
+
+    /// <summary>Reads a file that <see cref="Write"/> wrote.</summary>
+    /// <exception cref="JsonException">It is something else.</exception>
+    public static ModelResults Read(string path) =>
+        JsonSerializer.Deserialize<ModelResults>(File.ReadAllText(path), ResultsFile.Json)
+        ?? throw new JsonException($"{path} holds no results.");
+}
