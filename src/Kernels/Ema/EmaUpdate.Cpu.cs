@@ -1,5 +1,4 @@
 using System.Runtime.CompilerServices;
-using System.Runtime.Intrinsics.X86;
 using AuxCore.Interop;
 
 namespace AuxCore.Kernels;
@@ -8,10 +7,6 @@ public static partial class EmaUpdate
 {
     // Below this many elements a thread, waking it costs more than it saves (a wake-up and a join are some 10 µs).
     private const long MinimumElementsPerThread = 64 * 1024;
-
-    // Up to this many elements the next tensor is fetched ahead whole.
-    private const long SmallTensor = 1024;
-    private const long CacheLine = 64;
 
     /// <summary>One pass over all tensors, split over threads by elements (not by tensors: one matrix may be most of the model).</summary>
     private static void RunCpu(in EmaWork work, ReadOnlySpan<double> decays)
@@ -52,8 +47,6 @@ public static partial class EmaUpdate
             for (var k = 0; k < steps.Length; k++)
                 averages[k] = work.Average(tensor, k) + begin;
 
-            if (count <= SmallTensor && tensor + 1 < work.TensorCount)
-                PrefetchSmall(work, tensor + 1);
             if (together)
                 kernels.Several(averages, source, dtype, count, steps);
             else
@@ -61,24 +54,6 @@ public static partial class EmaUpdate
                 for (var k = 0; k < steps.Length; k++)
                     kernels.One(averages[k], source, dtype, count, steps[k]);
             }
-        }
-    }
-
-    // The processor's own prefetchers follow a stream; they cannot know where the next small tensor begins.
-    private static unsafe void PrefetchSmall(in EmaWork work, int tensor)
-    {
-        if (!Sse.IsSupported)
-            return;
-        var count = Math.Min(work.Offset(tensor + 1) - work.Offset(tensor), SmallTensor);
-        var source = (byte*)work.Source(tensor);
-        var sourceBytes = count * work.SourceType(tensor).Size();
-        for (var at = 0L; at < sourceBytes; at += CacheLine)
-            Sse.Prefetch0(source + at);
-        for (var k = 0; k < work.AverageCount; k++)
-        {
-            var average = (byte*)work.Average(tensor, k);
-            for (var at = 0L; at < count * sizeof(float); at += CacheLine)
-                Sse.Prefetch0(average + at);
         }
     }
 
@@ -210,6 +185,8 @@ public static partial class EmaUpdate
         {
             var e = average + at;
             var p = source + at;
+            Prefetch.Ahead(e, 4 * TVector.Count * sizeof(float));
+            Prefetch.Ahead(p, 4 * TVector.Count * sizeof(TSource));
             var first = Step<TVector, TRule, TSource>(e, p, coefficient);
             var second = Step<TVector, TRule, TSource>(e + TVector.Count, p + TVector.Count, coefficient);
             var third = Step<TVector, TRule, TSource>(e + 2 * TVector.Count, p + 2 * TVector.Count, coefficient);
@@ -233,6 +210,7 @@ public static partial class EmaUpdate
         var at = 0L;
         for (; at <= count - 4L * TVector.Count; at += 4L * TVector.Count)
         {
+            Prefetch.Ahead(source + at, 4 * TVector.Count * sizeof(TSource));
             var p0 = TVector.Load(source + at);
             var p1 = TVector.Load(source + at + TVector.Count);
             var p2 = TVector.Load(source + at + 2 * TVector.Count);
@@ -241,6 +219,7 @@ public static partial class EmaUpdate
             {
                 var e = averages[k] + at;
                 var weight = TVector.Broadcast(steps[k].Coefficient);
+                Prefetch.Ahead(e, 4 * TVector.Count * sizeof(float));
                 FromAverage.Apply(weight, TVector.Load(e), p0).Store(e);
                 FromAverage.Apply(weight, TVector.Load(e + TVector.Count), p1).Store(e + TVector.Count);
                 FromAverage.Apply(weight, TVector.Load(e + 2 * TVector.Count), p2).Store(e + 2 * TVector.Count);
