@@ -72,7 +72,7 @@ internal sealed class EmaCase(string name, string description, Func<IReadOnlyLis
         torch.manual_seed(settings.Seed);
         IReadOnlyList<long[]> list = shapes();
         do _replicas.Add(new(list, decays.Length, backend, Frozen));
-        while (Bytes * _replicas.Count < CacheBytes);
+        while (_replicas[0].ElementCount * sizeof(float) * (1 + decays.Length) * _replicas.Count < CacheBytes);
 
         _weights = [.. decays.Select(decay => Kept(torch.tensor((float)(1 - decay))))];
         _decays = [.. decays.Select(decay => Kept(decay.ToScalar()))];

@@ -2,6 +2,7 @@ using System.Globalization;
 using AuxCore.Bench.Data;
 using AuxCore.Bench.Output;
 using AuxCore.Bench.Workloads;
+using AuxCore.Interop;
 using AuxCore.Models;
 
 namespace AuxCore.Bench.Experiments;
@@ -39,7 +40,9 @@ internal sealed class EmaExperiment : ModelExperiment
         AccuracyPoint Train(LearningRate rate, int seed, bool average)
         {
             using var training = new ImageTraining(data.Train, rate, steps, seed);
-            using EmaModel? ema = average ? new(training.Model, AveragedTraining.Schedule) : null;
+            using EmaModel? ema = average
+                ? new(training.Model, AveragedTraining.Schedule) { Backend = Enum.Parse<AuxBackend>(settings.Backend, ignoreCase: true) }
+                : null;
             var part = new Part(progress, done, all);
             AccuracyPoint end = AveragedTraining.Run(training, ema, data.Test, steps, every: steps, part, cancellation).Curve[^1];
             done++;

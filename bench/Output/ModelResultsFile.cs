@@ -6,7 +6,7 @@ using AuxCore.Models;
 namespace AuxCore.Bench.Output;
 
 /// <summary>What an experiment with trained models gave, as <c>models NAME --json</c> writes it.</summary>
-/// <param name="System">The short name of the system that was built: <c>S01</c>.</param>
+/// <param name="System">The short name of the system that was built: <c>ema</c>.</param>
 /// <param name="Claim">The sentence that the experiment tests.</param>
 /// <param name="Rows">One an arm and metric.</param>
 /// <param name="Difference">The comparison that decides the claim.</param>

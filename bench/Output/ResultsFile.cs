@@ -19,7 +19,7 @@ internal sealed partial record MachineInfo(string Os, string Cpu, int Cores, dou
 /// <summary>The content of <c>results.json</c>.</summary>
 /// <param name="Machine">Where.</param>
 /// <param name="Commit">Of which source: a short hash, with <c>-dirty</c> behind it if files had changed, or <c>unknown</c>.</param>
-/// <param name="Date">When the run ended.</param>
+/// <param name="Date">When the run began.</param>
 /// <param name="Results">What came out, case by case.</param>
 internal sealed record BenchResults(MachineInfo Machine, string Commit, DateTimeOffset Date, IReadOnlyList<CaseResult> Results);
 

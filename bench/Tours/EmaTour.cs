@@ -28,7 +28,8 @@ internal sealed class EmaTour : TourPath
         long steps = context.Settings.Quick ? QuickSteps : Steps;
         Console.WriteLine($"{data.Source}; a small vision transformer, AdamW at a constant rate, {steps} steps, one seed.");
         using var training = new ImageTraining(data.Train, LearningRate.Constant, steps, Seed);
-        using var ema = new EmaModel(training.Model, AveragedTraining.Schedule);
+        var backend = Enum.Parse<AuxBackend>(context.Settings.Backend, ignoreCase: true);
+        using var ema = new EmaModel(training.Model, AveragedTraining.Schedule) { Backend = backend };
         var (curve, stepMs, updateMs) = Progress.Run("training", progress =>
         {
             torch.set_num_threads(context.Settings.Threads); // OpenMP keeps it for each calling thread
@@ -44,7 +45,7 @@ internal sealed class EmaTour : TourPath
         Console.WriteLine(cost);
         Console.WriteLine("Whether averaging helps is a question for several seeds: run the verb models ema.");
 
-        double worst = Verify(ema, training.Model);
+        double worst = Verify(ema, training.Model, backend);
         string verified = string.Create(CultureInfo.InvariantCulture,
             $"The kernel on these {training.Model.parameters().Count()} parameters: {worst:0.00} ulp from the reference at most (1 allowed).");
         Console.WriteLine(verified);
@@ -56,7 +57,7 @@ internal sealed class EmaTour : TourPath
     }
 
     /// <summary>One more update of this very model, by the chosen backend and by the reference, compared element by element.</summary>
-    private static double Verify(EmaModel ema, torch.nn.Module model)
+    private static double Verify(EmaModel ema, torch.nn.Module model, AuxBackend backend)
     {
         using var scope = torch.NewDisposeScope();
         using var noGrad = torch.no_grad();
@@ -66,7 +67,7 @@ internal sealed class EmaTour : TourPath
         TensorView[] sources = [.. parameters.Select(entry => entry.Source.ToTensorView(entry.Name))];
         using var ours = EmaGroup.FromViews(sources, [.. actual.Select(average => average.ToTensorView())]);
         using var reference = EmaGroup.FromViews(sources, [.. expected.Select(average => average.ToTensorView())]);
-        ours.Update(0.99);
+        ours.Update(0.99, backend);
         reference.Update(0.99, AuxBackend.Reference);
 
         double worst = parameters.Select((entry, i) => EmaError.MaxUlps(actual[i], expected[i], entry.Source)).Max();

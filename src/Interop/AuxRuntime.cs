@@ -10,7 +10,6 @@ public static class AuxRuntime
 {
     private const string BackendVariable = "AUXCORE_BACKEND";
     private const string ThreadsVariable = "AUXCORE_THREADS";
-    private static readonly List<Action<StringBuilder>> Sections = [];
     private static int CurrentCpuThreads = InitialCpuThreads();
 
     /// <summary>
@@ -58,11 +57,11 @@ public static class AuxRuntime
 
         Line("AuxCore", typeof(AuxRuntime).Assembly.GetName().Version?.ToString(3) ?? "unknown");
         Line("runtime", $"{RuntimeInformation.FrameworkDescription}, {RuntimeInformation.RuntimeIdentifier}, {RuntimeInformation.OSDescription.Trim()}");
-        Line("processor", $"{Environment.ProcessorCount} x {RuntimeInformation.ProcessArchitecture}, vectors of {VectorBits} bits");
+        Line("processor", $"{Environment.ProcessorCount} x {RuntimeInformation.ProcessArchitecture}, vectors of up to {VectorBits} bits");
         Line("threads", $"{CpuThreads} for the CPU backend");
         foreach (var backend in (AuxBackend[])[AuxBackend.Cpu, AuxBackend.Reference, AuxBackend.Cuda, AuxBackend.Ilgpu])
             Line(backend.ToString(), IsAvailable(backend, out var reason) ? "available" : "not available: " + reason);
-        foreach (var variable in (string[])[BackendVariable, ThreadsVariable])
+        foreach (var variable in (string[])[BackendVariable, ThreadsVariable, "AUXCORE_SIMD"])
         {
             if (Environment.GetEnvironmentVariable(variable) is { Length: > 0 } value)
                 Line(variable, value);
@@ -70,12 +69,6 @@ public static class AuxRuntime
 
         foreach (var (op, backend, calls) in OpCounter.Snapshot())
             Line(op, string.Create(CultureInfo.InvariantCulture, $"{calls} calls on {backend}"));
-        lock (Sections)
-        {
-            foreach (var section in Sections)
-                section(text);
-        }
-
         return text.ToString();
     }
 
@@ -89,13 +82,6 @@ public static class AuxRuntime
             ? backend
             : throw new AuxException(
                 BackendVariable, $"The environment variable {BackendVariable} is '{text}'; it may be {string.Join(", ", Enum.GetNames<AuxBackend>())}.");
-    }
-
-    /// <summary>Lets a higher assembly add its lines to <see cref="Describe"/> (Models adds TorchSharp's versions).</summary>
-    internal static void AddSection(Action<StringBuilder> section)
-    {
-        lock (Sections)
-            Sections.Add(section);
     }
 
     private static int VectorBits =>

@@ -48,7 +48,7 @@ internal sealed class OpSupport
         if (chosen == AuxBackend.Auto)
             chosen = AuxRuntime.AutoOverride();
         if (chosen == AuxBackend.Auto)
-            chosen = device.Kind == AuxDeviceKind.Host ? AuxBackend.Cpu : AuxBackend.Cuda;
+            chosen = For(device);
 
         if (WhyNot(chosen) is { } reason)
             throw new BackendUnavailableException(Op, chosen, reason);
@@ -58,6 +58,12 @@ internal sealed class OpSupport
         return chosen;
     }
 
+    /// <summary>Checks that memory of a device can be worked on at all, before anything is built on it.</summary>
+    /// <exception cref="BackendUnavailableException">No backend runs this op there.</exception>
+    public void RequireDevice(AuxDevice device) => Resolve(For(device), device);
+
     /// <summary>Notes that a call ran.</summary>
     public void Count(AuxBackend backend) => _counter.Add(backend);
+
+    private static AuxBackend For(AuxDevice device) => device.Kind == AuxDeviceKind.Host ? AuxBackend.Cpu : AuxBackend.Cuda;
 }

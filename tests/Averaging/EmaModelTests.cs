@@ -233,6 +233,28 @@ public class EmaModelTests
     }
 
     [Fact]
+    public void A_swap_that_cannot_end_stays_active_until_it_can()
+    {
+        using var scope = torch.NewDisposeScope();
+        var model = Network();
+        using var ema = new EmaModel(model, EmaSchedule.Constant(0.5));
+        Perturb(model, 1);
+        ema.Update();
+        var (training, averages) = (State(model), ema.StateDict().ToDictionary(entry => entry.Key, entry => Bytes(entry.Value)));
+        var swap = ema.Swap();
+
+        model.to(torch.float64);
+
+        Assert.Contains("'0.weight': float64[4, 5] on cpu", Assert.Throws<ArgumentException>(swap.Dispose).Message, StringComparison.Ordinal);
+        Assert.Throws<InvalidOperationException>(ema.Update);
+        model.to(torch.float32);
+        swap.Dispose();
+        Assert.Equal(training, State(model));
+        Assert.All(ema.StateDict(), entry => Assert.Equal(averages[entry.Key], Bytes(entry.Value)));
+        ema.Update();
+    }
+
+    [Fact]
     public void Tied_parameters_count_once_and_swap_once()
     {
         using var scope = torch.NewDisposeScope();
@@ -257,7 +279,7 @@ public class EmaModelTests
         using var wide = torch.nn.Linear(2, 2).to(torch.float64);
         var shared = torch.zeros(6);
 
-        Refused("weight: float64[2, 2] on cpu", () => new EmaModel(wide, EmaSchedule.Constant(0.9)));
+        Refused("'weight': float64[2, 2] on cpu", () => new EmaModel(wide, EmaSchedule.Constant(0.9)));
         Refused("with strides [1, 2]", () => new EmaModel(new Holder(torch.zeros(2, 2).t()), EmaSchedule.Constant(0.9)));
         Refused("'second' overlaps 'first'", () => new EmaModel(new Holder(shared.narrow(0, 0, 4), shared.narrow(0, 2, 4)), EmaSchedule.Constant(0.9)));
         Refused("model", () => new EmaModel(null!, EmaSchedule.Constant(0.9)));

@@ -15,7 +15,7 @@ public sealed class ModelResultsFileTests : IDisposable
     [Fact]
     public void The_names_are_those_of_the_schema()
     {
-        ModelResultsFile.Write(_path, new("S01", "Averaging helps.", [Arm, Control], ModelDifference.Between(Arm, Control)));
+        ModelResultsFile.Write(_path, new("ema", "Averaging helps.", [Arm, Control], ModelDifference.Between(Arm, Control)));
         JsonNode root = JsonNode.Parse(File.ReadAllText(_path))!;
         Assert.Equal(["system", "claim", "rows", "difference"], Names(root));
         Assert.Equal(["arm", "is_control", "metric", "values"], Names(root["rows"]![0]));
@@ -37,7 +37,7 @@ public sealed class ModelResultsFileTests : IDisposable
     public void One_seed_has_no_interval_and_can_be_written_and_read()
     {
         ModelDifference difference = ModelDifference.Between(Arm with { Values = [2] }, Control with { Values = [1] });
-        ModelResultsFile.Write(_path, new("S01", "Averaging helps.", [], difference));
+        ModelResultsFile.Write(_path, new("ema", "Averaging helps.", [], difference));
         Assert.Equal(new ModelDifference("averaged", "plain", 1, null, null), ModelResultsFile.Read(_path).Difference);
     }
 

@@ -206,6 +206,8 @@ public class EmaGroupTests
         Assert.Throws<ArgumentNullException>(() => EmaGroup.Pin<float>(null!, [new float[1]]));
         Assert.Throws<ArgumentNullException>(() => EmaGroup.Pin<float>([new float[1]], null!));
         Assert.Throws<ArgumentNullException>(() => EmaGroup.Pin<float>([new float[1]], [null!]));
+        Assert.Equal("averages[1]", Assert.Throws<ArgumentNullException>(
+            () => EmaGroup.FromViews([View(new float[1])], [View(new float[1])], null!)).ParamName);
     }
 
     [Fact]

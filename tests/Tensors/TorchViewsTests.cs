@@ -55,6 +55,13 @@ public class TorchViewsTests
         Assert.Empty(scalar.ToTensorView().Shape.ToArray());
     }
 
+    [Theory]
+    [InlineData("0.106.9")]
+    [InlineData("0.108.0")]
+    [InlineData("1.107.0")]
+    public void Other_versions_of_TorchSharp_are_refused(string version) =>
+        Assert.Contains(version, Assert.Throws<AuxException>(() => TorchVersion.Require(Version.Parse(version))).Message, StringComparison.Ordinal);
+
     [Fact]
     public void What_cannot_be_viewed_is_named()
     {
@@ -67,6 +74,8 @@ public class TorchViewsTests
         Assert.Equal("weight", Assert.Throws<ArgumentNullException>(() => ((torch.Tensor)null!).ToTensorView("weight")).ParamName);
         Assert.Contains("weight was disposed", Assert.Throws<ObjectDisposedException>(() => disposed.ToTensorView("weight")).Message, StringComparison.Ordinal);
         Assert.Contains("weight is sparse", Assert.Throws<ArgumentException>(() => sparse.ToTensorView("weight")).Message, StringComparison.Ordinal);
+        using var imaginary = complex.conj().imag; // conjugation is lazy, so its imaginary part is lazily negated
+        Assert.Contains("weight is lazily negated", Assert.Throws<ArgumentException>(() => imaginary.ToTensorView("weight")).Message, StringComparison.Ordinal);
         Assert.Contains("weight is of ComplexFloat32", Assert.Throws<ArgumentException>(() => complex.ToTensorView("weight")).Message, StringComparison.Ordinal);
         Assert.Contains("weight is on META", Assert.Throws<ArgumentException>(() => meta.ToTensorView("weight")).Message, StringComparison.Ordinal);
     }

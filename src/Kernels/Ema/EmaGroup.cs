@@ -154,6 +154,7 @@ public sealed unsafe class EmaGroup : IDisposable
 
         for (var k = 0; k < averages.Length; k++)
         {
+            ArgumentNullException.ThrowIfNull(averages[k], $"averages[{k}]");
             if (averages[k].Length != sources.Length)
                 throw new ArgumentException($"averages[{k}]: {averages[k].Length} tensors for {sources.Length} sources", nameof(averages));
             for (var i = 0; i < sources.Length; i++)

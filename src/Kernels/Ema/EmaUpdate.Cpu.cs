@@ -19,13 +19,16 @@ public static partial class EmaUpdate
         var elements = work.ElementCount;
         var threads = ThreadTeam.Count(elements, MinimumElementsPerThread);
         if (threads == 1)
-        {
             RunRange(work, kernels, steps, 0, elements);
-            return;
-        }
+        else
+            RunThreads(work, kernels, steps, threads);
+    }
 
-        var shared = work;
-        ThreadTeam.Run(threads, part => RunRange(shared, kernels, steps, Cut(elements, part, threads), Cut(elements, part + 1, threads)));
+    // Apart from RunCpu, so that one thread pays for no closure.
+    private static void RunThreads(EmaWork work, EmaKernels kernels, EmaStep[] steps, int threads)
+    {
+        var elements = work.ElementCount;
+        ThreadTeam.Run(threads, part => RunRange(work, kernels, steps, Cut(elements, part, threads), Cut(elements, part + 1, threads)));
     }
 
     // Whole cache lines of float32, so that two threads do not write the same one where tensors are aligned.

@@ -20,15 +20,16 @@ public static partial class EmaUpdate
         }
     }
 
-    private static float Reference(float e, float p, EmaStep step) => step.Rule switch
+    private static float Reference(float e, float p, EmaStep step)
     {
-        EmaRule.Keep => e,
-        EmaRule.Copy => p,
-        _ when p == e => e,
-        _ when !float.IsFinite(p - e) => float.NaN,
-        EmaRule.FromAverage => (float)(e + step.Coefficient * ((double)p - e)),
-        _ => (float)(p + step.Coefficient * ((double)p - e)),
-    };
+        if (step.Rule == EmaRule.Keep || (step.Rule != EmaRule.Copy && p == e))
+            return e;
+        if (step.Rule == EmaRule.Copy)
+            return p;
+        // In double, but for what the definition says of differences that float32 cannot hold.
+        var difference = float.IsFinite(p - e) ? (double)p - e : p - e;
+        return (float)((step.Rule == EmaRule.FromAverage ? e : p) + step.Coefficient * difference);
+    }
 
     private static unsafe float Widen(void* source, DType dtype, long i) => dtype switch
     {

@@ -39,7 +39,7 @@ internal readonly unsafe struct EmaWork(nint* addresses, long* offsets, DType* s
 /// <summary>How one decay is applied; <see cref="EmaUpdate"/>'s remarks give the formulas.</summary>
 internal enum EmaRule
 {
-    /// <summary>β = 1, or so near that w rounds to 0: nothing to do.</summary>
+    /// <summary>β = 1: nothing to do.</summary>
     Keep,
 
     /// <summary>w &lt; ½: e ← fma(w, p − e, e).</summary>
@@ -60,7 +60,7 @@ internal readonly record struct EmaStep(EmaRule Rule, float Coefficient)
     {
         var weight = (float)(1.0 - decay);
         return decay == 0 ? new(EmaRule.Copy, 0)
-            : weight == 0 ? new(EmaRule.Keep, 0)
+            : decay == 1 ? new(EmaRule.Keep, 0)
             : weight < 0.5f ? new(EmaRule.FromAverage, weight)
             : new(EmaRule.FromSource, -(float)decay);
     }

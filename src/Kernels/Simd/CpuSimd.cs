@@ -12,13 +12,14 @@ internal static class CpuSimd
     private static SimdWidth Best =>
         Vector256.IsHardwareAccelerated ? SimdWidth.Bits256 : Vector128.IsHardwareAccelerated ? SimdWidth.Bits128 : SimdWidth.Scalar;
 
-    private static readonly SimdWidth Default = Parse(Environment.GetEnvironmentVariable(Variable));
+    private static SimdWidth? Default;
 
     [ThreadStatic]
     private static SimdWidth? Forced;
 
     /// <summary>The best width for streaming loops here, or what the environment variable <c>AUXCORE_SIMD</c> asks for (1, 128, 256 or 512).</summary>
-    public static SimdWidth Width => Forced ?? Default;
+    /// <exception cref="AuxException">The variable asks for something else.</exception>
+    public static SimdWidth Width => Forced ?? (Default ??= Parse(Environment.GetEnvironmentVariable(Variable)));
 
     /// <summary>Runs an action with another width on this thread: how the tests reach all of them. A width without hardware is emulated.</summary>
     public static void With(SimdWidth width, Action action)

@@ -60,8 +60,8 @@ internal static class ThreadTeam
     private static void AddWorker()
     {
         var worker = new Thread(Work) { IsBackground = true, Name = $"AuxCore {Workers.Count + 1}" };
-        Workers.Add(worker);
         worker.Start();
+        Workers.Add(worker);
     }
 
     private static void Work()

@@ -12,7 +12,7 @@ namespace AuxCore.Models;
 /// </summary>
 /// <remarks>
 /// <para>Tensors are checked when the mixer is made. Each update then compares their addresses with those it knows, and checks everything anew
-/// where one has moved; <see cref="Freeze"/> leaves that out. Tensors that the caller made stay the caller's to dispose. Not thread-safe.</para>
+/// where one has moved; <see cref="Freeze"/> leaves that out. A change of layout in place, at the same address (<c>t_()</c>), goes unnoticed. Tensors that the caller made stay the caller's to dispose. Not thread-safe.</para>
 /// <para>Updates write memory directly and do not raise autograd's version counters: do not update between the forward and the backward pass of a
 /// graph that saved an average.</para>
 /// </remarks>
@@ -71,10 +71,10 @@ public sealed class EmaMixer : IDisposable
 
         var storage = new Tensor[averageCount];
         var averages = new Tensor[averageCount][];
-        for (var k = 0; k < averageCount; k++)
-            (storage[k], averages[k]) = Allocate(tensors);
         try
         {
+            for (var k = 0; k < averageCount; k++)
+                (storage[k], averages[k]) = Allocate(tensors);
             var mixer = new EmaMixer(tensors, averages, storage);
             mixer.Update(new double[averageCount]); // decay 0 copies
             return mixer;
@@ -196,7 +196,7 @@ public sealed class EmaMixer : IDisposable
         var sourceViews = sources.Select((tensor, i) => tensor.ToTensorView(Name(-1, i))).ToArray();
         var averageViews = _averages.Select((list, k) => list.Select((tensor, i) => tensor.ToTensorView(Name(k, i))).ToArray()).ToArray();
         var group = EmaGroup.FromViews(sourceViews, averageViews);
-        EmaUpdate.Support.Resolve(AuxBackend.Auto, group.Device);
+        EmaUpdate.Support.RequireDevice(group.Device);
 
         string? leaf = null;
         for (var k = 0; k < _averages.Length; k++)
@@ -235,8 +235,8 @@ public sealed class EmaMixer : IDisposable
 
     private static void Free(Tensor[][] averages, Tensor[] storage)
     {
-        foreach (var tensor in averages.SelectMany(list => list).Concat(storage))
-            tensor.Dispose();
+        foreach (var tensor in averages.SelectMany(list => list ?? []).Concat(storage))
+            tensor?.Dispose();
     }
 
     private static string Name(int average, int index) => average < 0 ? $"sources[{index}]" : $"averages[{average}][{index}]";

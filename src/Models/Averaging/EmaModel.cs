@@ -15,8 +15,10 @@ namespace AuxCore.Models;
 /// </code>
 /// </summary>
 /// <remarks>
-/// The averages begin as copies of the parameters. Parameters that were moved or retyped (<c>model.to(…)</c>) are noticed and followed at the next
-/// update; a changed set of names or shapes is an error. Parameters that share memory (tied weights) are averaged once. Not thread-safe.
+/// The averages begin as copies of the parameters. Parameters that <c>model.to(…)</c> retyped between float32, bfloat16 and float16 are noticed and
+/// followed at the next update; a changed set of names or shapes is an error. A parameter that was replaced while the old one was not disposed is
+/// noticed only by <see cref="Swap"/>. Parameters that share memory (tied weights) are averaged once; TorchSharp unties them when it retypes a
+/// module, so retype first. Not thread-safe.
 /// </remarks>
 public sealed partial class EmaModel : IDisposable
 {
@@ -57,19 +59,18 @@ public sealed partial class EmaModel : IDisposable
         Buffers = buffers;
 
         var (averaged, copied) = ReadModule();
-        RequireDisjoint(averaged);
-        foreach (var (name, tensor) in averaged)
-        {
-            // What the mixer would refuse under the name "sources[3]", refused here under the module's own.
-            var view = tensor.ToTensorView(name);
-            if (view.DType is not (DType.Float32 or DType.BFloat16 or DType.Float16) || !view.IsContiguous)
-                throw new ArgumentException($"{name}: {view}; EmaModel averages contiguous float32, bfloat16 and float16 parameters", nameof(model));
-        }
-
         _mixer = EmaMixer.WithOwnAverages([.. averaged.Select(entry => entry.Tensor)], _schedules.Length);
         _averaged = [.. averaged.Select((entry, i) =>
             new Averaged(entry.Name, entry.Tensor, [.. Enumerable.Range(0, _schedules.Length).Select(k => _mixer.Averages(k)[i])]))];
-        _copied = [.. copied.Select(buffer => new CopiedBuffer(buffer.Name, buffer.Tensor, CopyOf(buffer.Tensor)))];
+        try
+        {
+            _copied = [.. copied.Select(buffer => new CopiedBuffer(buffer.Name, buffer.Tensor, CopyOf(buffer.Tensor)))];
+        }
+        catch
+        {
+            _mixer.Dispose();
+            throw;
+        }
     }
 
     /// <summary>Updates done so far; the schedules count by it.</summary>
@@ -123,7 +124,7 @@ public sealed partial class EmaModel : IDisposable
 
     /// <summary>
     /// Exchanges the model's parameters (and, unless the policy is Skip, its buffers) with an average, in place, until the returned scope is
-    /// disposed; an exception in between restores them as well. Between the exchanges the model may be evaluated, saved or moved, not trained.
+    /// disposed; an exception in between restores them as well. Meanwhile the model may be evaluated and saved, but not trained.
     /// </summary>
     /// <param name="average">Which average, from 0.</param>
     /// <remarks>
@@ -186,11 +187,17 @@ public sealed partial class EmaModel : IDisposable
     {
         if (_disposed)
             return;
-        _swap?.Dispose();
-        _disposed = true;
-        _mixer.Dispose();
-        foreach (var buffer in _copied)
-            buffer.Copy.Dispose();
+        try
+        {
+            _swap?.Dispose();
+        }
+        finally
+        {
+            _disposed = true;
+            _mixer.Dispose();
+            foreach (var buffer in _copied)
+                buffer.Copy.Dispose();
+        }
     }
 
     internal IReadOnlyList<Averaged> AveragedTensors => _averaged;
@@ -234,15 +241,23 @@ public sealed partial class EmaModel : IDisposable
                 (Buffers == BufferPolicy.Mix && buffer.is_floating_point() ? averaged : copied).Add((name, buffer));
         }
 
+        RequireAveragable(averaged);
         return (averaged, copied);
     }
 
-    // Exchanging tensors that overlap in part would scramble them.
-    private static void RequireDisjoint(List<(string Name, Tensor Tensor)> tensors)
+    // What the mixer would refuse under the name "sources[3]", refused under the module's own.
+    private static void RequireAveragable(List<(string Name, Tensor Tensor)> tensors)
     {
-        var views = tensors.Select(entry => (entry.Name, View: entry.Tensor.ToTensorView(entry.Name)))
-            .Where(entry => entry.View.ElementCount > 0).OrderBy(entry => entry.View.Address).ToArray();
-        foreach (var (first, second) in views.Zip(views.Skip(1)))
+        var views = tensors.Select(entry => (entry.Name, View: entry.Tensor.ToTensorView(entry.Name))).ToArray();
+        foreach (var (name, view) in views)
+        {
+            if (view.DType is not (DType.Float32 or DType.BFloat16 or DType.Float16) || !view.IsContiguous)
+                throw new ArgumentException($"'{name}': {view}; EmaModel averages contiguous float32, bfloat16 and float16 parameters");
+        }
+
+        // Exchanging tensors that overlap in part would scramble them.
+        var byAddress = views.Where(entry => entry.View.ElementCount > 0).OrderBy(entry => entry.View.Address).ToArray();
+        foreach (var (first, second) in byAddress.Zip(byAddress.Skip(1)))
         {
             if (first.View.Address + (nint)first.View.ByteCount > second.View.Address)
                 throw new ArgumentException($"'{second.Name}' overlaps '{first.Name}' in memory; EmaModel needs parameters of their own or wholly tied ones");

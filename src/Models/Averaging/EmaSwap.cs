@@ -12,6 +12,7 @@ public sealed class EmaSwap : IDisposable
     private readonly EmaModel _ema;
     private readonly int _average;
     private readonly Tensor?[] _training; // what a parameter held, where it is not float32 and the average cannot hold it meanwhile
+    private int _exchanged;               // parameters, then copied buffers, that the model holds in their averaged form
     private bool _disposed;
 
     internal EmaSwap(EmaModel ema, int average)
@@ -20,57 +21,70 @@ public sealed class EmaSwap : IDisposable
         _average = average;
         _training = new Tensor?[ema.AveragedTensors.Count];
         using var noGrad = torch.no_grad();
-        for (var i = 0; i < _training.Length; i++)
+        try
         {
-            var (parameter, own) = (ema.AveragedTensors[i].Tensor, ema.AveragedTensors[i].Averages[average]);
-            if (parameter.dtype == torch.float32)
+            for (var i = 0; i < _training.Length; i++)
             {
-                Exchange(parameter, own);
-                continue;
+                if (ema.AveragedTensors[i].Tensor.dtype != torch.float32)
+                    _training[i] = ema.AveragedTensors[i].Tensor.clone().DetachFromDisposeScope();
             }
 
-            _training[i] = parameter.clone().DetachFromDisposeScope();
-            parameter.copy_(own);
+            for (; _exchanged < _training.Length + ema.CopiedBuffers.Count; _exchanged++)
+                Enter(_exchanged);
         }
-
-        ExchangeBuffers();
+        catch
+        {
+            Restore();
+            throw;
+        }
     }
 
     /// <summary>
     /// Gives the model its training weights back. What was written to float32 parameters meanwhile stays behind in the average; a parameter that
     /// was retyped meanwhile gives the average back rounded to that type.
     /// </summary>
-    /// <exception cref="ArgumentException">The model's names or shapes changed meanwhile, so its weights cannot be given back.</exception>
+    /// <exception cref="ArgumentException">
+    /// The model's names, shapes or types changed meanwhile so that its weights cannot be given back. The swap stays active: undo the change and
+    /// dispose it again.
+    /// </exception>
     public void Dispose()
     {
         if (_disposed)
             return;
+        _ema.Rebind();
         _disposed = true;
         _ema.EndSwap();
-        _ema.Rebind();
         using var noGrad = torch.no_grad();
-        for (var i = 0; i < _training.Length; i++)
+        Restore();
+    }
+
+    private void Enter(int i)
+    {
+        if (i >= _training.Length)
+            Exchange(_ema.CopiedBuffers[i - _training.Length]);
+        else if (_training[i] is null)
+            Exchange(_ema.AveragedTensors[i].Tensor, _ema.AveragedTensors[i].Averages[_average]);
+        else
+            _ema.AveragedTensors[i].Tensor.copy_(_ema.AveragedTensors[i].Averages[_average]);
+    }
+
+    // In reverse, so that memory which two names share comes back as it was.
+    private void Restore()
+    {
+        while (_exchanged > 0)
         {
-            var (parameter, own) = (_ema.AveragedTensors[i].Tensor, _ema.AveragedTensors[i].Averages[_average]);
-            if (_training[i] is { } saved)
-            {
-                parameter.copy_(saved);
-                saved.Dispose();
-            }
+            var i = --_exchanged;
+            if (i < _training.Length && _training[i] is { } saved)
+                _ema.AveragedTensors[i].Tensor.copy_(saved);
             else
-            {
-                Exchange(parameter, own);
-            }
+                Enter(i); // an exchange undoes itself
         }
 
-        ExchangeBuffers();
+        foreach (var saved in _training)
+            saved?.Dispose();
     }
 
-    private void ExchangeBuffers()
-    {
-        foreach (var buffer in _ema.CopiedBuffers)
-            Exchange(buffer.Tensor, buffer.Copy);
-    }
+    private static void Exchange(EmaModel.CopiedBuffer buffer) => Exchange(buffer.Tensor, buffer.Copy);
 
     private static unsafe void Exchange(Tensor left, Tensor right)
     {

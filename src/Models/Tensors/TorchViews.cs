@@ -15,14 +15,21 @@ public static class TorchViews
     /// <param name="name">What messages call it.</param>
     /// <exception cref="ArgumentNullException"><paramref name="tensor"/> is null.</exception>
     /// <exception cref="ObjectDisposedException">The tensor was disposed.</exception>
-    /// <exception cref="ArgumentException">It is sparse, on a device that AuxCore does not know, or of a dtype that AuxCore does not have.</exception>
+    /// <exception cref="ArgumentException">
+    /// It is sparse or lazily negated, on a device that AuxCore does not know, or of a dtype that AuxCore does not have.
+    /// </exception>
+    /// <exception cref="AuxException">The application loaded a version of TorchSharp that AuxCore does not work with.</exception>
     public static unsafe TensorView ToTensorView(this Tensor tensor, string name = "tensor")
     {
         ArgumentNullException.ThrowIfNull(tensor, name);
         if (tensor.IsInvalid)
             throw new ObjectDisposedException(name, $"{name} was disposed");
-        if (tensor.is_sparse) // its data_ptr() throws, and that exception would end the process
+        TorchVersion.Require();
+        if (tensor.is_sparse) // it has no data_ptr()
             throw new ArgumentException($"{name} is sparse; pass a dense tensor", name);
+
+        if (tensor.is_neg()) // its memory holds the values with the other sign
+            throw new ArgumentException($"{name} is lazily negated; pass {name}.resolve_neg()", name);
 
         var device = tensor.device_type switch
         {
