@@ -113,8 +113,9 @@ public sealed partial class EmaModel : IDisposable
             _mixer.Update(decays);
         }
 
-        using (torch.no_grad())
+        if (_copied.Length > 0)
         {
+            using var noGrad = torch.no_grad();
             foreach (var buffer in _copied)
                 buffer.Copy.copy_(buffer.Tensor);
         }
