@@ -34,7 +34,7 @@ internal sealed class EmaExperiment : ModelExperiment
         string metric = string.Create(CultureInfo.InvariantCulture, $"accuracy after {steps} steps, % of {data.Test.Count:N0} test images");
         ModelRow control = new("constant rate", IsControl: true, metric, constant);
         ModelRow arm = new("constant rate + EMA", IsControl: false, metric, averaged);
-        return new("ema", $"{Claim} ({data.Source}; small vision transformer, {AveragedTraining.Schedule})",
+        return new("ema", $"{Claim} ({data.Source}; small vision transformer; {AveragedTraining.ScheduleText})",
             [control, arm, new("cosine, no EMA", IsControl: true, metric, cosine)], ModelDifference.Between(arm, control));
 
         AccuracyPoint Train(LearningRate rate, int seed, bool average)

@@ -25,7 +25,13 @@ internal static class Format
 
     public static string Percent(double? fraction) => fraction is { } value ? $"{Number(value * 100, "0")} %" : Missing;
 
-    public static string Error(double? error) => error is { } value ? Number(value, value == 0 ? "0" : "0.0e+0") : Missing;
+    public static string Error(double? error) => error switch
+    {
+        null => Missing,
+        0 => "0",
+        >= 0.01 => Digits(error.Value),
+        _ => Number(error.Value, "0.0e+0"),
+    };
 
     public static string Rate(double? gigabytesPerSecond) => gigabytesPerSecond is { } value ? Digits(value) : Missing;
 

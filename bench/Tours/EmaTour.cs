@@ -51,7 +51,7 @@ internal sealed class EmaTour : TourPath
         Console.WriteLine(verified);
 
         context.Report.AddSection("Averaged weights on real images",
-            HtmlReport.Escape($"{data.Source}. A small vision transformer, trained for {steps} steps by AdamW at a constant rate; the decay of its average follows {AveragedTraining.Schedule}. One seed: an illustration, not a comparison."),
+            HtmlReport.Escape($"{data.Source}. A small vision transformer, trained for {steps} steps by AdamW at a constant rate; its weights {AveragedTraining.ScheduleText}. One seed: an illustration, not a comparison."),
             HtmlReport.Escape(outcome), HtmlReport.Escape(cost), HtmlReport.Escape(verified));
         context.Report.AddChart("Test accuracy along the training, in percent", Chart(curve));
     }

@@ -12,8 +12,11 @@ internal readonly record struct AccuracyPoint(long Step, double Raw, double Aver
 /// <summary>What the tour and the experiment share: an <see cref="ImageTraining"/> with an <see cref="EmaModel"/> beside it.</summary>
 internal static class AveragedTraining
 {
-    /// <summary>Averages the last tenth of the steps while training is young, the last few hundred later (a half-life of 200 steps).</summary>
-    public static EmaSchedule Schedule { get; } = EmaSchedule.WarmUp(gamma: 10, power: 1, maximum: Math.Pow(2, -1.0 / 200));
+    /// <summary>The weight of a step is 10 / (10 + t): the average reaches over about the last tenth of the training, however long that is.</summary>
+    public static EmaSchedule Schedule { get; } = EmaSchedule.WarmUp(gamma: 10, power: 1);
+
+    /// <summary>The same in words.</summary>
+    public static string ScheduleText => "averaged over about the last tenth of the steps";
 
     /// <summary>Trains to the last step and evaluates at every <paramref name="every"/>-th and at the last.</summary>
     /// <returns>The curve, and the wall time of one optimiser step and of one update of the average, in milliseconds.</returns>
@@ -39,9 +42,9 @@ internal static class AveragedTraining
 
         AccuracyPoint Evaluate(long step)
         {
-            double raw = 100 * ImageTraining.Accuracy(training.Model, test);
+            double raw = ImageTraining.Accuracy(training.Model, test);
             if (ema is null) return new(step, raw, double.NaN);
-            using (ema.Swap()) return new(step, raw, 100 * ImageTraining.Accuracy(training.Model, test));
+            using (ema.Swap()) return new(step, raw, ImageTraining.Accuracy(training.Model, test));
         }
     }
 }

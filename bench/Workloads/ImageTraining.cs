@@ -68,7 +68,7 @@ internal sealed class ImageTraining : IDisposable
         return loss.item<float>();
     }
 
-    /// <summary>The share of images that the model, with the weights that it has now, labels right.</summary>
+    /// <summary>The percentage of images that the model, with the weights that it has now, labels right.</summary>
     public static double Accuracy(VisionTransformer model, LabelledImages images)
     {
         using IDisposable noGrad = no_grad();
@@ -82,7 +82,7 @@ internal sealed class ImageTraining : IDisposable
             right += model.forward(pixels.narrow(0, at, count)).argmax(1).eq(labels.narrow(0, at, count)).sum().item<long>();
         }
 
-        return (double)right / images.Count;
+        return 100.0 * right / images.Count;
     }
 
     public void Dispose()
