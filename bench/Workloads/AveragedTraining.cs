@@ -12,13 +12,16 @@ internal readonly record struct AccuracyPoint(long Step, double Raw, double Aver
 /// <summary>What the tour and the experiment share: an <see cref="ImageTraining"/> with an <see cref="EmaModel"/> beside it.</summary>
 internal static class AveragedTraining
 {
-    /// <summary>Averages the last tenth of the steps while training is young, the last few hundred later (a half-life of 200 steps).</summary>
+    /// <summary>
+    /// Averages the last tenth of the steps while training is young, the last few hundred later (a half-life of 200 steps).
+    /// </summary>
     public static EmaSchedule Schedule { get; } = EmaSchedule.WarmUp(gamma: 10, power: 1, maximum: Math.Pow(2, -1.0 / 200));
 
     /// <summary>Trains to the last step and evaluates at every <paramref name="every"/>-th and at the last.</summary>
     /// <returns>The curve, and the wall time of one optimiser step and of one update of the average, in milliseconds.</returns>
     public static (List<AccuracyPoint> Curve, double StepMs, double UpdateMs) Run(
-        ImageTraining training, EmaModel? ema, LabelledImages test, long steps, long every, IProgress<double> progress, CancellationToken cancellation)
+        ImageTraining training, EmaModel? ema, LabelledImages test, long steps, long every,
+        IProgress<double> progress, CancellationToken cancellation)
     {
         var curve = new List<AccuracyPoint>();
         var (inSteps, inUpdates) = (new System.Diagnostics.Stopwatch(), new System.Diagnostics.Stopwatch());
