@@ -6,8 +6,8 @@ using TorchSharp;
 namespace AuxCore.Tests;
 
 /// <summary>
-/// TorchSharp loads on systems older than its native library asks for, because build/AuxCore.Models.targets puts a copy with one weak requirement
-/// into the output folder. What is checked here is that file and its original.
+/// TorchSharp loads on systems older than its native library asks for, because build/AuxCore.Models.targets puts a copy with one weak
+/// requirement into the output folder. What is checked here is that file and its original.
 /// </summary>
 public class TorchSharpLoadTests
 {
@@ -47,12 +47,14 @@ public class TorchSharpLoadTests
     public void Libtorch_is_linked_into_the_output_folder()
     {
         foreach (var name in new[] { "libtorch.so", "libtorch_cpu.so", "libc10.so" })
-            Assert.True(new FileInfo(InOutput(name)).LinkTarget is not null, $"{name} is a copy; see CreateSymbolicLinksForCopyLocalIfPossible");
+            Assert.True(
+                new FileInfo(InOutput(name)).LinkTarget is not null, $"{name} is a copy; see CreateSymbolicLinksForCopyLocalIfPossible");
     }
 
     private static string InOutput(string name)
     {
-        Assert.SkipUnless(OperatingSystem.IsLinux() && RuntimeInformation.ProcessArchitecture == Architecture.X64, "only Linux x64 has these files");
+        Assert.SkipUnless(
+            OperatingSystem.IsLinux() && RuntimeInformation.ProcessArchitecture == Architecture.X64, "only Linux x64 has these files");
         var path = Path.Combine(AppContext.BaseDirectory, "runtimes", "linux-x64", "native", name);
         if (!File.Exists(path))
             path = Path.Combine(AppContext.BaseDirectory, name); // a build for one runtime identifier
@@ -71,7 +73,9 @@ public class TorchSharpLoadTests
         return path;
     }
 
-    /// <summary>The symbol versions that an ELF64 file needs: every Vernaux of section .gnu.version_r (System V ABI, "Symbol Versioning").</summary>
+    /// <summary>
+    /// The symbol versions that an ELF64 file needs: every Vernaux of section .gnu.version_r (System V ABI, "Symbol Versioning").
+    /// </summary>
     private static List<(string Version, bool IsWeak)> VersionNeeds(string path)
     {
         const int GnuVersionNeed = 0x6ffffffe, Weak = 2; // SHT_GNU_verneed, VER_FLG_WEAK

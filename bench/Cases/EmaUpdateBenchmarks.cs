@@ -29,7 +29,9 @@ internal static class EmaUpdateBenchmarks
     }
 }
 
-/// <summary>Averages of a list of tensors: an <see cref="EmaMixer"/> against loops over libtorch's in-place operations. Errors in ulps.</summary>
+/// <summary>
+/// Averages of a list of tensors: an <see cref="EmaMixer"/> against loops over libtorch's in-place operations. Errors in ulps.
+/// </summary>
 internal sealed class EmaCase(string name, string description, Func<IReadOnlyList<long[]>> shapes, double[] decays) : KernelCase
 {
     private const long CacheBytes = 64L << 20; // twice the last-level cache of the machines measured; all copies together exceed it
@@ -136,7 +138,8 @@ internal sealed class EmaCase(string name, string description, Func<IReadOnlyLis
         public long ElementCount => _sources.Sum(source => source.numel());
 
         public EmaGroup Group() => EmaGroup.FromViews(
-            [.. _sources.Select(source => source.ToTensorView())], [.. _averages.Select(list => list.Select(average => average.ToTensorView()).ToArray())]);
+            [.. _sources.Select(source => source.ToTensorView())],
+            [.. _averages.Select(list => list.Select(average => average.ToTensorView()).ToArray())]);
 
         /// <summary>The loop that a user writes: for each tensor, for each average.</summary>
         public void Each(Action<Tensor, Tensor, int> update)
@@ -172,7 +175,9 @@ internal static class EmaError
 {
     private const long ChunkElements = 1 << 20;
 
-    /// <summary>The largest difference, in ulps of max(|average|, |source|). The average after the update stands for the one before it.</summary>
+    /// <summary>
+    /// The largest difference, in ulps of max(|average|, |source|). The average after the update stands for the one before it.
+    /// </summary>
     public static double MaxUlps(Tensor actual, Tensor expected, Tensor source)
     {
         using IDisposable noGrad = torch.no_grad();

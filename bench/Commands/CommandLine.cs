@@ -98,7 +98,8 @@ internal static class CommandLine
 
     private static void Bind(Command command, Func<ParseResult, RunOptions, CancellationToken, int> run, params string[] examples)
     {
-        IEnumerable<string> verbs = command.Parents.OfType<Command>().Where(parent => parent is not RootCommand).Append(command).Select(c => c.Name);
+        IEnumerable<string> verbs =
+            command.Parents.OfType<Command>().Where(parent => parent is not RootCommand).Append(command).Select(c => c.Name);
         string verb = command is RootCommand ? "" : string.Join(' ', verbs);
         Examples[command.Name] =
         [

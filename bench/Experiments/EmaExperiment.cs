@@ -7,7 +7,9 @@ using AuxCore.Models;
 
 namespace AuxCore.Bench.Experiments;
 
-/// <summary>Does the average of weights trained at a constant rate classify better than the weights, and how near does it come to a cosine?</summary>
+/// <summary>
+/// Does the average of weights trained at a constant rate classify better than the weights, and how near does it come to a cosine?
+/// </summary>
 internal sealed class EmaExperiment : ModelExperiment
 {
     private const long Steps = 1000, QuickSteps = 40;

@@ -12,7 +12,9 @@ using Tensor = TorchSharp.torch.Tensor;
 
 namespace AuxCore.Bench.Tours;
 
-/// <summary>Weight averaging on real images: a training with an <see cref="EmaModel"/>, then the kernel on that model's own parameters.</summary>
+/// <summary>
+/// Weight averaging on real images: a training with an <see cref="EmaModel"/>, then the kernel on that model's own parameters.
+/// </summary>
 internal sealed class EmaTour : TourPath
 {
     private const long Steps = 1000, QuickSteps = 60;
@@ -40,18 +42,22 @@ internal sealed class EmaTour : TourPath
         string outcome = string.Create(CultureInfo.InvariantCulture,
             $"Accuracy on {data.Test.Count:N0} test images, one seed: weights {last.Raw:0.0} %, their average {last.Averaged:0.0} %.");
         string cost = string.Create(CultureInfo.InvariantCulture,
-            $"A training step took {stepMs:0.0} ms, the update of the average {updateMs * 1e3:0} us of it ({100 * updateMs / (stepMs + updateMs):0.0} %).");
+            $"A training step took {stepMs:0.0} ms, the update of the average {updateMs * 1e3:0} us of it "
+            + $"({100 * updateMs / (stepMs + updateMs):0.0} %).");
         Console.WriteLine(outcome);
         Console.WriteLine(cost);
         Console.WriteLine("Whether averaging helps is a question for several seeds: run the verb models ema.");
 
         double worst = Verify(ema, training.Model, backend);
         string verified = string.Create(CultureInfo.InvariantCulture,
-            $"The kernel on these {training.Model.parameters().Count()} parameters: {worst:0.00} ulp from the reference at most (1 allowed).");
+            $"The kernel on these {training.Model.parameters().Count()} parameters: "
+            + $"{worst:0.00} ulp from the reference at most (1 allowed).");
         Console.WriteLine(verified);
 
         context.Report.AddSection("Averaged weights on real images",
-            HtmlReport.Escape($"{data.Source}. A small vision transformer, trained for {steps} steps by AdamW at a constant rate; its weights {AveragedTraining.ScheduleText}. One seed: an illustration, not a comparison."),
+            HtmlReport.Escape(
+                $"{data.Source}. A small vision transformer, trained for {steps} steps by AdamW at a constant rate; "
+                + $"its weights {AveragedTraining.ScheduleText}. One seed: an illustration, not a comparison."),
             HtmlReport.Escape(outcome), HtmlReport.Escape(cost), HtmlReport.Escape(verified));
         context.Report.AddChart("Test accuracy along the training, in percent", Chart(curve));
     }
@@ -71,7 +77,9 @@ internal sealed class EmaTour : TourPath
         reference.Update(0.99, AuxBackend.Reference);
 
         double worst = parameters.Select((entry, i) => EmaError.MaxUlps(actual[i], expected[i], entry.Source)).Max();
-        return worst <= 1 ? worst : throw new VerificationException($"{worst:0.###} ulps from the reference on the model's parameters", worst);
+        return worst <= 1
+            ? worst
+            : throw new VerificationException($"{worst:0.###} ulps from the reference on the model's parameters", worst);
     }
 
     private static string Chart(List<AccuracyPoint> curve)

@@ -12,7 +12,9 @@ internal readonly record struct AccuracyPoint(long Step, double Raw, double Aver
 /// <summary>What the tour and the experiment share: an <see cref="ImageTraining"/> with an <see cref="EmaModel"/> beside it.</summary>
 internal static class AveragedTraining
 {
-    /// <summary>The weight of a step is 10 / (10 + t): the average reaches over about the last tenth of the training, however long that is.</summary>
+    /// <summary>
+    /// The weight of a step is 10 / (10 + t): the average reaches over about the last tenth of the training, however long that is.
+    /// </summary>
     public static EmaSchedule Schedule { get; } = EmaSchedule.WarmUp(gamma: 10, power: 1);
 
     /// <summary>The same in words.</summary>
@@ -21,7 +23,8 @@ internal static class AveragedTraining
     /// <summary>Trains to the last step and evaluates at every <paramref name="every"/>-th and at the last.</summary>
     /// <returns>The curve, and the wall time of one optimiser step and of one update of the average, in milliseconds.</returns>
     public static (List<AccuracyPoint> Curve, double StepMs, double UpdateMs) Run(
-        ImageTraining training, EmaModel? ema, LabelledImages test, long steps, long every, IProgress<double> progress, CancellationToken cancellation)
+        ImageTraining training, EmaModel? ema, LabelledImages test, long steps, long every,
+        IProgress<double> progress, CancellationToken cancellation)
     {
         var curve = new List<AccuracyPoint>();
         var (inSteps, inUpdates) = (new System.Diagnostics.Stopwatch(), new System.Diagnostics.Stopwatch());

@@ -14,8 +14,8 @@ internal enum LearningRate
 }
 
 /// <summary>
-/// Trains the small <see cref="VisionTransformer"/> on Fashion-MNIST by AdamW, one step at a time, so that whoever drives it can average and
-/// evaluate between steps. Initialisation and order of images depend on the seed alone: arms of one seed differ in nothing else.
+/// Trains the small <see cref="VisionTransformer"/> on Fashion-MNIST by AdamW, one step at a time, so that whoever drives it can average
+/// and evaluate between steps. Initialisation and order of images depend on the seed alone: arms of one seed differ in nothing else.
 /// </summary>
 internal sealed class ImageTraining : IDisposable
 {
@@ -101,7 +101,8 @@ internal sealed class ImageTraining : IDisposable
     private static (Tensor Images, Tensor Labels) ToTensors(LabelledImages images)
     {
         using var scope = NewDisposeScope();
-        Tensor pixels = ((tensor(images.Images, ScalarType.Float32) / 255 - 0.286) / 0.353).view(images.Count, 1, images.Rows, images.Columns);
+        Tensor pixels =
+            ((tensor(images.Images, ScalarType.Float32) / 255 - 0.286) / 0.353).view(images.Count, 1, images.Rows, images.Columns);
         Tensor labels = tensor(images.Labels, ScalarType.Int64);
         return (pixels.DetachFromDisposeScope(), labels.DetachFromDisposeScope());
     }

@@ -18,7 +18,8 @@ internal sealed record VisionTransformerShape(int Side, int Patch, int Channels,
     public static VisionTransformerShape Small { get; } = new(Side: 28, Patch: 7, Channels: 1, Width: 64, Depth: 4, Heads: 4, Classes: 10);
 
     /// <summary>ViT-S/16 of Touvron et al. (DeiT, 2021): 22 million parameters in 152 tensors.</summary>
-    public static VisionTransformerShape VitS16 { get; } = new(Side: 224, Patch: 16, Channels: 3, Width: 384, Depth: 12, Heads: 6, Classes: 1000);
+    public static VisionTransformerShape VitS16 { get; } =
+        new(Side: 224, Patch: 16, Channels: 3, Width: 384, Depth: 12, Heads: 6, Classes: 1000);
 }
 
 /// <summary>A pre-norm vision transformer (Dosovitskiy et al. 2021) with a class token.</summary>
@@ -83,7 +84,8 @@ internal sealed class TransformerBlock : Module<Tensor, Tensor>
     public override Tensor forward(Tensor tokens)
     {
         (long n, long count, long width) = (tokens.shape[0], tokens.shape[1], tokens.shape[2]);
-        Tensor[] parts = [.. qkv.forward(attention_norm.forward(tokens)).view(n, count, 3, _heads, width / _heads).permute(2, 0, 3, 1, 4).unbind(0)];
+        Tensor projected = qkv.forward(attention_norm.forward(tokens)).view(n, count, 3, _heads, width / _heads);
+        Tensor[] parts = [.. projected.permute(2, 0, 3, 1, 4).unbind(0)];
         Tensor mixed = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2]);
         tokens = tokens + projection.forward(mixed.transpose(1, 2).reshape(n, count, width));
         return tokens + contract.forward(functional.gelu(expand.forward(mlp_norm.forward(tokens))));

@@ -3,7 +3,9 @@ namespace AuxCore.Interop;
 /// <summary>Where an operation runs.</summary>
 public enum AuxBackend
 {
-    /// <summary>The best backend for the memory that was passed; the environment variable <c>AUXCORE_BACKEND</c> overrides this choice only.</summary>
+    /// <summary>
+    /// The best backend for the memory that was passed; the environment variable <c>AUXCORE_BACKEND</c> overrides this choice only.
+    /// </summary>
     Auto,
 
     /// <summary>Vectorised C# on host memory.</summary>

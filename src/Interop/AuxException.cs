@@ -14,7 +14,9 @@ public class AuxException : Exception
     public string Operation { get; }
 }
 
-/// <summary>The caller named a backend that cannot run this operation here. AuxCore never falls back from a named backend silently.</summary>
+/// <summary>
+/// The caller named a backend that cannot run this operation here. AuxCore never falls back from a named backend silently.
+/// </summary>
 public sealed class BackendUnavailableException : AuxException
 {
     /// <summary>Creates the exception.</summary>

@@ -13,8 +13,8 @@ public static class AuxRuntime
     private static int CurrentCpuThreads = InitialCpuThreads();
 
     /// <summary>
-    /// The threads that one call on the CPU backend may use, 1 at first (or what <c>AUXCORE_THREADS</c> says). Small work runs on the calling
-    /// thread whatever this is. Results do not depend on it.
+    /// The threads that one call on the CPU backend may use, 1 at first (or what <c>AUXCORE_THREADS</c> says). Small work runs on the
+    /// calling thread whatever this is. Results do not depend on it.
     /// </summary>
     /// <exception cref="ArgumentOutOfRangeException">The value is below 1.</exception>
     public static int CpuThreads
@@ -56,7 +56,10 @@ public static class AuxRuntime
         void Line(string name, string value) => text.Append(CultureInfo.InvariantCulture, $"{name,-16}{value}\n");
 
         Line("AuxCore", typeof(AuxRuntime).Assembly.GetName().Version?.ToString(3) ?? "unknown");
-        Line("runtime", $"{RuntimeInformation.FrameworkDescription}, {RuntimeInformation.RuntimeIdentifier}, {RuntimeInformation.OSDescription.Trim()}");
+        Line(
+            "runtime",
+            $"{RuntimeInformation.FrameworkDescription}, {RuntimeInformation.RuntimeIdentifier}, "
+            + $"{RuntimeInformation.OSDescription.Trim()}");
         Line("processor", $"{Environment.ProcessorCount} x {RuntimeInformation.ProcessArchitecture}, vectors of up to {VectorBits} bits");
         Line("threads", $"{CpuThreads} for the CPU backend");
         foreach (var backend in (AuxBackend[])[AuxBackend.Cpu, AuxBackend.Reference, AuxBackend.Cuda, AuxBackend.Ilgpu])
@@ -81,7 +84,8 @@ public static class AuxRuntime
         return Enum.TryParse<AuxBackend>(text, ignoreCase: true, out var backend) && Enum.IsDefined(backend) && !char.IsAsciiDigit(text[0])
             ? backend
             : throw new AuxException(
-                BackendVariable, $"The environment variable {BackendVariable} is '{text}'; it may be {string.Join(", ", Enum.GetNames<AuxBackend>())}.");
+                BackendVariable,
+                $"The environment variable {BackendVariable} is '{text}'; it may be {string.Join(", ", Enum.GetNames<AuxBackend>())}.");
     }
 
     private static int VectorBits =>
@@ -89,5 +93,7 @@ public static class AuxRuntime
 
     // A property must not fail for an environment variable's sake: what cannot be understood counts as unset, and Describe shows it.
     private static int InitialCpuThreads() =>
-        int.TryParse(Environment.GetEnvironmentVariable(ThreadsVariable), CultureInfo.InvariantCulture, out var threads) && threads >= 1 ? threads : 1;
+        int.TryParse(Environment.GetEnvironmentVariable(ThreadsVariable), CultureInfo.InvariantCulture, out var threads) && threads >= 1
+            ? threads
+            : 1;
 }

@@ -2,7 +2,9 @@ using System.Diagnostics.Metrics;
 
 namespace AuxCore.Interop;
 
-/// <summary>How often one op ran on each backend: what <see cref="AuxRuntime.Describe"/> prints and the meter <c>AuxCore</c> publishes.</summary>
+/// <summary>
+/// How often one op ran on each backend: what <see cref="AuxRuntime.Describe"/> prints and the meter <c>AuxCore</c> publishes.
+/// </summary>
 internal sealed class OpCounter
 {
     private static readonly int BackendCount = Enum.GetValues<AuxBackend>().Length;

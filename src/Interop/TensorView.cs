@@ -30,10 +30,13 @@ public readonly struct TensorView
     /// <param name="device">Whose memory it is.</param>
     /// <param name="owner">What must stay alive while the view is used; null where the caller sees to that.</param>
     /// <remarks>Unsafe in the sense that nothing can check that the address and the extents are the caller's to use.</remarks>
-    /// <exception cref="ArgumentException">A negative size, another number of strides than sizes, or a null address with elements.</exception>
+    /// <exception cref="ArgumentException">
+    /// A negative size, another number of strides than sizes, or a null address with elements.
+    /// </exception>
     /// <exception cref="OverflowException">The sizes' product, in bytes, exceeds 64 bits.</exception>
     public static unsafe TensorView FromPointer(
-        void* address, DType dtype, ReadOnlySpan<long> shape, ReadOnlySpan<long> strides = default, AuxDevice device = default, object? owner = null)
+        void* address, DType dtype, ReadOnlySpan<long> shape, ReadOnlySpan<long> strides = default,
+        AuxDevice device = default, object? owner = null)
     {
         var count = 1L;
         foreach (var size in shape)

@@ -3,8 +3,8 @@ using AuxCore.Interop;
 namespace AuxCore.Kernels;
 
 /// <summary>
-/// One op's support table: the backends that run it, and for each of the others the reason why it does not. <c>Resolve</c> is the only place
-/// where <see cref="AuxBackend.Auto"/> becomes a backend.
+/// One op's support table: the backends that run it, and for each of the others the reason why it does not. <c>Resolve</c> is the only
+/// place where <see cref="AuxBackend.Auto"/> becomes a backend.
 /// </summary>
 internal sealed class OpSupport
 {

@@ -82,7 +82,9 @@ public class EmaMixerTests
 
         source.set_(torch.ones(5));
 
-        Assert.Contains("sources[0]: shape [5] does not match averages[0][0] [4]", Assert.Throws<ArgumentException>(() => mixer.Update(0.5)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "sources[0]: shape [5] does not match averages[0][0] [4]",
+            Assert.Throws<ArgumentException>(() => mixer.Update(0.5)).Message, StringComparison.Ordinal);
         Assert.Equal([0, 0, 0, 0], average.data<float>());
     }
 
@@ -130,7 +132,9 @@ public class EmaMixerTests
         var (source, leaf) = (torch.ones(2), torch.zeros(2, requires_grad: true));
         using var mixer = new EmaMixer([source], [leaf]);
 
-        Assert.Contains("averages[0][0] is a leaf", Assert.Throws<InvalidOperationException>(() => mixer.Update(0.0)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "averages[0][0] is a leaf",
+            Assert.Throws<InvalidOperationException>(() => mixer.Update(0.0)).Message, StringComparison.Ordinal);
         using (torch.no_grad())
             mixer.Update(0.0);
 
@@ -148,10 +152,17 @@ public class EmaMixerTests
 
         Refused<ArgumentException>("averages[0]: 1 tensors for 2 sources", () => new EmaMixer([good, good], [torch.zeros(4)]));
         Refused<ArgumentException>("sources[0]: shape [4] does not match averages[0][0] [5]", () => new EmaMixer([(good, torch.zeros(5))]));
-        Refused<ArgumentException>("sources[0]: int64[4] on cpu cannot be averaged", () => new EmaMixer([(torch.ones(4, dtype: torch.int64), torch.zeros(4))]));
-        Refused<ArgumentException>("averages[0][0]: bfloat16[4] on cpu; averages are float32", () => new EmaMixer([(good, torch.zeros(4, dtype: torch.bfloat16))]));
-        Refused<ArgumentException>("sources[0]: float32[3, 2] on cpu with strides [1, 3] is not contiguous", () => new EmaMixer([(torch.ones(2, 3).t(), torch.zeros(3, 2))]));
-        Refused<ArgumentException>("averages[0][1] overlaps averages[0][0]", () => new EmaMixer([good, good], [shared.narrow(0, 0, 4), shared.narrow(0, 3, 4)]));
+        Refused<ArgumentException>(
+            "sources[0]: int64[4] on cpu cannot be averaged", () => new EmaMixer([(torch.ones(4, dtype: torch.int64), torch.zeros(4))]));
+        Refused<ArgumentException>(
+            "averages[0][0]: bfloat16[4] on cpu; averages are float32",
+            () => new EmaMixer([(good, torch.zeros(4, dtype: torch.bfloat16))]));
+        Refused<ArgumentException>(
+            "sources[0]: float32[3, 2] on cpu with strides [1, 3] is not contiguous",
+            () => new EmaMixer([(torch.ones(2, 3).t(), torch.zeros(3, 2))]));
+        Refused<ArgumentException>(
+            "averages[0][1] overlaps averages[0][0]",
+            () => new EmaMixer([good, good], [shared.narrow(0, 0, 4), shared.narrow(0, 3, 4)]));
         Refused<ArgumentException>("overlaps", () => new EmaMixer([(good, good)]));
         Refused<ArgumentException>("averages[0][0] is a computed tensor", () => new EmaMixer([(good, leaf * 2)]));
         Refused<ArgumentException>("sources[0] is on META", () => new EmaMixer([(torch.ones(4, device: torch.META), torch.zeros(4))]));

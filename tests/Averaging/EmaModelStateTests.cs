@@ -54,7 +54,8 @@ public sealed class EmaModelStateTests : IDisposable
         using var file = SafetensorsFile.Open(_path);
 
         Assert.Equal(("ema-model/1", "1", "1", "Copy", "constant(0.5)"),
-            (file.Metadata["auxcore.format"], file.Metadata["auxcore.step"], file.Metadata["auxcore.averages"], file.Metadata["auxcore.buffers"], file.Metadata["auxcore.schedule.0"]));
+            (file.Metadata["auxcore.format"], file.Metadata["auxcore.step"], file.Metadata["auxcore.averages"],
+             file.Metadata["auxcore.buffers"], file.Metadata["auxcore.schedule.0"]));
         Assert.Contains("averages.0.0.weight", file.Names);
         Assert.Contains("buffers.1.running_mean", file.Names);
     }
@@ -100,18 +101,23 @@ public sealed class EmaModelStateTests : IDisposable
             Assert.Contains(problem, error.Message, StringComparison.Ordinal);
         }
 
-        void Write(Func<KeyValuePair<string, Tensor>, bool> keep, string? extra = null, bool retype = false, bool reshape = false, string step = "1")
+        void Write(
+            Func<KeyValuePair<string, Tensor>, bool> keep, string? extra = null, bool retype = false, bool reshape = false,
+            string step = "1")
         {
             using var scope = torch.NewDisposeScope();
             using var noGrad = torch.no_grad();
             ema.Save(_path);
             using (var file = SafetensorsFile.Open(_path))
             {
-                var tensors = file.Names.Select(name => KeyValuePair.Create(name, file.Read(name))).Where(keep).Select(entry => KeyValuePair.Create(
+                var tensors = file.Names.Select(name => KeyValuePair.Create(name, file.Read(name)))
+                    .Where(keep)
+                    .Select(entry => KeyValuePair.Create(
                     entry.Key, retype ? entry.Value.to(torch.float64) : reshape ? entry.Value.view(-1) : entry.Value)).ToList();
                 if (extra is not null)
                     tensors.Add(KeyValuePair.Create(extra, torch.zeros(1)));
-                var metadata = file.Metadata.Where(entry => entry.Key != "auxcore.sha256").ToDictionary(entry => entry.Key, entry => entry.Value);
+                var metadata = file.Metadata.Where(entry => entry.Key != "auxcore.sha256")
+                    .ToDictionary(entry => entry.Key, entry => entry.Value);
                 metadata["auxcore.step"] = step;
                 SafetensorsFile.Write(_path + ".new", tensors, metadata);
             }

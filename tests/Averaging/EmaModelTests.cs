@@ -26,7 +26,8 @@ public class EmaModelTests
         // e_n = β^n p_0 + (1 − β) Σ β^(n − t) p_t
         for (var i = 0; i < 6; i++)
         {
-            var expected = Math.Pow(0.9, 20) * history[0][i] + Enumerable.Range(1, 20).Sum(t => 0.1 * Math.Pow(0.9, 20 - t) * history[t][i]);
+            var expected = Math.Pow(0.9, 20) * history[0][i]
+                + Enumerable.Range(1, 20).Sum(t => 0.1 * Math.Pow(0.9, 20 - t) * history[t][i]);
             Assert.Equal(expected, Values(ema.StateDict()["weight"])[i], 1e-6);
         }
 
@@ -136,7 +137,9 @@ public class EmaModelTests
         {
         }
 
-        Assert.Contains("inplace", Assert.Throws<System.Runtime.InteropServices.ExternalException>(() => loss.backward()).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "inplace",
+            Assert.Throws<System.Runtime.InteropServices.ExternalException>(() => loss.backward()).Message, StringComparison.Ordinal);
     }
 
     [Theory]
@@ -245,7 +248,8 @@ public class EmaModelTests
 
         model.to(torch.float64);
 
-        Assert.Contains("'0.weight': float64[4, 5] on cpu", Assert.Throws<ArgumentException>(swap.Dispose).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "'0.weight': float64[4, 5] on cpu", Assert.Throws<ArgumentException>(swap.Dispose).Message, StringComparison.Ordinal);
         Assert.Throws<InvalidOperationException>(ema.Update);
         model.to(torch.float32);
         swap.Dispose();
@@ -281,7 +285,9 @@ public class EmaModelTests
 
         Refused("'weight': float64[2, 2] on cpu", () => new EmaModel(wide, EmaSchedule.Constant(0.9)));
         Refused("with strides [1, 2]", () => new EmaModel(new Holder(torch.zeros(2, 2).t()), EmaSchedule.Constant(0.9)));
-        Refused("'second' overlaps 'first'", () => new EmaModel(new Holder(shared.narrow(0, 0, 4), shared.narrow(0, 2, 4)), EmaSchedule.Constant(0.9)));
+        Refused(
+            "'second' overlaps 'first'",
+            () => new EmaModel(new Holder(shared.narrow(0, 0, 4), shared.narrow(0, 2, 4)), EmaSchedule.Constant(0.9)));
         Refused("model", () => new EmaModel(null!, EmaSchedule.Constant(0.9)));
         Refused("schedules", () => new EmaModel(wide, (IReadOnlyList<EmaSchedule>)null!));
         Refused("at least one", () => new EmaModel(wide, []));
@@ -298,7 +304,8 @@ public class EmaModelTests
 
         model.Reshape(torch.ones(4));
 
-        Assert.Contains("'first' now has shape [4], its average [2]", Assert.Throws<ArgumentException>(ema.Update).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "'first' now has shape [4], its average [2]", Assert.Throws<ArgumentException>(ema.Update).Message, StringComparison.Ordinal);
         Assert.Equal([0, 0], Values(ema.StateDict()["first"]));
         Assert.Equal(0, ema.Step);
     }
@@ -319,7 +326,8 @@ public class EmaModelTests
         Assert.Contains("has no '0.weight'", Assert.Throws<ArgumentException>(() => ema.CopyTo(foreign)).Message, StringComparison.Ordinal);
         Assert.Equal(untouched, State(foreign));
         using var linear = new EmaModel(foreign, EmaSchedule.Constant(0.5));
-        Assert.Contains("shape [9, 9] in the target", Assert.Throws<ArgumentException>(() => linear.CopyTo(narrow)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "shape [9, 9] in the target", Assert.Throws<ArgumentException>(() => linear.CopyTo(narrow)).Message, StringComparison.Ordinal);
     }
 
     [Fact]

@@ -100,7 +100,9 @@ public class EmaGroupTests
     [Fact]
     public void Counts_must_agree()
     {
-        Refused("averages[1]: 1 tensors for 2 sources", () => EmaGroup.Pin<float>([new float[1], new float[1]], [new float[1], new float[1]], [new float[1]]));
+        Refused(
+            "averages[1]: 1 tensors for 2 sources",
+            () => EmaGroup.Pin<float>([new float[1], new float[1]], [new float[1], new float[1]], [new float[1]]));
         Refused("at least one list", () => EmaGroup.Pin<float>([new float[1]]));
     }
 
@@ -117,7 +119,9 @@ public class EmaGroupTests
     public void Types_must_be_floating()
     {
         Refused("sources[0]: int64[1] on cpu cannot be averaged", () => EmaGroup.Pin<long>([new long[1]], [new float[1]]));
-        Refused("averages[0][0]: float64[1] on cpu; averages are float32", () => EmaGroup.FromViews([View(new float[1])], [[View(new double[1])]]));
+        Refused(
+            "averages[0][0]: float64[1] on cpu; averages are float32",
+            () => EmaGroup.FromViews([View(new float[1])], [[View(new double[1])]]));
         Assert.Throws<NotSupportedException>(() => EmaGroup.Pin<decimal>([new decimal[1]], [new float[1]]));
     }
 
@@ -130,7 +134,9 @@ public class EmaGroupTests
         Refused("averages[0][0]: float32[1] on cuda:0, but sources[0] is on cpu", () => EmaGroup.FromViews([View(new float[1])], [[cuda]]));
         using var group = EmaGroup.FromViews([cuda], [[otherCuda]]);
         Assert.Contains("CUDA", Assert.Throws<BackendUnavailableException>(() => group.Update(0.5)).Message, StringComparison.Ordinal);
-        Assert.Contains("the tensors are on cuda:0", Assert.Throws<BackendUnavailableException>(() => group.Update(0.5, AuxBackend.Cpu)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "the tensors are on cuda:0",
+            Assert.Throws<BackendUnavailableException>(() => group.Update(0.5, AuxBackend.Cpu)).Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -140,8 +146,12 @@ public class EmaGroupTests
         fixed (float* address = memory)
         {
             var strided = TensorView.FromPointer(address, DType.Float32, [2, 2], [3, 1]);
-            Refused("sources[0]: float32[2, 2] on cpu with strides [3, 1] is not contiguous", () => EmaGroup.FromViews([strided], [[View(new float[4], [2, 2])]]));
-            Refused("averages[0][0]: float32[2, 2] on cpu with strides [3, 1] is not contiguous", () => EmaGroup.FromViews([View(new float[4], [2, 2])], [[strided]]));
+            Refused(
+                "sources[0]: float32[2, 2] on cpu with strides [3, 1] is not contiguous",
+                () => EmaGroup.FromViews([strided], [[View(new float[4], [2, 2])]]));
+            Refused(
+                "averages[0][0]: float32[2, 2] on cpu with strides [3, 1] is not contiguous",
+                () => EmaGroup.FromViews([View(new float[4], [2, 2])], [[strided]]));
         }
     }
 
@@ -149,10 +159,11 @@ public class EmaGroupTests
     public void Averages_share_memory_with_nothing()
     {
         var (a, b) = (new float[8], new float[8]);
-        Refused("overlaps", () => EmaGroup.Pin<float>([new float[8], new float[8]], [a, a]));                       // repeated
-        Refused("overlaps", () => EmaGroup.Pin<float>([new float[8]], [a], [a]));                                   // two averages, one memory
+        Refused("overlaps", () => EmaGroup.Pin<float>([new float[8], new float[8]], [a, a])); // repeated
+        Refused("overlaps", () => EmaGroup.Pin<float>([new float[8]], [a], [a])); // two averages, one memory
         Refused("averages[0][0] overlaps sources[0]", () => EmaGroup.Pin<float>([a], [a]));
-        Refused("overlaps", () => EmaGroup.Pin<float>([a.AsMemory(0, 6), b], [b.AsMemory(0, 6), new float[8]]));    // the average of one is another's source
+        // the average of one is another's source
+        Refused("overlaps", () => EmaGroup.Pin<float>([a.AsMemory(0, 6), b], [b.AsMemory(0, 6), new float[8]]));
         Refused("overlaps", () => EmaGroup.Pin<float>([new float[5], new float[5]], [a.AsMemory(0, 5), a.AsMemory(3, 5)]));
         using var tied = EmaGroup.Pin<float>([a, a, a.AsMemory(2, 3)], [new float[8], new float[8], new float[3]]); // sources may
         using var neighbours = EmaGroup.Pin<float>([a.AsMemory(0, 4)], [a.AsMemory(4, 4)]);
@@ -213,7 +224,9 @@ public class EmaGroupTests
     [Fact]
     public void Updates_allocate_next_to_nothing()
     {
-        using var group = EmaGroup.Pin<float>([.. Enumerable.Range(0, 100).Select(_ => (ReadOnlyMemory<float>)new float[50])], [.. Enumerable.Range(0, 100).Select(_ => new float[50].AsMemory())]);
+        using var group = EmaGroup.Pin<float>(
+            [.. Enumerable.Range(0, 100).Select(_ => (ReadOnlyMemory<float>)new float[50])],
+            [.. Enumerable.Range(0, 100).Select(_ => new float[50].AsMemory())]);
         group.Update(0.5);
         var before = GC.GetAllocatedBytesForCurrentThread();
 
@@ -226,7 +239,8 @@ public class EmaGroupTests
     private static void Refused(string message, Action action) =>
         Assert.Contains(message, Assert.ThrowsAny<ArgumentException>(action).Message, StringComparison.Ordinal);
 
-    private static float[] Values(Random random, int length) => [.. Enumerable.Range(0, length).Select(_ => (float)(random.NextDouble() - 0.5))];
+    private static float[] Values(Random random, int length) =>
+        [.. Enumerable.Range(0, length).Select(_ => (float)(random.NextDouble() - 0.5))];
 
     private static ReadOnlyMemory<float>[] ReadOnly(float[][] arrays) => [.. arrays.Select(array => (ReadOnlyMemory<float>)array)];
 

@@ -12,7 +12,8 @@ public class EmaUpdateTests
 
     private static readonly double[] Decays = [0, 1e-9, 0.25, 0.5, 0.500001, 0.9, 0.999, 0.9999, 1 - 1e-9, 1];
 
-    public static TheoryData<Runner, string> Matrix => new MatrixTheoryData<Runner, string>(BackendMatrix.All, ["float32", "bfloat16", "float16"]);
+    public static TheoryData<Runner, string> Matrix =>
+        new MatrixTheoryData<Runner, string>(BackendMatrix.All, ["float32", "bfloat16", "float16"]);
 
     [Theory]
     [MemberData(nameof(Matrix))]
@@ -66,12 +67,14 @@ public class EmaUpdateTests
             var (e, p) = (before[i], widened[i]);
             var expected = (float)Formula(e, p, decay);
             var ulps = Tolerances.Ulps(average[i], expected, MathF.Max(MathF.Abs(e), MathF.Abs(p)));
-            Assert.True(ulps <= Tolerances.EmaUpdateUlps, $"{runner} {dtype} n={length} +{offset} decay={decay}: e={e:R} p={p:R} gave {average[i]:R}, not {expected:R}");
+            Assert.True(
+                ulps <= Tolerances.EmaUpdateUlps,
+                $"{runner} {dtype} n={length} +{offset} decay={decay}: e={e:R} p={p:R} gave {average[i]:R}, not {expected:R}");
         }
     }
 
-    // Independent of the kernels and of their reference: the textbook formula. The weight is a float32, as documented; what that rounding costs
-    // is checked against the closed form below.
+    // Independent of the kernels and of their reference: the textbook formula. The weight is a float32, as documented; what that rounding
+    // costs is checked against the closed form below.
     private static double Formula(double e, double p, double decay)
     {
         var weight = (double)(float)(1 - decay);
@@ -117,7 +120,8 @@ public class EmaUpdateTests
     public void Special_values_follow_the_rule(Runner runner)
     {
         var (inf, nan, max) = (float.PositiveInfinity, float.NaN, float.MaxValue);
-        (float E, float P)[] equal = [(0f, 0f), (-0f, 0f), (0f, -0f), (-0f, -0f), (inf, inf), (-inf, -inf), (max, max), (float.Epsilon, float.Epsilon)];
+        (float E, float P)[] equal =
+            [(0f, 0f), (-0f, 0f), (0f, -0f), (-0f, -0f), (inf, inf), (-inf, -inf), (max, max), (float.Epsilon, float.Epsilon)];
         foreach (var decay in (double[])[0.25, 0.5, 0.9, 0.9999])
         {
             foreach (var (e, p) in equal)
@@ -205,7 +209,8 @@ public class EmaUpdateTests
         });
 
     [Fact]
-    public void Cutting_a_tensor_anywhere_changes_no_bit() => Gen.Select(Gen.Float[-10, 10].Array[2, 200], Gen.Int[0, 200], Gen.Double[0, 1])
+    public void Cutting_a_tensor_anywhere_changes_no_bit() => Gen
+        .Select(Gen.Float[-10, 10].Array[2, 200], Gen.Int[0, 200], Gen.Double[0, 1])
         .Sample((source, cut, decay) =>
         {
             cut = Math.Min(cut, source.Length);
@@ -235,7 +240,10 @@ public class EmaUpdateTests
         var average = Tensor.Create<float>([1, 2, 3, 4, 5, 6], [2, 3]);
         var wide = Tensor.Create<float>(new float[12], [2, 6]);
 
-        Assert.Contains("[3, 2]", Assert.Throws<ArgumentException>(() => EmaUpdate.Run(average, Tensor.Create<float>(new float[6], [3, 2]), 0.5)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "[3, 2]",
+            Assert.Throws<ArgumentException>(() => EmaUpdate.Run(average, Tensor.Create<float>(new float[6], [3, 2]), 0.5)).Message,
+            StringComparison.Ordinal);
         Assert.Throws<ArgumentException>(() => EmaUpdate.Run(average, wide.AsTensorSpan().Slice([0..2, 0..3]), 0.5));
         Assert.Throws<ArgumentException>(() => EmaUpdate.Run(average, Tensor.Transpose(Tensor.Create<float>(new float[6], [3, 2])), 0.5));
         Assert.Equal(5f, average[1, 1]);

@@ -52,7 +52,9 @@ public unsafe class TensorViewTests
         Assert.Equal([4, 8, 2, 2, 1, 1, 2, 4, 8, 1], Enum.GetValues<DType>().Select(dtype => dtype.Size()));
         Assert.Equal("bfloat16", DType.BFloat16.Name());
         Assert.Equal(
-            [DType.Float32, DType.Float64, DType.Float16, DType.BFloat16, DType.UInt8, DType.Int8, DType.Int16, DType.Int32, DType.Int64, DType.Bool],
-            [DTypes.Of<float>(), DTypes.Of<double>(), DTypes.Of<Half>(), DTypes.Of<BFloat16>(), DTypes.Of<byte>(), DTypes.Of<sbyte>(), DTypes.Of<short>(), DTypes.Of<int>(), DTypes.Of<long>(), DTypes.Of<bool>()]);
+            [DType.Float32, DType.Float64, DType.Float16, DType.BFloat16,
+             DType.UInt8, DType.Int8, DType.Int16, DType.Int32, DType.Int64, DType.Bool],
+            [DTypes.Of<float>(), DTypes.Of<double>(), DTypes.Of<Half>(), DTypes.Of<BFloat16>(),
+             DTypes.Of<byte>(), DTypes.Of<sbyte>(), DTypes.Of<short>(), DTypes.Of<int>(), DTypes.Of<long>(), DTypes.Of<bool>()]);
     }
 }

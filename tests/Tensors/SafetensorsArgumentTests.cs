@@ -96,7 +96,8 @@ public sealed class SafetensorsArgumentTests : SafetensorsTest
         // "a" is written; then the copy that makes "b" contiguous asks for more memory than there are addresses.
         var (a, b) = (torch.zeros(5, dtype: torch.int64), torch.zeros(1).expand(1L << 50));
         AssertLeavesNothing(
-            () => Assert.Throws<ExternalException>(() => SafetensorsFile.Write(FilePath, [Pair("a", a), Pair("b", b)])), "state.safetensors");
+            () => Assert.Throws<ExternalException>(() => SafetensorsFile.Write(FilePath, [Pair("a", a), Pair("b", b)])),
+            "state.safetensors");
         Assert.Equal(_old, File.ReadAllBytes(FilePath));
     }
 
@@ -132,10 +133,12 @@ public sealed class SafetensorsArgumentTests : SafetensorsTest
         string inside = Path.Combine(FilePath, "kept");
         File.WriteAllBytes(inside, _old);
         using var tensor = torch.ones(3);
-        AssertLeavesNothing(() => Assert.ThrowsAny<SystemException>(() => SafetensorsFile.Write(FilePath, [Pair("x", tensor)])), "state.safetensors");
+        AssertLeavesNothing(
+            () => Assert.ThrowsAny<SystemException>(() => SafetensorsFile.Write(FilePath, [Pair("x", tensor)])), "state.safetensors");
         Assert.Equal(_old, File.ReadAllBytes(inside));
         AssertLeavesNothing(
-            () => Assert.Throws<DirectoryNotFoundException>(() => SafetensorsFile.Write(Path.Combine(Folder, "missing", "x"), [Pair("x", tensor)])),
+            () => Assert.Throws<DirectoryNotFoundException>(
+                () => SafetensorsFile.Write(Path.Combine(Folder, "missing", "x"), [Pair("x", tensor)])),
             "state.safetensors");
     }
 

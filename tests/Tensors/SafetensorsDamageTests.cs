@@ -35,13 +35,19 @@ public sealed partial class SafetensorsDamageTests : SafetensorsTest
         { """{"a":{"dtype":"U8","shape":["4"],"data_offsets":[0,4]}}""", 4, "a", "'shape' holds something that is not a whole number" },
         { """{"a":{"dtype":"U8","shape":[4.0],"data_offsets":[0,4]}}""", 4, "a", "'shape' holds something that is not a whole number" },
         { """{"a":{"dtype":"U8","shape":[-2,-2],"data_offsets":[0,4]}}""", 4, "a", "'shape' holds something that is not a whole number" },
-        { """{"a":{"dtype":"U8","shape":[9223372036854775808],"data_offsets":[0,4]}}""", 4, "a", "'shape' holds something that is not a whole number" },
+        {
+            """{"a":{"dtype":"U8","shape":[9223372036854775808],"data_offsets":[0,4]}}""",
+            4, "a", "'shape' holds something that is not a whole number"
+        },
         { """{"a":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,0]}}""", 0, "a", "exceeds 64 bits" }, // 0 in 64 bits
         { """{"a":{"dtype":"I16","shape":[9223372036854775807],"data_offsets":[0,4]}}""", 4, "a", "exceeds 64 bits" },
         { """{"a":{"dtype":"U8","shape":[0,4294967296,4294967296],"data_offsets":[0,0]}}""", 0, "a", "exceeds 64 bits" }, // its strides
         { """{"a":{"dtype":"U8","shape":[4]}}""", 4, "a", "'data_offsets' is missing or not an array" },
         { """{"a":{"dtype":"U8","shape":[4],"data_offsets":{}}}""", 4, "a", "'data_offsets' is missing or not an array" },
-        { """{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,-4]}}""", 4, "a", "'data_offsets' holds something that is not a whole number" },
+        {
+            """{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,-4]}}""",
+            4, "a", "'data_offsets' holds something that is not a whole number"
+        },
         { """{"a":{"dtype":"U8","shape":[4],"data_offsets":[0]}}""", 4, "a", "'data_offsets' is not a pair" },
         { """{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4,4]}}""", 4, "a", "'data_offsets' is not a pair" },
         { """{"a":{"dtype":"U8","shape":[4],"data_offsets":[4,0]}}""", 4, "a", "before their begin" },
@@ -52,18 +58,36 @@ public sealed partial class SafetensorsDamageTests : SafetensorsTest
         { Good, 5, null, "1 bytes after the last tensor" },
         { "{}", 1, null, "1 bytes after the last tensor" },
         { """{"a":{"dtype":"U8","shape":[3],"data_offsets":[1,4]}}""", 4, "a", "after a hole from 0" },
-        { """{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}}""", 4, "b", "after a hole from 1" },
-        { """{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[1],"data_offsets":[3,4]}}""", 4, "b", "overlap" },
-        { """{"b":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{"dtype":"I32","shape":[1],"data_offsets":[0,4]}}""", 4, "b", "overlap" },
-        { """{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"e":{"dtype":"U8","shape":[0],"data_offsets":[2,2]}}""", 4, "e", "overlap" },
-        { """{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"\u0061":{"dtype":"I8","shape":[4],"data_offsets":[0,4]}}""", 4, "a", "the key 'a' appears twice" },
+        {
+            """{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}}""",
+            4, "b", "after a hole from 1"
+        },
+        {
+            """{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[1],"data_offsets":[3,4]}}""",
+            4, "b", "overlap"
+        },
+        {
+            """{"b":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{"dtype":"I32","shape":[1],"data_offsets":[0,4]}}""",
+            4, "b", "overlap"
+        },
+        {
+            """{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"e":{"dtype":"U8","shape":[0],"data_offsets":[2,2]}}""",
+            4, "e", "overlap"
+        },
+        {
+            """{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"\u0061":{"dtype":"I8","shape":[4],"data_offsets":[0,4]}}""",
+            4, "a", "the key 'a' appears twice"
+        },
         { """{"a":{"dtype":"U8","shape":[4],"dtype":"I8","data_offsets":[0,4]}}""", 4, "a", "the key 'dtype' appears twice" },
         { """{"__metadata__":{},"__metadata__":{}}""", 0, "__metadata__", "appears twice" },
         { """{"__metadata__":{"k":"1","k":"2"}}""", 0, "__metadata__", "the key 'k' appears twice" },
         { """{"__metadata__":[]}""", 0, "__metadata__", "the metadata is not an object" },
         { """{"__metadata__":{"k":1}}""", 0, "k", "not a string" },
         { """{"__metadata__":{"auxcore.sha256":"00"}}""", 0, "auxcore.sha256", "not 64 hexadecimal digits" },
-        { """{"__metadata__":{"auxcore.sha256":"0000000000000000000000000000000000000000000000000000000000000000"}}""", 0, "auxcore.sha256", "damaged" },
+        {
+            """{"__metadata__":{"auxcore.sha256":"0000000000000000000000000000000000000000000000000000000000000000"}}""",
+            0, "auxcore.sha256", "damaged"
+        },
     };
 
     [Theory]
@@ -176,11 +200,13 @@ public sealed partial class SafetensorsDamageTests : SafetensorsTest
             Any("a", "b", "__metadata__", "é"), Any("U8", "I16", "F64", "BOOL", "F4"), number.Array[0, 3], number.Array[1, 3]);
         entry.Array[0, 3].Sample(
             entries => OpenAndReadAll(Raw(
-                "{" + string.Join(',', entries.Select(e =>
-                    $$"""
-                    "{{e.Item1}}":{"dtype":"{{e.Item2}}","shape":[{{string.Join(',', e.Item3)}}],"data_offsets":[{{string.Join(',', e.Item4)}}]}
-                    """)) + "}", new byte[8])),
+                "{" + string.Join(',', entries.Select(e => Entry(e.Item1, e.Item2, e.Item3, e.Item4))) + "}", new byte[8])),
             iter: 2000, threads: 1);
+
+        static string Entry(string name, string dtype, long[] shape, long[] offsets) =>
+            $$"""
+            "{{name}}":{"dtype":"{{dtype}}","shape":[{{string.Join(',', shape)}}],"data_offsets":[{{string.Join(',', offsets)}}]}
+            """;
     }
 
     [Fact]
@@ -196,7 +222,8 @@ public sealed partial class SafetensorsDamageTests : SafetensorsTest
         string path = Path.Combine(Folder, "other");
         SafetensorsFile.Write(path, Enumerable.Range(0, 7).Select(i => Pair($"layer{i}", torch.zeros(1))));
         using var reader = SafetensorsFile.Open(path);
-        Action[] uses = [() => reader.Read("x"), () => reader.ReadInto("x", torch.zeros(1)), () => reader.DType("x"), () => reader.Shape("x")];
+        Action[] uses =
+            [() => reader.Read("x"), () => reader.ReadInto("x", torch.zeros(1)), () => reader.DType("x"), () => reader.Shape("x")];
         foreach (var use in uses)
         {
             var e = Assert.Throws<StateFileException>(use);
@@ -211,7 +238,8 @@ public sealed partial class SafetensorsDamageTests : SafetensorsTest
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Windows does not let an open file be cut.");
         using var reader = SafetensorsFile.Open(Put(Written()));
         Assert.Equal(0, Truncate(FilePath, new FileInfo(FilePath).Length - 1));
-        AssertLeavesNothing(() => Assert.Contains("it had", Assert.Throws<StateFileException>(() => reader.Read("b")).Message), "state.safetensors");
+        AssertLeavesNothing(
+            () => Assert.Contains("it had", Assert.Throws<StateFileException>(() => reader.Read("b")).Message), "state.safetensors");
         Assert.Throws<StateFileException>(() => reader.Verify());
     }
 
@@ -245,7 +273,9 @@ public sealed partial class SafetensorsDamageTests : SafetensorsTest
         return e;
     }
 
-    /// <summary>Anything but a <see cref="StateFileException"/> fails the test; what opens must be readable and cover the data exactly.</summary>
+    /// <summary>
+    /// Anything but a <see cref="StateFileException"/> fails the test; what opens must be readable and cover the data exactly.
+    /// </summary>
     private void OpenAndReadAll(byte[] file)
     {
         try

@@ -36,7 +36,9 @@ public sealed class SafetensorsTests : SafetensorsTest
         AssertRoundTrip(("odd", torch.tensor(odd)), ("parameter", torch.tensor(odd).requires_grad_()));
         using var reader = SafetensorsFile.Open(FilePath);
         Assert.False(reader.Read("parameter").requires_grad);
-        Assert.Equal(odd.Select(BitConverter.SingleToUInt32Bits), reader.Read("odd").data<float>().ToArray().Select(BitConverter.SingleToUInt32Bits));
+        Assert.Equal(
+            odd.Select(BitConverter.SingleToUInt32Bits),
+            reader.Read("odd").data<float>().ToArray().Select(BitConverter.SingleToUInt32Bits));
     }
 
     [Fact]
@@ -74,7 +76,9 @@ public sealed class SafetensorsTests : SafetensorsTest
         SafetensorsFile.Write(
             FilePath,
             [
-                Pair("flag", torch.tensor(true)), Pair("b", torch.tensor(new short[] { 1, -2, 3 })), Pair("a", torch.tensor(new short[] { 4 })),
+                Pair("flag", torch.tensor(true)),
+                Pair("b", torch.tensor(new short[] { 1, -2, 3 })),
+                Pair("a", torch.tensor(new short[] { 4 })),
                 Pair("wide", torch.tensor(new long[,] { { 5 }, { 6 } })), Pair("w", torch.tensor(new[] { 1f, -2f })),
             ],
             new Dictionary<string, string> { ["z"] = "é", ["format"] = "pt" });
@@ -123,8 +127,11 @@ public sealed class SafetensorsTests : SafetensorsTest
     [InlineData("{}", "")]
     [InlineData("{}      ", "")]
     [InlineData("""{"__metadata__":{}}""", "")]
-    [InlineData("""{"b":{"data_offsets":[1,2],"shape":[1],"dtype":"I8"},"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}""", "a,b")] // any order
-    [InlineData("""{"e":{"dtype":"F64","shape":[9,0],"data_offsets":[2,2]},"\u0061":{"dtype":"I16","shape":[1],"data_offsets":[0,2],"more":[]}}""", "a,e")]
+    // Keys in any order.
+    [InlineData("""{"b":{"data_offsets":[1,2],"shape":[1],"dtype":"I8"},"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}""", "a,b")]
+    [InlineData(
+        """{"e":{"dtype":"F64","shape":[9,0],"data_offsets":[2,2]},"\u0061":{"dtype":"I16","shape":[1],"data_offsets":[0,2],"more":[]}}""",
+        "a,e")]
     public void Unusual_but_valid_headers_are_read(string header, string names)
     {
         Put(Raw(header, new byte[2 * Math.Sign(names.Length)]));

@@ -24,7 +24,8 @@ public class TorchViewsTests
     {
         foreach (var (type, dtype) in ((torch.ScalarType, DType)[])
             [
-                (torch.float32, DType.Float32), (torch.float64, DType.Float64), (torch.float16, DType.Float16), (torch.bfloat16, DType.BFloat16),
+                (torch.float32, DType.Float32), (torch.float64, DType.Float64),
+                (torch.float16, DType.Float16), (torch.bfloat16, DType.BFloat16),
                 (torch.uint8, DType.UInt8), (torch.int8, DType.Int8), (torch.int16, DType.Int16), (torch.int32, DType.Int32),
                 (torch.int64, DType.Int64), (torch.@bool, DType.Bool),
             ])
@@ -60,7 +61,8 @@ public class TorchViewsTests
     [InlineData("0.108.0")]
     [InlineData("1.107.0")]
     public void Other_versions_of_TorchSharp_are_refused(string version) =>
-        Assert.Contains(version, Assert.Throws<AuxException>(() => TorchVersion.Require(Version.Parse(version))).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            version, Assert.Throws<AuxException>(() => TorchVersion.Require(Version.Parse(version))).Message, StringComparison.Ordinal);
 
     [Fact]
     public void What_cannot_be_viewed_is_named()
@@ -72,11 +74,19 @@ public class TorchViewsTests
         using var meta = torch.zeros(2, device: torch.META);
 
         Assert.Equal("weight", Assert.Throws<ArgumentNullException>(() => ((torch.Tensor)null!).ToTensorView("weight")).ParamName);
-        Assert.Contains("weight was disposed", Assert.Throws<ObjectDisposedException>(() => disposed.ToTensorView("weight")).Message, StringComparison.Ordinal);
-        Assert.Contains("weight is sparse", Assert.Throws<ArgumentException>(() => sparse.ToTensorView("weight")).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "weight was disposed",
+            Assert.Throws<ObjectDisposedException>(() => disposed.ToTensorView("weight")).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "weight is sparse", Assert.Throws<ArgumentException>(() => sparse.ToTensorView("weight")).Message, StringComparison.Ordinal);
         using var imaginary = complex.conj().imag; // conjugation is lazy, so its imaginary part is lazily negated
-        Assert.Contains("weight is lazily negated", Assert.Throws<ArgumentException>(() => imaginary.ToTensorView("weight")).Message, StringComparison.Ordinal);
-        Assert.Contains("weight is of ComplexFloat32", Assert.Throws<ArgumentException>(() => complex.ToTensorView("weight")).Message, StringComparison.Ordinal);
-        Assert.Contains("weight is on META", Assert.Throws<ArgumentException>(() => meta.ToTensorView("weight")).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "weight is lazily negated",
+            Assert.Throws<ArgumentException>(() => imaginary.ToTensorView("weight")).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "weight is of ComplexFloat32",
+            Assert.Throws<ArgumentException>(() => complex.ToTensorView("weight")).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "weight is on META", Assert.Throws<ArgumentException>(() => meta.ToTensorView("weight")).Message, StringComparison.Ordinal);
     }
 }

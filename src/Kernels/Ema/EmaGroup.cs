@@ -4,12 +4,12 @@ using AuxCore.Interop;
 namespace AuxCore.Kernels;
 
 /// <summary>
-/// A fixed list of source tensors and, for each, one or more float32 averages of the same shape. Everything is checked when the group is made;
-/// an update then is one call over all tensors, each source being read once whatever the number of averages.
+/// A fixed list of source tensors and, for each, one or more float32 averages of the same shape. Everything is checked when the group is
+/// made; an update then is one call over all tensors, in which several averages of a source advance together.
 /// </summary>
 /// <remarks>
-/// The group holds addresses. Memory given through <see cref="Pin{T}"/> is pinned until the group is disposed; with <see cref="FromViews"/> the
-/// views' owners keep it alive, and the caller promises that it does not move. Not thread-safe: one update of a group at a time.
+/// The group holds addresses. Memory given through <see cref="Pin{T}"/> is pinned until the group is disposed; with <see cref="FromViews"/>
+/// the views' owners keep it alive, and the caller promises that it does not move. Not thread-safe: one update of a group at a time.
 /// </remarks>
 public sealed unsafe class EmaGroup : IDisposable
 {
@@ -63,7 +63,8 @@ public sealed unsafe class EmaGroup : IDisposable
     /// <param name="averages">One list for each average: n blocks, the i-th as long as the i-th source.</param>
     /// <exception cref="ArgumentException">Counts or lengths differ, blocks overlap or repeat, or <typeparamref name="T"/> is another type;
     /// the message names the block.</exception>
-    public static EmaGroup Pin<T>(IReadOnlyList<ReadOnlyMemory<T>> sources, params IReadOnlyList<Memory<float>>[] averages) where T : unmanaged
+    public static EmaGroup Pin<T>(IReadOnlyList<ReadOnlyMemory<T>> sources, params IReadOnlyList<Memory<float>>[] averages)
+        where T : unmanaged
     {
         ArgumentNullException.ThrowIfNull(sources);
         ArgumentNullException.ThrowIfNull(averages);
@@ -95,7 +96,8 @@ public sealed unsafe class EmaGroup : IDisposable
     /// <param name="averages">One list for each average: n float32 tensors, the i-th of the i-th source's shape.</param>
     /// <exception cref="ArgumentException">Counts, shapes, dtypes or devices do not fit, a tensor is not contiguous, or tensors overlap;
     /// the message names the tensor.</exception>
-    public static EmaGroup FromViews(ReadOnlySpan<TensorView> sources, params ReadOnlySpan<TensorView[]> averages) => new(sources, averages);
+    public static EmaGroup FromViews(ReadOnlySpan<TensorView> sources, params ReadOnlySpan<TensorView[]> averages) =>
+        new(sources, averages);
 
     /// <summary>average ← β · average + (1 − β) · source for every tensor, with the arithmetic of <see cref="EmaUpdate"/>.</summary>
     /// <param name="decays">β of each average, within [0, 1].</param>
@@ -135,7 +137,9 @@ public sealed unsafe class EmaGroup : IDisposable
             pin.Dispose();
     }
 
-    /// <summary>The addresses as checked, a row a tensor: source, averages. A holder of movable tensors compares them before it updates.</summary>
+    /// <summary>
+    /// The addresses as checked, a row a tensor: source, averages. A holder of movable tensors compares them before it updates.
+    /// </summary>
     internal ReadOnlySpan<nint> Addresses => _addresses;
 
     private static void Check(ReadOnlySpan<TensorView> sources, ReadOnlySpan<TensorView[]> averages)
@@ -164,7 +168,9 @@ public sealed unsafe class EmaGroup : IDisposable
                     throw new ArgumentException($"{name}: {average}; averages are float32, whatever the source", nameof(averages));
                 if (!average.Shape.SequenceEqual(sources[i].Shape))
                     throw new ArgumentException(
-                        $"sources[{i}]: shape {TensorView.Format(sources[i].Shape)} does not match {name} {TensorView.Format(average.Shape)}", nameof(averages));
+                        $"sources[{i}]: shape {TensorView.Format(sources[i].Shape)} does not match "
+                        + $"{name} {TensorView.Format(average.Shape)}",
+                        nameof(averages));
                 Check(average, name, sources[0].Device, nameof(averages));
                 ranges.Add(new(average, i, k));
             }
@@ -193,7 +199,9 @@ public sealed unsafe class EmaGroup : IDisposable
 
         private string Name => IsSource ? $"sources[{Tensor}]" : $"averages[{Average}][{Tensor}]";
 
-        /// <summary>Sources may share memory (tied weights); an average shares its memory with nothing. One sweep over the sorted ranges.</summary>
+        /// <summary>
+        /// Sources may share memory (tied weights); an average shares its memory with nothing. One sweep over the sorted ranges.
+        /// </summary>
         public static void RequireDisjointAverages(List<MemoryRange> ranges, string parameter)
         {
             ranges.RemoveAll(range => range.Begin == range.End);
@@ -205,7 +213,8 @@ public sealed unsafe class EmaGroup : IDisposable
                     : !range.IsSource && source is { } s && s.End > range.Begin ? source
                     : null;
                 if (other is { } met)
-                    throw new ArgumentException($"{range.Name} overlaps {met.Name} in memory; every average needs memory of its own", parameter);
+                    throw new ArgumentException(
+                        $"{range.Name} overlaps {met.Name} in memory; every average needs memory of its own", parameter);
                 if (range.IsSource)
                     source = source is { } s2 && s2.End > range.End ? s2 : range;
                 else

@@ -84,7 +84,9 @@ public static partial class EmaUpdate
         /// <summary>One average of one source.</summary>
         public void One(float* average, void* source, DType dtype, long count, EmaStep step) => _one(average, source, dtype, count, step);
 
-        /// <summary>Several averages of one source, which is read once. All follow <see cref="EmaRule.FromAverage"/>, as decays above ½ do.</summary>
+        /// <summary>
+        /// Several averages of one source, which is read once. All follow <see cref="EmaRule.FromAverage"/>.
+        /// </summary>
         public void Several(float** averages, void* source, DType dtype, long count, EmaStep[] steps) =>
             _several(averages, source, dtype, count, steps);
 

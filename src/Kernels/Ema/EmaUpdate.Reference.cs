@@ -4,7 +4,9 @@ namespace AuxCore.Kernels;
 
 public static partial class EmaUpdate
 {
-    /// <summary>The formula of the class's remarks, element by element, in double, rounded once. The weight is the float32 that the kernels use.</summary>
+    /// <summary>
+    /// The formula of the class's remarks, element by element, in double, rounded once. The weight is the float32 that the kernels use.
+    /// </summary>
     private static unsafe void RunReference(in EmaWork work, ReadOnlySpan<double> decays)
     {
         for (var tensor = 0; tensor < work.TensorCount; tensor++)

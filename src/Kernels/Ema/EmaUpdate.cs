@@ -6,15 +6,15 @@ namespace AuxCore.Kernels;
 
 /// <summary>
 /// Exponential moving average, in place: average ← β · average + (1 − β) · source, elementwise, the average in float32 and the source in
-/// float32, bfloat16 or float16. This is the update of weight averaging (Polyak and Juditsky 1992), of momentum teachers, and of the Momentum
-/// Auxiliary Network (Su et al. 2024, the update of its auxiliary layers with m = β).
+/// float32, bfloat16 or float16. This is the update of weight averaging (Polyak and Juditsky 1992), of momentum teachers, and of the
+/// Momentum Auxiliary Network (Su et al. 2024, the update of its auxiliary layers with m = β).
 /// </summary>
 /// <remarks>
 /// <para>Arithmetic. w = (float)(1 − β), formed in double. Where w &lt; ½ the average e moves towards the source p by e ← fma(w, p − e, e);
-/// otherwise e ← fma(−(float)β, p − e, p). Either way the error is at most one ulp of max(|e|, |p|). Where p equals e the average keeps its bits,
-/// infinities and the sign of zero included. β = 0 copies the source bit for bit; β = 1 leaves the average alone and reads nothing.
-/// A NaN on either side gives NaN. Where p − e is no finite float32 (one of them infinite, or both huge and of opposite sign) the result is not
-/// finite either, as for libtorch's <c>lerp_</c>.</para>
+/// otherwise e ← fma(−(float)β, p − e, p). Either way the error is at most one ulp of max(|e|, |p|). Where p equals e the average keeps its
+/// bits, infinities and the sign of zero included. β = 0 copies the source bit for bit; β = 1 leaves the average alone and reads nothing.
+/// A NaN on either side gives NaN. Where p − e is no finite float32 (one of them infinite, or both huge and of opposite sign) the result is
+/// not finite either, as for libtorch's <c>lerp_</c>.</para>
 /// <para>For many tensors, or several averages of the same tensors, use an <see cref="EmaGroup"/>: one call for all of them.
 /// The methods of this class are thread-safe.</para>
 /// </remarks>
@@ -43,7 +43,9 @@ public static partial class EmaUpdate
     public static void Run(Span<float> average, ReadOnlySpan<float> source, double decay, AuxBackend backend = AuxBackend.Auto) =>
         RunSpan(average, source, decay, backend);
 
-    /// <summary>Updates one float32 average from a bfloat16 source; the source is widened exactly, nothing is rounded to bfloat16.</summary>
+    /// <summary>
+    /// Updates one float32 average from a bfloat16 source; the source is widened exactly, nothing is rounded to bfloat16.
+    /// </summary>
     /// <inheritdoc cref="Run(Span{float}, ReadOnlySpan{float}, double, AuxBackend)"/>
     public static void Run(Span<float> average, ReadOnlySpan<BFloat16> source, double decay, AuxBackend backend = AuxBackend.Auto) =>
         RunSpan(average, source, decay, backend);
@@ -65,18 +67,20 @@ public static partial class EmaUpdate
         in TensorSpan<float> average, in ReadOnlyTensorSpan<float> source, double decay, AuxBackend backend = AuxBackend.Auto)
     {
         if (!average.Lengths.SequenceEqual(source.Lengths))
-            throw new ArgumentException($"source: shape {Format(source.Lengths)} does not match average {Format(average.Lengths)}", nameof(source));
+            throw new ArgumentException(
+                $"source: shape {Format(source.Lengths)} does not match average {Format(average.Lengths)}", nameof(source));
         // Dense and strided alike: then both run through memory in the same order of elements.
         if (!average.IsDense || !source.IsDense || !average.Strides.SequenceEqual(source.Strides))
             throw new ArgumentException(
-                $"source: strides {Format(source.Strides)} and average {Format(average.Strides)} must be equal and dense; copy to dense tensors first", nameof(source));
+                $"source: strides {Format(source.Strides)} and average {Format(average.Strides)} must be equal and dense; "
+                + "copy to dense tensors first",
+                nameof(source));
         RunMemory(ref average.GetPinnableReference(), in source.GetPinnableReference(), average.FlattenedLength, decay, backend);
     }
 
     /// <summary>The op's one entry below the checks.</summary>
     internal static void Run(in EmaWork work, ReadOnlySpan<double> decays, AuxBackend backend)
     {
-        Support.Count(backend);
         switch (backend)
         {
             case AuxBackend.Cpu:
@@ -88,6 +92,8 @@ public static partial class EmaUpdate
             default:
                 throw new BackendUnavailableException(nameof(EmaUpdate), backend, "it has no implementation there");
         }
+
+        Support.Count(backend);
     }
 
     internal static void CheckDecay(double decay, string name)
@@ -103,7 +109,8 @@ public static partial class EmaUpdate
         RunMemory(ref MemoryMarshal.GetReference(average), in MemoryMarshal.GetReference(source), average.Length, decay, backend);
     }
 
-    private static unsafe void RunMemory<T>(ref float average, ref readonly T source, nint count, double decay, AuxBackend backend) where T : unmanaged
+    private static unsafe void RunMemory<T>(ref float average, ref readonly T source, nint count, double decay, AuxBackend backend)
+        where T : unmanaged
     {
         CheckDecay(decay, nameof(decay));
         backend = Support.Resolve(backend, AuxDevice.Host);

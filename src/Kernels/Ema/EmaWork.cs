@@ -3,8 +3,8 @@ using AuxCore.Interop;
 namespace AuxCore.Kernels;
 
 /// <summary>
-/// What one EMA call works on: for each of n tensors the address of the source and of its k averages, side by side, all of them checked. The
-/// tables are not moved by the garbage collector while the call runs; whoever makes this sees to that.
+/// What one EMA call works on: for each of n tensors the address of the source and of its k averages, side by side, all of them checked.
+/// The tables are not moved by the garbage collector while the call runs; whoever makes this sees to that.
 /// </summary>
 internal readonly unsafe struct EmaWork(nint* addresses, long* offsets, DType* sourceTypes, int tensorCount, int averageCount)
 {

@@ -8,7 +8,8 @@ internal static class CpuSimd
 {
     private const string Variable = "AUXCORE_SIMD";
 
-    // 256 bits before 512: streaming loops wait for memory, and on the machines measured the wider vectors brought nothing or cost a little.
+    // 256 bits before 512: streaming loops wait for memory, and on the machines measured
+    // the wider vectors brought nothing or cost a little.
     private static SimdWidth Best =>
         Vector256.IsHardwareAccelerated ? SimdWidth.Bits256 : Vector128.IsHardwareAccelerated ? SimdWidth.Bits128 : SimdWidth.Scalar;
 
@@ -17,11 +18,15 @@ internal static class CpuSimd
     [ThreadStatic]
     private static SimdWidth? Forced;
 
-    /// <summary>The best width for streaming loops here, or what the environment variable <c>AUXCORE_SIMD</c> asks for (1, 128, 256 or 512).</summary>
+    /// <summary>
+    /// The best width for streaming loops here, or what the environment variable <c>AUXCORE_SIMD</c> asks for (1, 128, 256 or 512).
+    /// </summary>
     /// <exception cref="AuxException">The variable asks for something else.</exception>
     public static SimdWidth Width => Forced ?? (Default ??= Parse(Environment.GetEnvironmentVariable(Variable)));
 
-    /// <summary>Runs an action with another width on this thread: how the tests reach all of them. A width without hardware is emulated.</summary>
+    /// <summary>
+    /// Runs an action with another width on this thread: how the tests reach all of them. A width without hardware is emulated.
+    /// </summary>
     public static void With(SimdWidth width, Action action)
     {
         Forced = width;

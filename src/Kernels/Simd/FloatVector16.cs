@@ -26,7 +26,8 @@ internal readonly unsafe struct FloatVector16(Vector512<float> lanes) : IFloatVe
         // binary16: exponent and mantissa move to their places, and a product with 2^112, exact also for subnormals, mends the bias.
         var magnitude = (bits & Vector512.Create(0x7FFFu)) << 13;
         var scaled = (magnitude.AsSingle() * Vector512.Create(HalfBits.ExponentShift)).AsUInt32();
-        var special = Vector512.GreaterThanOrEqual(magnitude, Vector512.Create(HalfBits.Infinity << 13)) & Vector512.Create(HalfBits.SingleInfinity);
+        var special =
+            Vector512.GreaterThanOrEqual(magnitude, Vector512.Create(HalfBits.Infinity << 13)) & Vector512.Create(HalfBits.SingleInfinity);
         return new((scaled | special | ((bits & Vector512.Create(0x8000u)) << 16)).AsSingle());
     }
 

@@ -26,7 +26,8 @@ internal readonly unsafe struct FloatVector4(Vector128<float> lanes) : IFloatVec
         // binary16: exponent and mantissa move to their places, and a product with 2^112, exact also for subnormals, mends the bias.
         var magnitude = (bits & Vector128.Create(0x7FFFu)) << 13;
         var scaled = (magnitude.AsSingle() * Vector128.Create(HalfBits.ExponentShift)).AsUInt32();
-        var special = Vector128.GreaterThanOrEqual(magnitude, Vector128.Create(HalfBits.Infinity << 13)) & Vector128.Create(HalfBits.SingleInfinity);
+        var special =
+            Vector128.GreaterThanOrEqual(magnitude, Vector128.Create(HalfBits.Infinity << 13)) & Vector128.Create(HalfBits.SingleInfinity);
         return new((scaled | special | ((bits & Vector128.Create(0x8000u)) << 16)).AsSingle());
     }
 

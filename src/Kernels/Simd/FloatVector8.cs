@@ -26,7 +26,8 @@ internal readonly unsafe struct FloatVector8(Vector256<float> lanes) : IFloatVec
         // binary16: exponent and mantissa move to their places, and a product with 2^112, exact also for subnormals, mends the bias.
         var magnitude = (bits & Vector256.Create(0x7FFFu)) << 13;
         var scaled = (magnitude.AsSingle() * Vector256.Create(HalfBits.ExponentShift)).AsUInt32();
-        var special = Vector256.GreaterThanOrEqual(magnitude, Vector256.Create(HalfBits.Infinity << 13)) & Vector256.Create(HalfBits.SingleInfinity);
+        var special =
+            Vector256.GreaterThanOrEqual(magnitude, Vector256.Create(HalfBits.Infinity << 13)) & Vector256.Create(HalfBits.SingleInfinity);
         return new((scaled | special | ((bits & Vector256.Create(0x8000u)) << 16)).AsSingle());
     }
 

@@ -12,7 +12,9 @@ internal unsafe interface IFloatVector<TSelf> where TSelf : struct, IFloatVector
 
     static abstract TSelf Broadcast(float value);
 
-    /// <summary>Loads <see cref="Count"/> elements (float, <see cref="BFloat16"/> or <see cref="Half"/>, exactly widened); no alignment needed.</summary>
+    /// <summary>
+    /// Loads <see cref="Count"/> elements (float, <see cref="BFloat16"/> or <see cref="Half"/>, exactly widened); no alignment needed.
+    /// </summary>
     static abstract TSelf Load<T>(T* source) where T : unmanaged;
 
     void Store(float* destination);

@@ -54,7 +54,10 @@ internal static class ThreadTeam
         }
     }
 
-    /// <summary>How many threads a job deserves: one up to <paramref name="minimum"/> units of work a thread, at most <see cref="AuxRuntime.CpuThreads"/>.</summary>
+    /// <summary>
+    /// How many threads a job deserves: one up to <paramref name="minimum"/> units of work a thread,
+    /// at most <see cref="AuxRuntime.CpuThreads"/>.
+    /// </summary>
     public static int Count(long work, long minimum) => (int)Math.Clamp(work / minimum, 1, AuxRuntime.CpuThreads);
 
     private static void AddWorker()

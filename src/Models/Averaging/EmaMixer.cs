@@ -11,10 +11,11 @@ namespace AuxCore.Models;
 /// averages of each source. <see cref="EmaModel"/> does this for the parameters of a module.
 /// </summary>
 /// <remarks>
-/// <para>Tensors are checked when the mixer is made. Each update then compares their addresses with those it knows, and checks everything anew
-/// where one has moved; <see cref="Freeze"/> leaves that out. A change of layout in place, at the same address (<c>t_()</c>), goes unnoticed. Tensors that the caller made stay the caller's to dispose. Not thread-safe.</para>
-/// <para>Updates write memory directly and do not raise autograd's version counters: do not update between the forward and the backward pass of a
-/// graph that saved an average.</para>
+/// <para>Tensors are checked when the mixer is made. Each update then compares their addresses with those it knows, and checks everything
+/// anew where one has moved; <see cref="Freeze"/> leaves that out. A change of layout in place, at the same address (<c>t_()</c>), goes
+/// unnoticed. Tensors that the caller made stay the caller's to dispose. Not thread-safe.</para>
+/// <para>Updates write memory directly and do not raise autograd's version counters: do not update between the forward and the backward
+/// pass of a graph that saved an average.</para>
 /// </remarks>
 public sealed class EmaMixer : IDisposable
 {
@@ -111,7 +112,9 @@ public sealed class EmaMixer : IDisposable
 
     /// <summary>One update of all averages.</summary>
     /// <param name="decays">β of each average, within [0, 1].</param>
-    /// <exception cref="ArgumentException">Another number of decays than of averages, or tensors that changed and fit no longer.</exception>
+    /// <exception cref="ArgumentException">
+    /// Another number of decays than of averages, or tensors that changed and fit no longer.
+    /// </exception>
     /// <exception cref="ArgumentOutOfRangeException">A decay is NaN or outside [0, 1].</exception>
     /// <exception cref="InvalidOperationException">An average is a leaf that requires grad, and grad mode is on.</exception>
     /// <exception cref="BackendUnavailableException">The named <see cref="Backend"/> does not run here.</exception>
@@ -134,8 +137,8 @@ public sealed class EmaMixer : IDisposable
     }
 
     /// <summary>
-    /// From now on updates do not look where the tensors are. The caller promises to move, resize and dispose none of them: writing to memory
-    /// that was freed corrupts the process.
+    /// From now on updates do not look where the tensors are. The caller promises to move, resize and dispose none of them: writing to
+    /// memory that was freed corrupts the process.
     /// </summary>
     public void Freeze()
     {

@@ -5,7 +5,9 @@ using Tensor = TorchSharp.torch.Tensor;
 
 namespace AuxCore.Models;
 
-/// <content>State in safetensors: the tensors <c>averages.K.NAME</c> and <c>buffers.NAME</c>, and what the metadata keys below say.</content>
+/// <content>
+/// State in safetensors: the tensors <c>averages.K.NAME</c> and <c>buffers.NAME</c>, and what the metadata keys below say.
+/// </content>
 public sealed partial class EmaModel
 {
     private const string FormatKey = "auxcore.format";
@@ -36,7 +38,9 @@ public sealed partial class EmaModel
         SafetensorsFile.Write(path, NamedState(), metadata);
     }
 
-    /// <summary>Reads what <see cref="Save"/> wrote: averages, copied buffers and the step count. The model itself is not touched.</summary>
+    /// <summary>
+    /// Reads what <see cref="Save"/> wrote: averages, copied buffers and the step count. The model itself is not touched.
+    /// </summary>
     /// <param name="path">A file of this format, for a model of the same names and shapes and as many averages.</param>
     /// <exception cref="StateFileException">
     /// The file is torn or damaged, of another format, or of another model; the message names the key. The averages are as they were.
@@ -86,7 +90,9 @@ public sealed partial class EmaModel
     }
 
     private static string Metadata(SafetensorsReader file, string path, string key) =>
-        file.Metadata.TryGetValue(key, out var value) ? value : throw Foreign(path, key, "is missing from the metadata; EmaModel.Save did not write this file");
+        file.Metadata.TryGetValue(key, out var value)
+            ? value
+            : throw Foreign(path, key, "is missing from the metadata; EmaModel.Save did not write this file");
 
     private static void Require(SafetensorsReader file, string path, string key, string expected)
     {

@@ -6,8 +6,8 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Models;
 
 /// <summary>
-/// Exponential moving averages of a module's parameters, kept in float32 whatever the parameters' type: one or more, each with its own decay
-/// schedule, all updated in one pass.
+/// Exponential moving averages of a module's parameters, kept in float32 whatever the parameters' type: one or more, each with its own
+/// decay schedule, all updated in one pass.
 /// <code>
 /// using var ema = new EmaModel(model, EmaSchedule.HalfLife(steps: 500));
 /// optimizer.step(); ema.Update();
@@ -15,10 +15,10 @@ namespace AuxCore.Models;
 /// </code>
 /// </summary>
 /// <remarks>
-/// The averages begin as copies of the parameters. Parameters that <c>model.to(…)</c> retyped between float32, bfloat16 and float16 are noticed and
-/// followed at the next update; a changed set of names or shapes is an error. A parameter that was replaced while the old one was not disposed is
-/// noticed only by <see cref="Swap"/>. Parameters that share memory (tied weights) are averaged once; TorchSharp unties them when it retypes a
-/// module, so retype first. Not thread-safe.
+/// The averages begin as copies of the parameters. Parameters that <c>model.to(…)</c> retyped between float32, bfloat16 and float16 are
+/// noticed and followed at the next update; a changed set of names or shapes is an error. A parameter that was replaced while the old one
+/// was not disposed is noticed only by <see cref="Swap"/>. Parameters that share memory (tied weights) are averaged once; TorchSharp unties
+/// them when it retypes a module, so retype first. Not thread-safe.
 /// </remarks>
 public sealed partial class EmaModel : IDisposable
 {
@@ -34,7 +34,9 @@ public sealed partial class EmaModel : IDisposable
     /// <param name="model">The module that is trained.</param>
     /// <param name="schedule">Its decay.</param>
     /// <param name="buffers">What to do with persistent buffers.</param>
-    /// <exception cref="ArgumentException">A parameter is not float32, bfloat16 or float16, not contiguous, or partly overlaps another.</exception>
+    /// <exception cref="ArgumentException">
+    /// A parameter is not float32, bfloat16 or float16, not contiguous, or partly overlaps another.
+    /// </exception>
     /// <exception cref="BackendUnavailableException">No backend runs on the parameters' device.</exception>
     public EmaModel(Module model, EmaSchedule schedule, BufferPolicy buffers = BufferPolicy.Copy)
         : this(model, [schedule], buffers)
@@ -91,7 +93,9 @@ public sealed partial class EmaModel : IDisposable
 
     /// <summary>Moves every average towards the model's present parameters; call it once after each optimiser step.</summary>
     /// <exception cref="InvalidOperationException">Called inside <see cref="Swap"/>, while the model holds the averages itself.</exception>
-    /// <exception cref="ArgumentException">The model's parameters changed in name, number, shape, or to a type that cannot be averaged.</exception>
+    /// <exception cref="ArgumentException">
+    /// The model's parameters changed in name, number, shape, or to a type that cannot be averaged.
+    /// </exception>
     /// <exception cref="ObjectDisposedException">The averages were disposed.</exception>
     public void Update()
     {
@@ -108,7 +112,8 @@ public sealed partial class EmaModel : IDisposable
         }
         catch (Exception error) when (error is ObjectDisposedException or ArgumentException)
         {
-            // model.to(…) disposes the parameters that it replaces. Where they do not fit any longer, Rebind says so by the model's own names.
+            // model.to(…) disposes the parameters that it replaces. Where they do not fit any longer,
+            // Rebind says so by the model's own names.
             Rebind();
             _mixer.Update(decays);
         }
@@ -124,8 +129,8 @@ public sealed partial class EmaModel : IDisposable
     }
 
     /// <summary>
-    /// Exchanges the model's parameters (and, unless the policy is Skip, its buffers) with an average, in place, until the returned scope is
-    /// disposed; an exception in between restores them as well. Meanwhile the model may be evaluated and saved, but not trained.
+    /// Exchanges the model's parameters (and, unless the policy is Skip, its buffers) with an average, in place, until the returned scope
+    /// is disposed; an exception in between restores them as well. Meanwhile the model may be evaluated and saved, but not trained.
     /// </summary>
     /// <param name="average">Which average, from 0.</param>
     /// <remarks>
@@ -162,7 +167,9 @@ public sealed partial class EmaModel : IDisposable
                 throw new ArgumentException($"the target module has no '{name}'", nameof(target));
             if (!destination.shape.AsSpan().SequenceEqual(value.shape))
                 throw new ArgumentException(
-                    $"'{name}' has shape {TensorView.Format(destination.shape)} in the target module, {TensorView.Format(value.shape)} here", nameof(target));
+                    $"'{name}' has shape {TensorView.Format(destination.shape)} in the target module, "
+                    + $"{TensorView.Format(value.shape)} here",
+                    nameof(target));
         }
 
         using var noGrad = torch.no_grad();
@@ -170,7 +177,9 @@ public sealed partial class EmaModel : IDisposable
             targets[name].copy_(value);
     }
 
-    /// <summary>One average's tensors by the module's names (copied buffers included). They are the live averages: read them, do not dispose them.</summary>
+    /// <summary>
+    /// One average's tensors by the module's names (copied buffers included). They are the live averages: read them, do not dispose them.
+    /// </summary>
     /// <param name="average">Which average, from 0.</param>
     /// <exception cref="ArgumentOutOfRangeException">There is no such average.</exception>
     public IReadOnlyDictionary<string, Tensor> StateDict(int average = 0)
@@ -184,21 +193,16 @@ public sealed partial class EmaModel : IDisposable
     }
 
     /// <summary>Restores the model if a swap is active, and frees the averages.</summary>
+    /// <exception cref="ArgumentException">The active swap cannot be undone (see <see cref="EmaSwap.Dispose"/>); nothing was freed.</exception>
     public void Dispose()
     {
         if (_disposed)
             return;
-        try
-        {
-            _swap?.Dispose();
-        }
-        finally
-        {
-            _disposed = true;
-            _mixer.Dispose();
-            foreach (var buffer in _copied)
-                buffer.Copy.Dispose();
-        }
+        _swap?.Dispose(); // where this throws, the averages still hold the training weights and must live on
+        _disposed = true;
+        _mixer.Dispose();
+        foreach (var buffer in _copied)
+            buffer.Copy.Dispose();
     }
 
     internal IReadOnlyList<Averaged> AveragedTensors => _averaged;
@@ -261,7 +265,8 @@ public sealed partial class EmaModel : IDisposable
         foreach (var (first, second) in byAddress.Zip(byAddress.Skip(1)))
         {
             if (first.View.Address + (nint)first.View.ByteCount > second.View.Address)
-                throw new ArgumentException($"'{second.Name}' overlaps '{first.Name}' in memory; EmaModel needs parameters of their own or wholly tied ones");
+                throw new ArgumentException(
+                    $"'{second.Name}' overlaps '{first.Name}' in memory; EmaModel needs parameters of their own or wholly tied ones");
         }
     }
 

@@ -4,7 +4,9 @@ using Tensor = TorchSharp.torch.Tensor;
 
 namespace AuxCore.Models;
 
-/// <summary>The time during which a model holds one of its averages; disposing it restores the model. Made by <see cref="EmaModel.Swap"/>.</summary>
+/// <summary>
+/// The time during which a model holds one of its averages; disposing it restores the model. Made by <see cref="EmaModel.Swap"/>.
+/// </summary>
 public sealed class EmaSwap : IDisposable
 {
     private const long MaximumSpan = 1 << 30;
@@ -40,12 +42,12 @@ public sealed class EmaSwap : IDisposable
     }
 
     /// <summary>
-    /// Gives the model its training weights back. What was written to float32 parameters meanwhile stays behind in the average; a parameter that
-    /// was retyped meanwhile gives the average back rounded to that type.
+    /// Gives the model its training weights back. What was written to float32 parameters meanwhile stays behind in the average; a parameter
+    /// that was retyped meanwhile gives the average back rounded to that type.
     /// </summary>
     /// <exception cref="ArgumentException">
-    /// The model's names, shapes or types changed meanwhile so that its weights cannot be given back. The swap stays active: undo the change and
-    /// dispose it again.
+    /// The model's names, shapes or types changed meanwhile so that its weights cannot be given back. The swap stays active: undo the
+    /// change and dispose it again.
     /// </exception>
     public void Dispose()
     {
@@ -107,8 +109,8 @@ public sealed class EmaSwap : IDisposable
         RaiseVersion(right);
     }
 
-    // libtorch did not see the exchange. An in-place operation on a view without elements costs nothing and tells autograd, so that a graph which
-    // saved the old values refuses its backward pass.
+    // libtorch did not see the exchange. An in-place operation on a view without elements costs nothing and tells autograd, so that a graph
+    // which saved the old values refuses its backward pass.
     private static void RaiseVersion(Tensor tensor)
     {
         using var flat = tensor.view(-1);

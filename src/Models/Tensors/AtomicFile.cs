@@ -6,7 +6,9 @@ namespace AuxCore.Models;
 /// <summary>Files that are replaced as a whole or not at all.</summary>
 internal static class AtomicFile
 {
-    /// <summary>Writes a file beside <paramref name="path"/>, flushes it to disk, then puts it in the place of <paramref name="path"/>.</summary>
+    /// <summary>
+    /// Writes a file beside <paramref name="path"/>, flushes it to disk, then puts it in the place of <paramref name="path"/>.
+    /// </summary>
     /// <remarks>After any failure the new file is removed and an old one is as it was. Links to an old file keep the old content.</remarks>
     /// <exception cref="IOException">The file cannot be written or put in place.</exception>
     /// <exception cref="UnauthorizedAccessException">The folder or the file may not be written.</exception>

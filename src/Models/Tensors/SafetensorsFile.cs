@@ -12,9 +12,9 @@ namespace AuxCore.Models;
 
 /// <summary>Writes and opens files of named tensors in the safetensors format, the one of Python's <c>safetensors</c> package.</summary>
 /// <remarks>
-/// Format: <see href="https://github.com/huggingface/safetensors#format"/>. AuxCore adds one metadata entry, <c>auxcore.sha256</c>: the SHA-256
-/// of the whole file, as 64 lower-case hexadecimal digits, computed with <c>0</c> in the place of each of these digits. It covers names, shapes
-/// and metadata as well as the data; other readers take it for metadata.
+/// Format: <see href="https://github.com/huggingface/safetensors#format"/>. AuxCore adds one metadata entry, <c>auxcore.sha256</c>: the
+/// SHA-256 of the whole file, as 64 lower-case hexadecimal digits, computed with <c>0</c> in the place of each of these digits. It covers
+/// names, shapes and metadata as well as the data; other readers take it for metadata.
 /// </remarks>
 public static class SafetensorsFile
 {
@@ -28,21 +28,23 @@ public static class SafetensorsFile
 
     /// <summary>Writes tensors to a file, atomically: after any failure an existing file is as it was, and no other file is left.</summary>
     /// <remarks>
-    /// The same tensors and metadata give the same bytes. Tensors that are not contiguous, or not in host memory, are copied one at a time. They
-    /// must not change during the call. The file at <paramref name="path"/> is replaced, not rewritten: links to it and readers that have it
-    /// open keep the old content.
+    /// The same tensors and metadata give the same bytes. Tensors that are not contiguous, or not in host memory, are copied one at a time.
+    /// They must not change during the call. The file at <paramref name="path"/> is replaced, not rewritten: links to it and readers that
+    /// have it open keep the old content.
     /// </remarks>
     /// <param name="path">The file to create or replace; its folder must exist.</param>
     /// <param name="tensors">Names and dense tensors of dtype F64, F32, F16, BF16, I64, I32, I16, I8, U8 or BOOL, of any shape.</param>
     /// <param name="metadata">Text to keep with them.</param>
     /// <exception cref="ArgumentException">
-    /// Before anything is written: a name is null, repeated, <c>__metadata__</c> or not valid Unicode; a tensor is null, disposed, sparse, without
-    /// memory (meta) or of another dtype; a metadata value is null, a key or value is not valid Unicode, or a key is <c>auxcore.sha256</c>; the
-    /// header exceeds the format's 100 MB, or the data 2^63 bytes.
+    /// Before anything is written: a name is null, repeated, <c>__metadata__</c> or not valid Unicode; a tensor is null, disposed, sparse,
+    /// without memory (meta) or of another dtype; a metadata value is null, a key or value is not valid Unicode, or a key is
+    /// <c>auxcore.sha256</c>; the header exceeds the format's 100 MB, or the data 2^63 bytes.
     /// </exception>
     /// <exception cref="IOException">The file cannot be written or put in place.</exception>
     /// <exception cref="UnauthorizedAccessException">The folder or the file may not be written.</exception>
-    /// <exception cref="ExternalException">libtorch cannot copy a tensor that is not contiguous, or not in host memory: memory is short.</exception>
+    /// <exception cref="ExternalException">
+    /// libtorch cannot copy a tensor that is not contiguous, or not in host memory: memory is short.
+    /// </exception>
     public static void Write(
         string path, IEnumerable<KeyValuePair<string, Tensor>> tensors, IReadOnlyDictionary<string, string>? metadata = null)
     {
@@ -153,7 +155,8 @@ public static class SafetensorsFile
         while (head.Length % SafetensorsHeader.LengthBytes != 0) head.WriteByte((byte)' '); // aligns the data
         long length = head.Length - SafetensorsHeader.LengthBytes;
         if (length > SafetensorsHeader.LengthLimit)
-            throw new ArgumentException($"names and metadata make a header of {length} bytes; the format allows {SafetensorsHeader.LengthLimit}");
+            throw new ArgumentException(
+                $"names and metadata make a header of {length} bytes; the format allows {SafetensorsHeader.LengthLimit}");
         byte[] bytes = head.ToArray();
         BinaryPrimitives.WriteInt64LittleEndian(bytes, length);
         return bytes;
@@ -178,6 +181,7 @@ public static class SafetensorsFile
         using var noGrad = torch.no_grad();
         using var scope = torch.NewDisposeScope();
         var dense = tensor.cpu().resolve_neg().contiguous(); // each returns its argument's memory where there is nothing to do
+        TorchVersion.Require();
         byte* data = (byte*)TorchNative.THSTensor_data(dense.Handle);
         for (long done = 0; done < bytes; done += ChunkBytes)
         {

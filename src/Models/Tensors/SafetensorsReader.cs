@@ -99,15 +99,16 @@ public sealed class SafetensorsReader : IDisposable
 
     /// <summary>Reads a tensor straight into the memory of another one.</summary>
     /// <remarks>
-    /// Autograd does not see this write: what it saved of <paramref name="destination"/> for a backward pass is overwritten without a complaint,
-    /// and a leaf that requires gradients is written all the same. After an <see cref="IOException"/>, or if the file became shorter since it was
-    /// opened, the destination's content is undefined.
+    /// Autograd does not see this write: what it saved of <paramref name="destination"/> for a backward pass is overwritten without a
+    /// complaint, and a leaf that requires gradients is written all the same. After an <see cref="IOException"/>, or if the file became
+    /// shorter since it was opened, the destination's content is undefined.
     /// </remarks>
     /// <param name="name">The tensor's name.</param>
     /// <param name="destination">A contiguous tensor in host memory, of the same shape and dtype.</param>
     /// <exception cref="StateFileException">The file has no tensor of this name, or became shorter since it was opened.</exception>
     /// <exception cref="ArgumentException">
-    /// <paramref name="destination"/> is of another shape or dtype, or is disposed, sparse, not contiguous, lazily negated or not in host memory.
+    /// <paramref name="destination"/> is of another shape or dtype, or is disposed, sparse, not contiguous, lazily negated
+    /// or not in host memory.
     /// </exception>
     /// <exception cref="ArgumentNullException">An argument is null.</exception>
     /// <exception cref="IOException">The file cannot be read.</exception>
@@ -120,7 +121,8 @@ public sealed class SafetensorsReader : IDisposable
         long[] shape = destination.shape;
         var dtype = destination.dtype;
         if (dtype != entry.Dtype.Type || !shape.AsSpan().SequenceEqual(entry.Shape))
-            throw Unfit($"{dtype} [{string.Join(',', shape)}] does not match the file's {entry.Dtype.Type} [{string.Join(',', entry.Shape)}]");
+            throw Unfit(
+                $"{dtype} [{string.Join(',', shape)}] does not match the file's {entry.Dtype.Type} [{string.Join(',', entry.Shape)}]");
         if (destination.device_type != DeviceType.CPU) throw Unfit($"is on {destination.device}, not in host memory");
         if (destination.is_sparse) throw Unfit("is sparse");
         if (!destination.is_contiguous()) throw Unfit("is not contiguous");
@@ -152,6 +154,7 @@ public sealed class SafetensorsReader : IDisposable
     private unsafe void ReadData(SafetensorsEntry entry, Tensor tensor)
     {
         ObjectDisposedException.ThrowIf(_file.IsClosed, this); // also where there is no byte to read
+        TorchVersion.Require();
         byte* data = (byte*)TorchNative.THSTensor_data(tensor.Handle);
         long bytes = entry.End - entry.Begin;
         for (long done = 0; done < bytes; done += SafetensorsFile.ChunkBytes)

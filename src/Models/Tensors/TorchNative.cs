@@ -4,9 +4,9 @@ namespace AuxCore.Models;
 
 /// <summary>AuxCore's own imports from TorchSharp's native library; no other file declares any.</summary>
 /// <remarks>
-/// The bare name resolves to the library that TorchSharp works with: both assemblies search the same folders, and where TorchSharp loaded it
-/// from elsewhere, the system's loader answers the name with the library already in the process. Every function here takes the handle of a
-/// tensor, so TorchSharp has loaded it by then.
+/// The bare name resolves to the library that TorchSharp works with: both assemblies search the same folders, and where TorchSharp loaded
+/// it from elsewhere, the system's loader answers the name with the library already in the process. Every function here takes the handle of
+/// a tensor, so TorchSharp has loaded it by then.
 /// </remarks>
 internal static partial class TorchNative
 {

@@ -4,8 +4,8 @@ using TorchSharp;
 namespace AuxCore.Models;
 
 /// <summary>
-/// The version of TorchSharp that the application loaded. AuxCore calls its native exports, which no package version promises to keep, so another
-/// one is refused before the first call.
+/// The version of TorchSharp that the application loaded. AuxCore calls its native exports, which no package version promises to keep, so
+/// another one is refused before the first call.
 /// </summary>
 internal static class TorchVersion
 {
@@ -23,6 +23,8 @@ internal static class TorchVersion
     {
         if (version is not { Major: 0, Minor: 107 })
             throw new AuxException(
-                "TorchSharp", $"AuxCore.Models works with TorchSharp 0.107; the application loaded {version.ToString(3)}. Reference TorchSharp [0.107.0,0.108).");
+                "TorchSharp",
+                $"AuxCore.Models works with TorchSharp 0.107; the application loaded {version.ToString(3)}. "
+                + "Reference TorchSharp [0.107.0,0.108).");
     }
 }

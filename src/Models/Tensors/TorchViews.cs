@@ -38,7 +38,8 @@ public static class TorchViews
             var other => throw new ArgumentException($"{name} is on {other}; AuxCore knows the CPU and CUDA", name),
         };
         var view = TensorView.FromPointer(
-            (void*)TorchNative.THSTensor_data(tensor.Handle), ToDType(tensor.dtype, name), tensor.shape, tensor.stride(), device, owner: tensor);
+            (void*)TorchNative.THSTensor_data(tensor.Handle), ToDType(tensor.dtype, name), tensor.shape, tensor.stride(),
+            device, owner: tensor);
         GC.KeepAlive(tensor);
         return view;
     }
