@@ -17,7 +17,7 @@ namespace AuxCore.Bench.Tours;
 /// </summary>
 internal sealed class EmaTour : TourPath
 {
-    private const long Steps = 1000, QuickSteps = 60;
+    private const long Steps = 600, QuickSteps = 60; // half a minute on one core
     private const int Seed = 1;
 
     public override string Title => "Exponential moving average of parameters (ema)";
