@@ -1,6 +1,7 @@
 using System.Diagnostics.Metrics;
 using AuxCore.Interop;
 using AuxCore.Kernels;
+using AuxCore.Models;
 
 namespace AuxCore.Tests.Interop;
 
@@ -66,6 +67,20 @@ public class AuxRuntimeTests
         using var setting = new EnvironmentVariable("AUXCORE_BACKEND", "cuda");
 
         Assert.Throws<BackendUnavailableException>(() => EmaUpdate.Run(new float[1], new float[1], 0.5));
+    }
+
+    [Fact]
+    public void An_override_that_cannot_run_does_not_touch_a_named_backend()
+    {
+        using var setting = new EnvironmentVariable("AUXCORE_BACKEND", "cuda");
+        using var source = TorchSharp.torch.ones(1);
+        using var mixer = EmaMixer.WithOwnAverages([source]);
+
+        mixer.Backend = AuxBackend.Cpu;
+        mixer.Update(0.5);
+        mixer.Backend = AuxBackend.Auto;
+
+        Assert.Throws<BackendUnavailableException>(() => mixer.Update(0.5));
     }
 
     [Fact]

@@ -76,9 +76,7 @@ public sealed class EmaMixer : IDisposable
         {
             for (var k = 0; k < averageCount; k++)
                 (storage[k], averages[k]) = Allocate(tensors);
-            var mixer = new EmaMixer(tensors, averages, storage);
-            mixer.Update(new double[averageCount]); // decay 0 copies
-            return mixer;
+            return new EmaMixer(tensors, averages, storage);
         }
         catch
         {
@@ -217,11 +215,12 @@ public sealed class EmaMixer : IDisposable
         return (group, leaf);
     }
 
-    // One flat tensor, and views of it in the sources' shapes. Long-lived: detached from the caller's dispose scope.
+    // One flat tensor, and views of it in the sources' shapes and with their values, detached from the caller's dispose scope.
     private static (Tensor Storage, Tensor[] Views) Allocate(Tensor[] sources)
     {
         static long Aligned(long elements) => (elements + AlignmentElements - 1) / AlignmentElements * AlignmentElements;
 
+        using var noGrad = torch.no_grad();
         var device = sources.Length > 0 ? sources[0].device : torch.CPU;
         var storage = torch.zeros(sources.Sum(source => Aligned(source.numel())), torch.float32, device).DetachFromDisposeScope();
         var views = new Tensor[sources.Length];
@@ -230,6 +229,7 @@ public sealed class EmaMixer : IDisposable
         {
             using var piece = storage.narrow(0, offset, sources[i].numel());
             views[i] = piece.view(sources[i].shape).DetachFromDisposeScope();
+            views[i].copy_(sources[i]);
             offset += Aligned(sources[i].numel());
         }
 
