@@ -126,6 +126,38 @@ public class EmaMixerTests
     }
 
     [Fact]
+    public void Own_averages_begin_on_cache_lines_of_their_own()
+    {
+        using var scope = torch.NewDisposeScope();
+        using var mixer = EmaMixer.WithOwnAverages([torch.ones(3), torch.ones(17), torch.ones(1)]);
+
+        nint[] addresses = [.. mixer.Averages().Select(average => average.ToTensorView().Address)];
+
+        Assert.Equal([64, 128], [addresses[1] - addresses[0], addresses[2] - addresses[1]]);
+    }
+
+    [Fact]
+    public void Tensors_of_the_caller_outlive_the_mixer()
+    {
+        using var scope = torch.NewDisposeScope();
+        var (source, average) = (torch.ones(2), torch.zeros(2));
+
+        new EmaMixer([(source, average)]).Dispose();
+
+        Assert.Equal((false, false), (source.IsInvalid, average.IsInvalid));
+    }
+
+    [Fact]
+    public void A_refused_source_is_named_and_leaves_no_averages_behind()
+    {
+        using var source = torch.ones(2);
+        using var counts = torch.ones(2, torch.int64);
+
+        Assert.Equal("sources[1]", Assert.Throws<ArgumentNullException>(() => EmaMixer.WithOwnAverages([source, null!])).ParamName);
+        TensorLeaks.None(() => Refused<ArgumentException>("sources[1]", () => EmaMixer.WithOwnAverages([source, counts], 2)));
+    }
+
+    [Fact]
     public void A_leaf_that_requires_grad_is_updated_only_without_grad_mode()
     {
         using var scope = torch.NewDisposeScope();

@@ -88,6 +88,8 @@ public sealed class EmaModelStateTests : IDisposable
         Refused("averages.0.0.weight", "has shape [20], not [4, 5]");
         Write(entry => true, step: "many");
         Refused("auxcore.step", "is not a count of steps");
+        Write(entry => true, step: "-1");
+        Refused("auxcore.step", "is not a count of steps");
         SafetensorsFile.Write(_path, []);
         Refused("auxcore.format", "did not write this file");
 

@@ -259,6 +259,69 @@ public class EmaModelTests
     }
 
     [Fact]
+    public void A_buffer_that_is_replaced_is_followed()
+    {
+        using var scope = torch.NewDisposeScope();
+        var model = torch.nn.BatchNorm1d(2);
+        using var ema = new EmaModel(model, EmaSchedule.Constant(0.5));
+
+        var old = model.running_mean!;
+        model.running_mean = torch.full(2, 3f);
+        old.Dispose();
+        ema.Update();
+
+        Assert.Equal([3, 3], Values(ema.StateDict()["running_mean"]));
+        Assert.Equal(1, ema.Step);
+    }
+
+    [Fact]
+    public void What_the_averages_hold_outlives_the_scope_that_it_was_made_in()
+    {
+        using var model = torch.nn.BatchNorm1d(2).to(torch.bfloat16);
+        var before = State(model);
+        EmaModel ema;
+        EmaSwap swap;
+
+        using (torch.NewDisposeScope())
+            ema = new EmaModel(model, EmaSchedule.Constant(0.5));
+        ema.Update();
+        using (torch.NewDisposeScope())
+            swap = ema.Swap();
+        swap.Dispose();
+
+        Assert.Equal(before, State(model));
+        Assert.All(ema.StateDict().Values, tensor => Assert.False(tensor.IsInvalid));
+        ema.Dispose();
+    }
+
+    [Fact]
+    public void A_parameter_that_was_added_is_refused()
+    {
+        using var scope = torch.NewDisposeScope();
+        var model = new Holder(torch.zeros(2));
+        using var ema = new EmaModel(model, EmaSchedule.Constant(0.5));
+
+        model.register_parameter("added", new Parameter(torch.zeros(1)));
+
+        Refused("now has 2 tensors where the averages were made of 1", () => ema.Swap());
+    }
+
+    [Fact]
+    public void The_schedules_are_those_of_the_beginning()
+    {
+        using var model = torch.nn.Linear(1, 1);
+        EmaSchedule[] schedules = [EmaSchedule.Constant(1)];
+        using var ema = new EmaModel(model, schedules);
+        var before = Values(ema.StateDict()["weight"]);
+
+        schedules[0] = EmaSchedule.Constant(0);
+        Perturb(model, 1);
+        ema.Update();
+
+        Assert.Equal(before, Values(ema.StateDict()["weight"]));
+    }
+
+    [Fact]
     public void Tied_parameters_count_once_and_swap_once()
     {
         using var scope = torch.NewDisposeScope();
@@ -284,10 +347,14 @@ public class EmaModelTests
         var shared = torch.zeros(6);
 
         Refused("'weight': float64[2, 2] on cpu", () => new EmaModel(wide, EmaSchedule.Constant(0.9)));
-        Refused("with strides [1, 2]", () => new EmaModel(new Holder(torch.zeros(2, 2).t()), EmaSchedule.Constant(0.9)));
+        Refused(
+            "'first': float32[2, 2] on cpu with strides [1, 2]",
+            () => new EmaModel(new Holder(torch.zeros(2, 2).t()), EmaSchedule.Constant(0.9)));
         Refused(
             "'second' overlaps 'first'",
             () => new EmaModel(new Holder(shared.narrow(0, 0, 4), shared.narrow(0, 2, 4)), EmaSchedule.Constant(0.9)));
+        Refused(
+            "overlaps", () => new EmaModel(new Holder(shared.narrow(0, 0, 4), shared.narrow(0, 0, 2)), EmaSchedule.Constant(0.9)));
         Refused("model", () => new EmaModel(null!, EmaSchedule.Constant(0.9)));
         Refused("schedules", () => new EmaModel(wide, (IReadOnlyList<EmaSchedule>)null!));
         Refused("at least one", () => new EmaModel(wide, []));
