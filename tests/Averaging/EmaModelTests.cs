@@ -61,87 +61,6 @@ public class EmaModelTests
             single.Dispose();
     }
 
-    [Fact]
-    public void Swap_exchanges_and_restores_bit_for_bit_also_after_an_exception()
-    {
-        using var model = Network();
-        using var ema = new EmaModel(model, EmaSchedule.Constant(0.9), BufferPolicy.Copy);
-        Perturb(model, 1);
-        ema.Update();
-        Perturb(model, 2); // buffers now differ from those of the last update
-        var (training, averages) = (State(model), ema.StateDict().ToDictionary(entry => entry.Key, entry => Bytes(entry.Value)));
-
-        void Fail()
-        {
-            using (ema.Swap())
-            {
-                foreach (var (name, bytes) in State(model))
-                    Assert.Equal(averages[name], bytes);
-                throw new InvalidDataException();
-            }
-        }
-
-        Assert.Throws<InvalidDataException>(Fail);
-
-        Assert.Equal(training, State(model));
-        Assert.All(ema.StateDict(), entry => Assert.Equal(averages[entry.Key], Bytes(entry.Value)));
-    }
-
-    [Fact]
-    public void Inside_a_swap_nothing_else_is_allowed()
-    {
-        using var model = torch.nn.Linear(2, 2);
-        using var ema = new EmaModel(model, EmaSchedule.Constant(0.9));
-        using (var swap = ema.Swap())
-        {
-            Assert.Contains("Update inside a Swap", Assert.Throws<InvalidOperationException>(ema.Update).Message, StringComparison.Ordinal);
-            Assert.Throws<InvalidOperationException>(() => ema.Swap());
-            Assert.Throws<InvalidOperationException>(() => ema.Save("x"));
-            Assert.Throws<InvalidOperationException>(() => ema.Load("x"));
-            Assert.Throws<InvalidOperationException>(() => ema.CopyTo(model));
-            swap.Dispose();
-            ema.Update();
-        }
-
-        ema.Update();
-        Assert.Throws<ArgumentOutOfRangeException>(() => ema.Swap(1));
-        Assert.Throws<ArgumentOutOfRangeException>(() => ema.StateDict(-1));
-    }
-
-    [Fact]
-    public void Disposing_inside_a_swap_gives_the_weights_back()
-    {
-        using var model = torch.nn.Linear(2, 2);
-        var ema = new EmaModel(model, EmaSchedule.Constant(0.9));
-        Perturb(model, 1);
-        var training = State(model);
-
-        ema.Swap();
-        ema.Dispose();
-
-        Assert.Equal(training, State(model));
-        Assert.Throws<ObjectDisposedException>(ema.Update);
-        Assert.Throws<ObjectDisposedException>(() => ema.StateDict());
-        ema.Dispose();
-    }
-
-    [Fact]
-    public void A_graph_from_before_the_swap_refuses_its_backward_pass()
-    {
-        using var scope = torch.NewDisposeScope();
-        var model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1));
-        using var ema = new EmaModel(model, EmaSchedule.Constant(0.9));
-        var loss = model.forward(torch.ones(1, 2)).sum();
-
-        using (ema.Swap())
-        {
-        }
-
-        Assert.Contains(
-            "inplace",
-            Assert.Throws<System.Runtime.InteropServices.ExternalException>(() => loss.backward()).Message, StringComparison.Ordinal);
-    }
-
     [Theory]
     [InlineData(BufferPolicy.Skip)]
     [InlineData(BufferPolicy.Copy)]
@@ -220,45 +139,6 @@ public class EmaModelTests
     }
 
     [Fact]
-    public void A_model_that_is_retyped_inside_a_swap_gets_its_weights_back()
-    {
-        using var scope = torch.NewDisposeScope();
-        var model = torch.nn.Linear(2, 2);
-        using var ema = new EmaModel(model, EmaSchedule.Constant(0.0));
-        using (torch.no_grad())
-            model.weight.fill_(3f);
-
-        using (ema.Swap())
-            model.to(torch.bfloat16);
-
-        Assert.All(Values(model.weight), value => Assert.Equal(3, value));
-        Assert.NotEqual(3, Values(ema.StateDict()["weight"])[0]);
-    }
-
-    [Fact]
-    public void A_swap_that_cannot_end_stays_active_until_it_can()
-    {
-        using var scope = torch.NewDisposeScope();
-        var model = Network();
-        using var ema = new EmaModel(model, EmaSchedule.Constant(0.5));
-        Perturb(model, 1);
-        ema.Update();
-        var (training, averages) = (State(model), ema.StateDict().ToDictionary(entry => entry.Key, entry => Bytes(entry.Value)));
-        var swap = ema.Swap();
-
-        model.to(torch.float64);
-
-        Assert.Contains(
-            "'0.weight': float64[4, 5] on cpu", Assert.Throws<ArgumentException>(swap.Dispose).Message, StringComparison.Ordinal);
-        Assert.Throws<InvalidOperationException>(ema.Update);
-        model.to(torch.float32);
-        swap.Dispose();
-        Assert.Equal(training, State(model));
-        Assert.All(ema.StateDict(), entry => Assert.Equal(averages[entry.Key], Bytes(entry.Value)));
-        ema.Update();
-    }
-
-    [Fact]
     public void A_buffer_that_is_replaced_is_followed()
     {
         using var scope = torch.NewDisposeScope();
@@ -322,24 +202,6 @@ public class EmaModelTests
     }
 
     [Fact]
-    public void Tied_parameters_count_once_and_swap_once()
-    {
-        using var scope = torch.NewDisposeScope();
-        var model = new Tied();
-        using var ema = new EmaModel(model, EmaSchedule.Constant(0.5));
-        using (torch.no_grad())
-            model.first.fill_(1f);
-        ema.Update();
-        var training = State(model);
-        Assert.Single(ema.StateDict());
-
-        using (ema.Swap())
-            Assert.Equal(Bytes(ema.StateDict()["first"]).Length, Bytes(model.second).Length);
-
-        Assert.Equal(training, State(model));
-    }
-
-    [Fact]
     public void Parameters_that_cannot_be_averaged_are_named()
     {
         using var scope = torch.NewDisposeScope();
@@ -397,27 +259,6 @@ public class EmaModelTests
             "shape [9, 9] in the target", Assert.Throws<ArgumentException>(() => linear.CopyTo(narrow)).Message, StringComparison.Ordinal);
     }
 
-    [Fact]
-    public void A_thousand_swaps_saves_and_loads_leak_no_tensor()
-    {
-        using var model = Network();
-        var path = Path.Combine(Path.GetTempPath(), Path.GetRandomFileName());
-        TensorLeaks.None(() =>
-        {
-            using var ema = new EmaModel(model, EmaSchedule.Constant(0.9));
-            for (var i = 0; i < 1000; i++)
-                ema.Swap().Dispose();
-            for (var i = 0; i < 20; i++)
-            {
-                ema.Save(path);
-                ema.Load(path);
-            }
-
-            ema.CopyTo(model);
-        });
-        File.Delete(path);
-    }
-
     private static void Refused(string message, Func<object> action) =>
         Assert.Contains(message, Assert.ThrowsAny<ArgumentException>(() => action()).Message, StringComparison.Ordinal);
 
@@ -441,7 +282,7 @@ public class EmaModelTests
 
     internal static byte[] Bytes(Tensor tensor) => [.. tensor.detach().bytes];
 
-    private static double[] Values(Tensor tensor)
+    internal static double[] Values(Tensor tensor)
     {
         using var wide = tensor.detach().to(torch.float64);
         return [.. wide.data<double>()];
@@ -449,7 +290,7 @@ public class EmaModelTests
 
     private static double[] Weights(Linear model) => Values(model.weight);
 
-    private sealed class Tied : Module
+    internal sealed class Tied : Module
     {
         public readonly Parameter first = new(torch.zeros(3, 2));
         public readonly Parameter second;
@@ -461,7 +302,7 @@ public class EmaModelTests
         }
     }
 
-    private sealed class Holder : Module
+    internal sealed class Holder : Module
     {
         public Holder(Tensor first, Tensor? second = null) : base("holder")
         {

@@ -193,7 +193,9 @@ public sealed partial class EmaModel : IDisposable
     }
 
     /// <summary>Restores the model if a swap is active, and frees the averages.</summary>
-    /// <exception cref="ArgumentException">The active swap cannot be undone, see <see cref="EmaSwap.Dispose"/>; nothing was freed.</exception>
+    /// <exception cref="ArgumentException">
+    /// The active swap cannot be undone (see <see cref="EmaSwap.Dispose"/>). Nothing was freed.
+    /// </exception>
     public void Dispose()
     {
         if (_disposed)
