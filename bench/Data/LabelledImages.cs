@@ -36,6 +36,11 @@ public sealed record LabelledImages
     /// <summary>What the classes show.</summary>
     public IReadOnlyList<string> ClassNames { get; }
 
+    /// <summary>The first images, at most <paramref name="count"/>.</summary>
+    public LabelledImages First(int count) => count >= Count
+        ? this
+        : new($"{Source}, the first {count:N0}", Rows, Columns, Images[..(count * Rows * Columns)], Labels[..count], ClassNames);
+
     /// <summary>The pixels of one image.</summary>
     public ReadOnlySpan<byte> Image(int index) => Images.AsSpan(index * Rows * Columns, Rows * Columns);
 }

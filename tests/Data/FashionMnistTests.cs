@@ -9,6 +9,18 @@ public sealed class FashionMnistTests : IDisposable
     public void Dispose() => _folder.Dispose();
 
     [Fact]
+    public void The_first_images_are_the_first()
+    {
+        var all = FashionMnist.Load(FashionMnistSplit.Test, FashionMnistTier.Fixture);
+        var first = all.First(7);
+
+        Assert.Equal(7, first.Count);
+        Assert.Equal(all.Image(6).ToArray(), first.Image(6).ToArray());
+        Assert.Equal(all.Labels[..7], first.Labels);
+        Assert.Same(all, all.First(all.Count));
+    }
+
+    [Fact]
     public void The_committed_excerpt_is_the_one_in_the_manifest()
     {
         var pinned = DataStore.Default.Manifest[FashionMnist.Id].Fixture;
