@@ -10,7 +10,7 @@ public static class AuxRuntime
 {
     private const string BackendVariable = "AUXCORE_BACKEND";
     private const string ThreadsVariable = "AUXCORE_THREADS";
-    private static int CurrentCpuThreads = InitialCpuThreads();
+    private static int CurrentCpuThreads = ParseThreads(Environment.GetEnvironmentVariable(ThreadsVariable));
 
     /// <summary>
     /// The threads that one call on the CPU backend may use, 1 at first (or what <c>AUXCORE_THREADS</c> says). Small work runs on the
@@ -92,8 +92,6 @@ public static class AuxRuntime
         Vector512.IsHardwareAccelerated ? 512 : Vector256.IsHardwareAccelerated ? 256 : Vector128.IsHardwareAccelerated ? 128 : 0;
 
     // A property must not fail for an environment variable's sake: what cannot be understood counts as unset, and Describe shows it.
-    private static int InitialCpuThreads() =>
-        int.TryParse(Environment.GetEnvironmentVariable(ThreadsVariable), CultureInfo.InvariantCulture, out var threads) && threads >= 1
-            ? threads
-            : 1;
+    internal static int ParseThreads(string? text) =>
+        int.TryParse(text, CultureInfo.InvariantCulture, out var threads) && threads >= 1 ? threads : 1;
 }

@@ -88,6 +88,21 @@ public class EmaSwapTests
     }
 
     [Fact]
+    public void A_graph_that_saved_an_average_refuses_its_backward_pass_too()
+    {
+        using var scope = torch.NewDisposeScope();
+        var model = torch.nn.Linear(2, 2);
+        using var ema = new EmaModel(model, EmaSchedule.Constant(0.9));
+        var loss = (ema.StateDict()["weight"] * torch.ones(new long[] { 2, 2 }, requires_grad: true)).sum();
+
+        using (ema.Swap())
+        {
+        }
+
+        Assert.Throws<System.Runtime.InteropServices.ExternalException>(() => loss.backward());
+    }
+
+    [Fact]
     public void A_model_that_is_retyped_inside_a_swap_gets_its_weights_back()
     {
         using var scope = torch.NewDisposeScope();

@@ -83,6 +83,16 @@ public class AuxRuntimeTests
         Assert.Throws<BackendUnavailableException>(() => mixer.Update(0.5));
     }
 
+    [Theory]
+    [InlineData(null, 1)]
+    [InlineData("", 1)]
+    [InlineData("0", 1)]
+    [InlineData("-3", 1)]
+    [InlineData("many", 1)]
+    [InlineData("6", 6)]
+    public void The_environment_may_set_the_number_of_threads(string? text, int threads) =>
+        Assert.Equal(threads, AuxRuntime.ParseThreads(text));
+
     [Fact]
     public void Thread_counts_below_one_are_refused() =>
         Assert.Throws<ArgumentOutOfRangeException>(() => AuxRuntime.CpuThreads = 0);

@@ -8,8 +8,7 @@ internal static class CpuSimd
 {
     private const string Variable = "AUXCORE_SIMD";
 
-    // 256 bits before 512: streaming loops wait for memory, and on the machines measured
-    // the wider vectors brought nothing or cost a little.
+    // 256 bits before 512: streaming loops wait for memory, not for arithmetic.
     private static SimdWidth Best =>
         Vector256.IsHardwareAccelerated ? SimdWidth.Bits256 : Vector128.IsHardwareAccelerated ? SimdWidth.Bits128 : SimdWidth.Scalar;
 
