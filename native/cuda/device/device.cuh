@@ -1,0 +1,74 @@
+// What device code includes, and all that it includes. Three compilers read a .cu file: nvcc; clang, which makes PTX without a CUDA
+// toolkit; and a C++ compiler, for which the simulator takes the device's place. Code that keeps to the names below suits all three.
+//
+//   AUXCORE_SHARED(T, name, N)         a shared array of N (a constant) elements
+//   AUXCORE_DYNAMIC_SHARED(T, name)    the launch's dynamic shared memory, aligned to 16 bytes
+//   AUXCORE_KERNEL(name)               after a kernel's definition, once: makes it known to the simulator
+//
+// and of CUDA: __global__ with __launch_bounds__, __device__, threadIdx, blockIdx, blockDim, gridDim, __syncthreads, __syncwarp,
+// __shfl_sync, __shfl_xor_sync, __shfl_down_sync, __shfl_up_sync, __ballot_sync, __popc, __ffs, atomicAdd (int, unsigned, float), fmaf,
+// fminf, fmaxf, fabsf, sqrtf, float2, float4, uint2, uint4. Anything else is added to the two headers beside the one for nvcc.
+#pragma once
+
+#if defined(AUXCORE_SIMULATOR)
+#  include "../simulator/simt.h"
+#elif defined(__clang__) && defined(__CUDA__)
+#  include "clang_cuda.cuh"
+#else
+#  include <cuda_runtime.h>
+#  include <stdint.h>
+#endif
+
+#if !defined(AUXCORE_SIMULATOR)
+#  define AUXCORE_SHARED(T, name, N) __shared__ T name[N]
+#  define AUXCORE_DYNAMIC_SHARED(T, name)                         \
+    extern __shared__ __align__(16) unsigned char auxcore_shared[]; \
+    T* name = reinterpret_cast<T*>(auxcore_shared)
+#  define AUXCORE_KERNEL(name)
+#endif
+
+namespace auxcore {
+
+/// A 16-bit float as storage. Kernels widen it, compute in float32, and round back where they store.
+struct bfloat16 {
+  uint16_t bits;
+};
+
+struct float16 {
+  uint16_t bits;
+};
+
+__device__ __forceinline__ float as_float(uint32_t bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+__device__ __forceinline__ uint32_t as_bits(float value) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+/// Exact.
+__device__ __forceinline__ float widen(float value) { return value; }
+
+__device__ __forceinline__ float widen(bfloat16 value) { return as_float(uint32_t(value.bits) << 16); }
+
+__device__ __forceinline__ float widen(float16 value) {
+#if defined(__CUDA_ARCH__)
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));
+  return wide;
+#else
+  const uint32_t sign = uint32_t(value.bits & 0x8000u) << 16;
+  const uint32_t exponent = value.bits >> 10 & 0x1fu, mantissa = value.bits & 0x3ffu;
+  if (exponent == 0)  // zero or subnormal: mantissa · 2^-24
+    return as_float(sign | as_bits(float(mantissa) * 0x1p-24f));
+  if (exponent == 31)  // infinity or NaN
+    return as_float(sign | 0x7f800000u | mantissa << 13);
+  return as_float(sign | (exponent + 112u) << 23 | mantissa << 13);
+#endif
+}
+
+}  // namespace auxcore

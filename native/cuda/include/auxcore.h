@@ -1,0 +1,172 @@
+/* The whole C ABI of libauxcore, AuxCore's CUDA backend.
+ *
+ * Status. Every function that can fail returns one: 0 is success, a negative value is one of the codes below, a positive value is the CUDA
+ * driver's own CUresult. auxcore_last_error() has the message. After a failure the outputs are as they were; where that cannot be, the
+ * function says so.
+ *
+ * Contexts. Work happens in the device's primary context, which libtorch and the CUDA runtime use too. It is pushed and popped around each
+ * call, so the calling thread's current context stays what it was.
+ *
+ * Streams. A stream is a CUstream of that context, or NULL for the legacy default stream, where TorchSharp works. Work is asynchronous:
+ * the caller keeps all device memory alive until the stream has come to the end of it. No function but those that say so waits for the
+ * device. Whether a non-NULL stream is one at all is left to the driver.
+ *
+ * Threads. Any thread may call anything at any time, the closing of a context included: calls under way end first. Two calls on one table
+ * run one after the other.
+ *
+ * Handles are numbers that are never used twice. One that is 0, closed, or of another kind gives AUXCORE_E_HANDLE. Device addresses are
+ * CUdeviceptr. Sizes are in bytes, counts in elements. */
+#ifndef AUXCORE_H
+#define AUXCORE_H
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#  define AUXCORE_API __declspec(dllexport)
+#else
+#  define AUXCORE_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Callers pass the version that they were built for to auxcore_open, which takes exactly its own. */
+#define AUXCORE_ABI_VERSION 1u
+
+typedef int32_t auxcore_status;
+
+enum {
+  AUXCORE_OK = 0,
+  AUXCORE_E_ARGUMENT = -1,  /* an argument is wrong; nothing was done */
+  AUXCORE_E_HANDLE = -2,    /* a handle is 0, closed, or of another kind */
+  AUXCORE_E_ABI = -3,       /* caller and library are of different versions */
+  AUXCORE_E_NO_DRIVER = -4, /* no CUDA driver can be loaded */
+  AUXCORE_E_NO_DEVICE = -5, /* the driver has no such device */
+  AUXCORE_E_NO_IMAGE = -6,  /* the library was built without device code */
+  AUXCORE_E_MEMORY = -7,    /* the host is out of memory */
+  AUXCORE_E_INTERNAL = -8   /* a defect of the library; please report the message */
+};
+
+typedef uint64_t auxcore_context;
+typedef uint64_t auxcore_ema_table;
+
+/* Element types; the numbers are those of AuxCore.Interop.DType. */
+typedef int32_t auxcore_dtype;
+
+enum {
+  AUXCORE_FLOAT32 = 0,
+  AUXCORE_FLOAT16 = 2,
+  AUXCORE_BFLOAT16 = 3
+};
+
+/* ---- library ---- */
+
+AUXCORE_API uint32_t auxcore_abi_version(void);
+
+/* The message of this thread's last failure, in UTF-8; empty if there was none. Valid until this thread's next call. Never NULL. */
+AUXCORE_API const char* auxcore_last_error(void);
+
+/* What the embedded device code was compiled with, such as "clang 19.1.7, PTX for sm_80 and later"; "none" where there is no device code.
+ * Static. */
+AUXCORE_API const char* auxcore_device_image(void);
+
+/* The number of CUDA devices. AUXCORE_E_NO_DRIVER where no driver loads; 0 devices are AUXCORE_OK. */
+AUXCORE_API auxcore_status auxcore_device_count(int32_t* count);
+
+/* ---- context ---- */
+
+/* Waits for the device after each launch, so that a fault is reported by the call that caused it. The environment variable AUXCORE_SYNC=1
+ * asks for the same. */
+#define AUXCORE_OPEN_SYNCHRONOUS 1u
+
+/* Retains the device's primary context. */
+AUXCORE_API auxcore_status auxcore_open(uint32_t abi_version, int32_t device, uint32_t flags, auxcore_context* context);
+
+/* Waits for the context's work, then frees what was made through the context and not freed yet (tables, streams, memory) and releases the
+ * primary context. What fails on the way is reported, and does not keep the rest from being freed. */
+AUXCORE_API auxcore_status auxcore_close(auxcore_context context);
+
+typedef struct auxcore_device {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_device) */
+  int32_t ordinal;
+  int32_t compute_major; /* compute capability */
+  int32_t compute_minor;
+  int32_t multiprocessors;
+  int32_t driver_version; /* 12040 is CUDA 12.4 */
+  int64_t memory_bytes;
+  char name[128]; /* UTF-8, terminated */
+} auxcore_device;
+
+AUXCORE_API auxcore_status auxcore_describe_device(auxcore_context context, auxcore_device* device);
+
+/* ---- memory ---- */
+
+/* bytes is at least 1; the address is aligned to 256. The contents are undefined. */
+AUXCORE_API auxcore_status auxcore_allocate(auxcore_context context, int64_t bytes, uint64_t* address);
+
+/* Takes what auxcore_allocate gave, and 0. Waits for the device, as cuMemFree does. */
+AUXCORE_API auxcore_status auxcore_free(auxcore_context context, uint64_t address);
+
+/* Ordered on the stream, and complete when they return. After a failure the destination is undefined. */
+AUXCORE_API auxcore_status auxcore_copy_to_device(
+    auxcore_context context, void* stream, uint64_t destination, const void* source, int64_t bytes);
+AUXCORE_API auxcore_status auxcore_copy_to_host(
+    auxcore_context context, void* stream, void* destination, uint64_t source, int64_t bytes);
+
+/* Asynchronous. The ranges must not overlap. */
+AUXCORE_API auxcore_status auxcore_copy_on_device(
+    auxcore_context context, void* stream, uint64_t destination, uint64_t source, int64_t bytes);
+
+/* Asynchronous: every byte becomes value. */
+AUXCORE_API auxcore_status auxcore_fill(auxcore_context context, void* stream, uint64_t destination, uint8_t value, int64_t bytes);
+
+/* ---- streams ---- */
+
+/* A stream that does not wait for the legacy default stream, nor that stream for it: auxcore_stream_wait orders them. */
+AUXCORE_API auxcore_status auxcore_stream_create(auxcore_context context, void** stream);
+
+/* Takes what auxcore_stream_create gave. Work that the stream still has runs to its end. */
+AUXCORE_API auxcore_status auxcore_stream_destroy(auxcore_context context, void* stream);
+
+/* Waits until the stream's work is done, and reports a fault in it. */
+AUXCORE_API auxcore_status auxcore_stream_synchronize(auxcore_context context, void* stream);
+
+/* Work given to `waiting` from now on runs after the work given to `awaited` up to now. Does not wait itself. */
+AUXCORE_API auxcore_status auxcore_stream_wait(auxcore_context context, void* waiting, void* awaited);
+
+/* ---- EmaUpdate: average <- fma(1 - decay, source - average, average), many tensors a launch (ema/ema_update.cu) ---- */
+
+/* For each source average_count averages (1 to 64), each with a decay of its own. Decays are 1 at first: averages stay as they are.
+ *
+ * The table caches on the device where the tensors are. It is used by one stream at a time; a change of stream is the caller's to order
+ * (auxcore_stream_wait). */
+AUXCORE_API auxcore_status auxcore_ema_create(auxcore_context context, int32_t average_count, auxcore_ema_table* table);
+
+/* Waits for the device, as cuMemFree does. */
+AUXCORE_API auxcore_status auxcore_ema_destroy(auxcore_ema_table table);
+
+/* The decays of the updates that follow on this stream, each within [0, 1]. Nothing is launched where they are what the table has.
+ *
+ * Updates read them from device memory. So a graph that captured an update replays with the decays that were set on its stream before the
+ * replay. While the stream is capturing, decays that differ are refused. */
+AUXCORE_API auxcore_status auxcore_ema_set_decays(auxcore_ema_table table, void* stream, const double* decays, int32_t count);
+
+typedef struct auxcore_ema_tensors {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_ema_tensors) */
+  uint32_t reserved;    /* 0 */
+  int64_t tensor_count;
+  const uint64_t* addresses;         /* tensor_count rows: a source, then its averages; averages share memory with nothing */
+  const int64_t* element_counts;     /* tensor_count: elements of the source and of each of its averages */
+  const auxcore_dtype* source_types; /* tensor_count; averages are AUXCORE_FLOAT32 */
+} auxcore_ema_tensors;
+
+/* One update of every tensor, in one launch. The first call, and any call with other tensors than the last, checks the tensors and builds
+ * the table anew; that is not possible while the stream is capturing, and invalidates graphs captured before. Calls with the same tensors
+ * only compare. NULL stands for the tensors of the last call and compares nothing. */
+AUXCORE_API auxcore_status auxcore_ema_update(auxcore_ema_table table, void* stream, const auxcore_ema_tensors* tensors);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
