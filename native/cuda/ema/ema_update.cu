@@ -122,22 +122,21 @@ __device__ __forceinline__ void update_piece(
 /// averages: average_count addresses a piece, those of the piece's own first element.
 extern "C" __global__ void __launch_bounds__(kThreads) auxcore_ema_update(
     const Piece* pieces, const uint64_t* averages, const Step* steps, uint32_t piece_count, int32_t average_count) {
-  const uint32_t warps_per_block = blockDim.x / kWarp;
-  const uint32_t lane = threadIdx.x % kWarp;
-  for (uint64_t i = uint64_t(blockIdx.x) * warps_per_block + threadIdx.x / kWarp; i < piece_count; i += uint64_t(gridDim.x) * warps_per_block) {
-    const Piece piece = pieces[i];
-    const uint64_t* own = averages + i * uint32_t(average_count);
-    switch (piece.source_type) {
-      case kFloat32:
-        update_piece<float>(piece, own, steps, average_count, lane);
-        break;
-      case kFloat16:
-        update_piece<float16>(piece, own, steps, average_count, lane);
-        break;
-      default:
-        update_piece<bfloat16>(piece, own, steps, average_count, lane);
-        break;
-    }
+  const uint32_t warp = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  if (warp >= piece_count)
+    return;
+  const Piece piece = pieces[warp];
+  const uint64_t* own = averages + uint64_t(warp) * uint32_t(average_count);
+  switch (piece.source_type) {
+    case kFloat32:
+      update_piece<float>(piece, own, steps, average_count, lane);
+      break;
+    case kFloat16:
+      update_piece<float16>(piece, own, steps, average_count, lane);
+      break;
+    default:
+      update_piece<bfloat16>(piece, own, steps, average_count, lane);
+      break;
   }
 }
 AUXCORE_KERNEL(auxcore_ema_update)
