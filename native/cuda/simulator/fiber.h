@@ -39,8 +39,8 @@ class Fiber {
   void* mapping_ = nullptr;
   const void* stack_ = nullptr;
   size_t stack_bytes_ = 0;
-  void* fake_stack_ = nullptr;   ///< AddressSanitizer's
-  void* race_checker_ = nullptr;  ///< ThreadSanitizer's fiber
+  [[maybe_unused]] void* fake_stack_ = nullptr;    ///< AddressSanitizer's
+  [[maybe_unused]] void* race_checker_ = nullptr;  ///< ThreadSanitizer's fiber
 };
 
 }  // namespace simt
