@@ -5,6 +5,10 @@
 //   AUXCORE_DYNAMIC_SHARED(T, name)    the launch's dynamic shared memory, aligned to 16 bytes
 //   AUXCORE_KERNEL(name)               after a kernel's definition, once: makes it known to the simulator
 //
+//   copy_async16(shared, global)       16 bytes, aligned, on their way into shared memory, where they are after copy_async_wait
+//   copy_async_commit()                what the thread copied since the last one is a group
+//   copy_async_wait<N>()               all of the thread's groups but the newest N have landed, for the thread itself
+//
 // and of CUDA: __global__ with __launch_bounds__, __device__, threadIdx, blockIdx, blockDim, gridDim, __syncthreads, __syncwarp,
 // __shfl_sync, __shfl_xor_sync, __shfl_down_sync, __shfl_up_sync, __ballot_sync, __popc, __ffs, atomicAdd (int, unsigned, float), fmaf,
 // fminf, fmaxf, fabsf, sqrtf, float2, float4, uint2, uint4. Anything else is added to the two headers beside the one for nvcc.
@@ -70,5 +74,29 @@ __device__ __forceinline__ float widen(float16 value) {
   return as_float(sign | (exponent + 112u) << 23 | mantissa << 13);
 #endif
 }
+
+#if !defined(AUXCORE_SIMULATOR)
+__device__ __forceinline__ void copy_async16(void* shared, const void* global) {
+#if defined(__CUDA_ARCH__)
+  asm volatile(
+      "{ .reg .u64 to; .reg .u32 at; cvta.to.shared.u64 to, %0; cvt.u32.u64 at, to; cp.async.cg.shared.global [at], [%1], 16; }" ::"l"(shared),
+      "l"(global)
+      : "memory");
+#endif
+}
+
+__device__ __forceinline__ void copy_async_commit() {
+#if defined(__CUDA_ARCH__)
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+template <int kPending>
+__device__ __forceinline__ void copy_async_wait() {
+#if defined(__CUDA_ARCH__)
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+#endif
+}
+#endif
 
 }  // namespace auxcore
