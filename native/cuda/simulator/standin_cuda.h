@@ -1,4 +1,4 @@
-// The driver's types and numbers, as far as the stand-in knows them. Written from its documentation; no header of NVIDIA's is needed.
+// The driver's types, numbers and functions, as far as the stand-in knows them. Written from its documentation; no header of NVIDIA's is needed.
 #pragma once
 
 #include <cstddef>
@@ -92,3 +92,49 @@ enum CUstreamCaptureStatus : int {
   CU_STREAM_CAPTURE_STATUS_ACTIVE = 1,
   CU_STREAM_CAPTURE_STATUS_INVALIDATED = 2
 };
+
+CUDA_EXPORT CUresult cuInit(unsigned flags);
+CUDA_EXPORT CUresult cuDriverGetVersion(int* version);
+CUDA_EXPORT CUresult cuGetErrorName(CUresult error, const char** name);
+CUDA_EXPORT CUresult cuGetErrorString(CUresult error, const char** text);
+CUDA_EXPORT CUresult cuDeviceGetCount(int* count);
+CUDA_EXPORT CUresult cuDeviceGet(CUdevice* device, int ordinal);
+CUDA_EXPORT CUresult cuDeviceGetName(char* name, int bytes, CUdevice device);
+CUDA_EXPORT CUresult cuDeviceTotalMem_v2(size_t* bytes, CUdevice device);
+CUDA_EXPORT CUresult cuDeviceGetAttribute(int* value, int which, CUdevice device);
+CUDA_EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device);
+CUDA_EXPORT CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device);
+CUDA_EXPORT CUresult cuCtxPushCurrent_v2(CUcontext context);
+CUDA_EXPORT CUresult cuCtxPopCurrent_v2(CUcontext* context);
+CUDA_EXPORT CUresult cuCtxGetCurrent(CUcontext* context);
+CUDA_EXPORT CUresult cuCtxSetCurrent(CUcontext context);
+CUDA_EXPORT CUresult cuCtxSynchronize();
+CUDA_EXPORT CUresult cuMemAlloc_v2(CUdeviceptr* address, size_t bytes);
+CUDA_EXPORT CUresult cuMemFree_v2(CUdeviceptr address);
+CUDA_EXPORT CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr destination, const void* source, size_t bytes, CUstream stream);
+CUDA_EXPORT CUresult cuMemcpyDtoHAsync_v2(void* destination, CUdeviceptr source, size_t bytes, CUstream stream);
+CUDA_EXPORT CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr destination, CUdeviceptr source, size_t bytes, CUstream stream);
+CUDA_EXPORT CUresult cuMemsetD8Async(CUdeviceptr destination, unsigned char value, size_t bytes, CUstream stream);
+CUDA_EXPORT CUresult cuPointerGetAttributes(unsigned count, int* attributes, void** values, CUdeviceptr address);
+CUDA_EXPORT CUresult cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned count, int* options, void** values);
+CUDA_EXPORT CUresult cuModuleUnload(CUmodule module);
+CUDA_EXPORT CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const char* name);
+CUDA_EXPORT CUresult cuFuncGetAttribute(int* value, int which, CUfunction function);
+CUDA_EXPORT CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CUfunction function, int threads, size_t);
+CUDA_EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+    unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream, void** parameters, void** extra);
+CUDA_EXPORT CUresult cuStreamCreate(CUstream* stream, unsigned flags);
+CUDA_EXPORT CUresult cuStreamDestroy_v2(CUstream stream);
+CUDA_EXPORT CUresult cuStreamSynchronize(CUstream stream);
+CUDA_EXPORT CUresult cuStreamGetCtx(CUstream stream, CUcontext* context);
+CUDA_EXPORT CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned flags);
+CUDA_EXPORT CUresult cuEventCreate(CUevent* event, unsigned);
+CUDA_EXPORT CUresult cuEventDestroy_v2(CUevent event);
+CUDA_EXPORT CUresult cuEventRecord(CUevent event, CUstream stream);
+CUDA_EXPORT CUresult cuStreamIsCapturing(CUstream stream, int* status);
+CUDA_EXPORT CUresult cuStreamBeginCapture_v2(CUstream stream, int mode);
+CUDA_EXPORT CUresult cuStreamEndCapture(CUstream stream, CUgraph* graph);
+CUDA_EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec* executable, CUgraph graph, unsigned long long);
+CUDA_EXPORT CUresult cuGraphLaunch(CUgraphExec executable, CUstream stream);
+CUDA_EXPORT CUresult cuGraphExecDestroy(CUgraphExec executable);
+CUDA_EXPORT CUresult cuGraphDestroy(CUgraph graph);

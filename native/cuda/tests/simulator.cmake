@@ -51,3 +51,7 @@ auxcore_planted(everybody_comes "simulator: deadlock")
 auxcore_simulator_test(simulator_ema simulator_ema.cpp)
 target_link_libraries(simulator_ema PRIVATE auxcore_simulated_kernels)
 add_test(NAME simulator.ema COMMAND simulator_ema)
+
+add_executable(simulator_standin simulator_standin.cpp)
+target_link_libraries(simulator_standin PRIVATE auxcore_standin)
+add_test(NAME simulator.standin COMMAND simulator_standin)

@@ -59,7 +59,8 @@ __global__ void warp_exchange(int* out) {
 
 template <bool kCorrect>
 __global__ void shared_bounds(int* out) {
-  AUXCORE_SHARED(int, values, kThreads);
+  AUXCORE_SHARED(int, array, kThreads);
+  int* values = array;  // of an array UndefinedBehaviorSanitizer knows the bounds
   values[threadIdx.x] = 1;
   __syncthreads();
   out[threadIdx.x] = values[threadIdx.x + (kCorrect ? 0 : 1)];
