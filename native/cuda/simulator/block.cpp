@@ -1,5 +1,6 @@
 #include "block.h"
 
+#include "fault.h"
 #include "sanitizers.h"
 
 #include <atomic>
@@ -8,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 namespace simt {
 namespace {
@@ -19,6 +21,7 @@ struct Host {
   Fiber fiber;
   std::vector<std::unique_ptr<Thread>> threads;
   Thread* running = nullptr;
+  const void* illegal = nullptr;  ///< the address that a thread could not go on after
 };
 
 Host& host() {
@@ -84,18 +87,26 @@ Block::Block(const char* kernel, const Shape& shape, const Body& body)
     host().threads.push_back(std::make_unique<Thread>());
 }
 
-Block::~Block() = default;
+Block::~Block() { free_shared(); }
 
 void Block::run(const Extent& index) {
   prepare(index);
   release(started_);
-  while (run_ready_threads() || release_barrier()) {
+  while (run_ready_threads() || (host().illegal == nullptr && release_barrier())) {
+  }
+  if (const void* address = std::exchange(host().illegal, nullptr)) {
+    // The threads stand in the middle of the kernel, on stacks that nobody will go back to.
+    host().threads.clear();
+    throw IllegalAddress{address};
   }
   for (unsigned i = 0; i < thread_count_; ++i)
     if (host().threads[i]->state != State::kExited)
       report_deadlock();
   acquire(ended_);
+  free_shared();
+}
 
+void Block::free_shared() {
   for (const SharedArray& array : shared_)
     std::free(array.memory);
   shared_.clear();
@@ -131,6 +142,9 @@ bool Block::run_ready_threads() {
     any = true;
     host().running = &thread;
     host().fiber.switch_to(thread.fiber);
+    host().running = nullptr;
+    if (host().illegal != nullptr)
+      return false;
   }
   return any;
 }
@@ -279,6 +293,15 @@ void Block::fail(const Thread* thread, const std::source_location* where, const 
     std::fprintf(stderr, ", %s:%u", where->file_name(), unsigned(where->line()));
   std::fprintf(stderr, ")\n");
   std::abort();
+}
+
+bool in_kernel() { return host().running != nullptr; }
+
+void abandon(const void* address) {
+  host().illegal = address;
+  Thread& thread = self();
+  for (;;)
+    thread.fiber.switch_to(host().fiber);
 }
 
 const Position& position() { return self().position; }

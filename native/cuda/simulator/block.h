@@ -11,6 +11,12 @@
 
 namespace simt {
 
+/// Whether this host thread is inside of a kernel.
+bool in_kernel();
+
+/// Called by a CUDA thread that cannot go on: run() throws IllegalAddress.
+[[noreturn]] void abandon(const void* address);
+
 constexpr unsigned kWarpLanes = 32;
 constexpr unsigned kMostThreads = 1024;
 constexpr int kPoison = 0xcb;
@@ -80,6 +86,7 @@ class Block {
   };
 
   void prepare(const Extent& index);
+  void free_shared();
   bool run_ready_threads();
   bool release_barrier();
   [[noreturn]] void report_deadlock() const;

@@ -91,6 +91,10 @@ Fiber::~Fiber() {
 #if defined(SIMT_THREAD_SANITIZER)
   __tsan_destroy_fiber(race_checker_);
 #endif
+#if defined(SIMT_ADDRESS_SANITIZER)
+  // A fiber that was given up in the middle leaves the marks of its frames.
+  ASAN_UNPOISON_MEMORY_REGION(mapping_, kGuardBytes + kStackBytes);
+#endif
   munmap(mapping_, kGuardBytes + kStackBytes);
 }
 

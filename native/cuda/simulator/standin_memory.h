@@ -2,6 +2,7 @@
 // second mapping of the same pages.
 #pragma once
 
+#include "fault.h"
 #include "standin_cuda.h"
 
 #include <cstdint>
@@ -35,7 +36,7 @@ class Memory {
   /// Whether an address is of this range, allocated or not.
   bool contains(const void* address) const;
 
-  /// While it exists kernels can touch what is allocated.
+  /// While it exists kernels can touch what is allocated, and fault where they touch what is not.
   class Open {
    public:
     explicit Open(const Memory& memory);
@@ -45,6 +46,7 @@ class Memory {
 
    private:
     const Memory& memory_;
+    const simt::FaultGuard guard_;
   };
 
   size_t count() const { return allocations_.size(); }

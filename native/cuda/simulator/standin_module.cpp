@@ -1,4 +1,5 @@
 // The driver functions about modules, their kernels, and launches.
+#include "fault.h"
 #include "ptx.h"
 #include "standin_state.h"
 
@@ -61,9 +62,13 @@ std::vector<unsigned char> copy_parameters(const Function& function, void** para
 Operation launch_of(Driver& driver, const Function& function, const simt::Shape& shape, CUstream stream, std::vector<unsigned char> parameters) {
   if (const simt::Kernel* kernel = function.kernel)
     return [&driver, kernel, shape, parameters = std::move(parameters)] {
-      const Memory::Open open(driver.memory);
-      kernel->launch(shape, parameters.data());
       ++driver.launches;
+      const Memory::Open open(driver.memory);
+      try {
+        kernel->launch(shape, parameters.data());
+      } catch (const simt::IllegalAddress&) {
+        fail(CUDA_ERROR_ILLEGAL_ADDRESS);
+      }
     };
 
   RecordedLaunch recorded{{{},

@@ -5,7 +5,10 @@
 
 #include "simulator_check.h"
 
-#include <cmath>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
 #include <cstring>
 #include <string>
 #include <thread>
@@ -339,6 +342,51 @@ void kernels_run_with_the_parameters_of_their_launch() {
   GIVES(CUDA_ERROR_INVALID_VALUE, cuLaunchKernel(function, 1, 1, 1, 16, 1, 1, 1 << 20, stream, parameters, nullptr));
 }
 
+// The steps lie at the end of their pages; what lies beyond is nobody's.
+void kernels_fault_outside_of_allocations() {
+  {
+    const Context context;
+    const CUstream stream = create_stream();
+    CUfunction function = nullptr;
+    OK(cuModuleGetFunction(&function, load(), "auxcore_ema_set_steps"));
+    CUdeviceptr freed = allocate(sizeof(Steps)), own = allocate(sizeof(Steps)), beyond = own + 4096;
+    OK(cuMemFree_v2(freed));
+    Steps values = {};
+    int32_t count = 16;
+    void* parameters[] = {&beyond, &values, &count};
+    OK(cuLaunchKernel(function, 1, 1, 1, 16, 1, 1, 0, stream, parameters, nullptr));
+    GIVES(CUDA_ERROR_ILLEGAL_ADDRESS, cuStreamSynchronize(stream));
+    CUdeviceptr none = 0;
+    GIVES(CUDA_ERROR_ILLEGAL_ADDRESS, cuMemAlloc_v2(&none, 4));  // it sticks to the context
+    GIVES(CUDA_ERROR_ILLEGAL_ADDRESS, cuMemFree_v2(own));
+    CHECK(state().allocations == 0);
+  }
+  const Context context;
+  CUfunction function = nullptr;
+  OK(cuModuleGetFunction(&function, load(), "auxcore_ema_set_steps"));
+  CUdeviceptr freed = allocate(sizeof(Steps));
+  OK(cuMemFree_v2(freed));
+  Steps values = {};
+  int32_t count = 16;
+  void* parameters[] = {&freed, &values, &count};
+  OK(cuLaunchKernel(function, 1, 1, 1, 16, 1, 1, 0, nullptr, parameters, nullptr));
+  GIVES(CUDA_ERROR_ILLEGAL_ADDRESS, cuCtxSynchronize());
+}
+
+void the_host_cannot_touch_device_memory() {
+  const Context context;
+  const CUdeviceptr address = allocate(4);
+  const pid_t child = fork();
+  if (child == 0) {
+    signal(SIGSEGV, [](int) { _exit(42); });
+    *reinterpret_cast<volatile int*>(address) = 1;
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 42, "status %x", unsigned(status));
+}
+
 void kernels_of_others_are_recorded() {
   const Context context;
   const CUstream stream = create_stream();
@@ -468,6 +516,8 @@ int main() {
   events_order_streams();
   modules_are_text_with_entries();
   kernels_run_with_the_parameters_of_their_launch();
+  kernels_fault_outside_of_allocations();
+  the_host_cannot_touch_device_memory();
   kernels_of_others_are_recorded();
   graphs_replay_what_was_captured();
   captures_forbid_what_they_cannot_record();
