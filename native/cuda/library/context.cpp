@@ -218,6 +218,7 @@ CUmodule Context::module(const Image& image) {
 }
 
 void Context::launch_with(const Kernel& kernel, Grid grid, CUstream stream, void** parameters) {
+  const bool wait = synchronous_ && !is_capturing(stream);
   const CUresult result =
       driver().cuLaunchKernel(function(kernel), grid.blocks, 1, 1, grid.threads, 1, 1, grid.shared_bytes, stream, parameters, nullptr);
   char what[160];
@@ -225,7 +226,7 @@ void Context::launch_with(const Kernel& kernel, Grid grid, CUstream stream, void
     std::snprintf(what, sizeof what, "%s: launching %s", kernel.op, kernel.name);
     check(result, what);
   }
-  if (synchronous_ && !is_capturing(stream)) {
+  if (wait) {
     std::snprintf(what, sizeof what, "%s: %s faulted, or work before it", kernel.op, kernel.name);
     check(driver().cuStreamSynchronize(stream), what);
   }

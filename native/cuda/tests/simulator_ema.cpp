@@ -2,7 +2,7 @@
 #include "../device/device.cuh"
 #include "../ema/ema_update.cuh"
 
-#include "simulator_check.h"
+#include "check.h"
 
 #include <cmath>
 #include <cstring>

@@ -1,7 +1,7 @@
 // Each primitive of the simulator against a plain loop, in three orders of threads.
 #include "../device/device.cuh"
 
-#include "simulator_check.h"
+#include "check.h"
 
 #include <atomic>
 #include <thread>

@@ -3,7 +3,7 @@
 #include "standin.h"
 #include "standin_cuda.h"
 
-#include "simulator_check.h"
+#include "check.h"
 
 #include <sys/wait.h>
 #include <unistd.h>

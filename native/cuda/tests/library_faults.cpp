@@ -1,0 +1,234 @@
+// Every call that the library makes to the driver, made to fail once: the status is the driver's, the message names the function, nothing
+// leaks, and averages are as they were or as they should be. Also what a captured graph does. Needs the stand-in.
+#include <string>
+
+#include "library.h"
+
+using namespace auxcore::test;
+
+namespace {
+
+constexpr int kCount = 5000;
+constexpr float kAverage = 4, kSource = 8, kHalf = 6;
+
+struct Outcome {
+  auxcore_status first = AUXCORE_OK;  // the first failure, and its message
+  std::string message;
+  int failed = 0;
+
+  bool ok(auxcore_status status) {
+    if (status == AUXCORE_OK)
+      return true;
+    if (failed++ == 0) {
+      first = status;
+      message = auxcore_last_error();
+    }
+    return false;
+  }
+};
+
+// A caller's whole life: open, allocate, copy, streams, two updates, clean up whatever came about. Returns the first failure.
+Outcome scenario(const Standin& standin) {
+  Outcome outcome;
+  auxcore_context context = 0;
+  if (!outcome.ok(auxcore_open(AUXCORE_ABI_VERSION, 0, AUXCORE_OPEN_SYNCHRONOUS, &context)))
+    return outcome;
+  auxcore_device device = {};
+  device.struct_size = sizeof device;
+  outcome.ok(auxcore_describe_device(context, &device));
+
+  uint64_t source = 0, average = 0, copy = 0;
+  auxcore_ema_table table = 0;
+  void* stream = nullptr;
+  const std::vector<float> averages(kCount, kAverage), sources(kCount, kSource);
+  const bool ready = outcome.ok(auxcore_stream_create(context, &stream)) && outcome.ok(auxcore_allocate(context, kCount * 4, &source)) &&
+      outcome.ok(auxcore_allocate(context, kCount * 4, &average)) && outcome.ok(auxcore_allocate(context, kCount * 4, &copy)) &&
+      outcome.ok(auxcore_copy_to_device(context, stream, average, averages.data(), kCount * 4)) &&
+      outcome.ok(auxcore_copy_to_device(context, stream, source, sources.data(), kCount * 4)) &&
+      outcome.ok(auxcore_fill(context, stream, copy, 0, kCount * 4)) && outcome.ok(auxcore_copy_on_device(context, stream, copy, source, 64)) &&
+      outcome.ok(auxcore_stream_wait(context, nullptr, stream)) && outcome.ok(auxcore_ema_create(context, 1, &table));
+  if (ready) {
+    const Group group = {{source, average}, {kCount}, {AUXCORE_FLOAT32}}, other = {{source, copy}, {kCount}, {AUXCORE_FLOAT32}};
+    const auxcore_ema_tensors tensors = group.tensors(), others = other.tensors();
+    const double half = 0.5, keep = 1;
+    const bool set = outcome.ok(auxcore_ema_set_decays(table, nullptr, &half, 1));
+    const bool updated = set && outcome.ok(auxcore_ema_update(table, nullptr, &tensors));
+    std::vector<float> now(kCount);
+    CHECK(standin.peek(average, now.data(), kCount * 4) == 0);
+    // A launch that could not be made changed nothing; where waiting for it failed, it may have run.
+    const bool launched = outcome.message.find("faulted") != std::string::npos;
+    CHECK(now == std::vector<float>(kCount, updated ? kHalf : kAverage) || (launched && now == std::vector<float>(kCount, kHalf)),
+        "the average holds %g after %s", now[0], outcome.message.c_str());
+    if (updated) {
+      // Another table of tensors takes the place of the first; the averages of the first stay.
+      outcome.ok(auxcore_ema_set_decays(table, nullptr, &keep, 1));
+      outcome.ok(auxcore_ema_update(table, nullptr, &others));
+      outcome.ok(auxcore_copy_to_host(context, nullptr, now.data(), average, kCount * 4));
+    }
+  }
+  if (table != 0)
+    outcome.ok(auxcore_ema_destroy(table));
+  outcome.ok(auxcore_free(context, copy));
+  outcome.ok(auxcore_free(context, average));
+  if (stream != nullptr)
+    outcome.ok(auxcore_stream_destroy(context, stream));
+  outcome.ok(auxcore_close(context));  // frees the source
+  return outcome;
+}
+
+void check_nothing_is_left(const Standin& standin, const char* after) {
+  const auxcore_standin_state now = standin.state();
+  CHECK(now.allocations == 0, "%lld after %s", static_cast<long long>(now.allocations), after);
+  CHECK(now.retained_contexts == 0 && now.pushed_contexts == 0, "%lld retained, %lld pushed after %s",
+      static_cast<long long>(now.retained_contexts), static_cast<long long>(now.pushed_contexts), after);
+  CHECK(now.modules == 0 && now.streams == 0 && now.events == 0, "%lld modules, %lld streams, %lld events after %s",
+      static_cast<long long>(now.modules), static_cast<long long>(now.streams), static_cast<long long>(now.events), after);
+}
+
+void every_call_may_fail(const Standin& standin) {
+  OK(scenario(standin).first);
+  const int64_t before = standin.calls();
+  OK(scenario(standin).first);
+  const int64_t calls = standin.calls() - before;
+  CHECK(calls > 60, "only %lld", static_cast<long long>(calls));
+  check_nothing_is_left(standin, "no failure");
+
+  int silent = 0;
+  constexpr int kError = 719;  // CUDA_ERROR_LAUNCH_FAILED
+  for (int64_t nth = 1; nth <= calls; ++nth) {
+    standin.fail(nth, kError);
+    const Outcome outcome = scenario(standin);
+    standin.fail(0, 0);
+    const std::string failed = standin.failed();
+    if (failed == "cuCtxPopCurrent_v2" && outcome.first == AUXCORE_OK) {
+      ++silent;  // at the end of a call that did its work: there is nothing to report it with
+    } else {
+      CHECK(outcome.first == kError, "call %lld, %s: %d", static_cast<long long>(nth), failed.c_str(), outcome.first);
+      CHECK(outcome.message.find(failed) != std::string::npos || outcome.message.find("EmaUpdate: ") != std::string::npos ||
+              outcome.message.find("loading the device code of ema") != std::string::npos,
+          "call %lld, %s: %s", static_cast<long long>(nth), failed.c_str(), outcome.message.c_str());
+    }
+    check_nothing_is_left(standin, failed.c_str());
+    if (failures > 20)
+      return;
+  }
+  std::printf("%lld calls to the driver made to fail, one after the other; %d of them, all of them pops, without a word\n",
+      static_cast<long long>(calls), silent);
+}
+
+// The driver's graph functions, which the library itself does not need.
+struct Graphs {
+  int (*begin)(void* stream, int mode);
+  int (*end)(void* stream, void** graph);
+  int (*instantiate)(void** executable, void* graph, unsigned long long flags);
+  int (*launch)(void* executable, void* stream);
+  int (*destroy_executable)(void* executable);
+  int (*destroy)(void* graph);
+  int (*push)(void* context);
+  int (*pop)(void** context);
+  int (*retain)(void** context, int device);
+  int (*release)(int device);
+
+  Graphs() {
+    void* library = dlopen("libcuda.so.1", RTLD_NOW);
+    const auto find = [&](auto& function, const char* name) {
+      function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
+      CHECK(function != nullptr, "%s", name);
+    };
+    find(begin, "cuStreamBeginCapture_v2");
+    find(end, "cuStreamEndCapture");
+    find(instantiate, "cuGraphInstantiateWithFlags");
+    find(launch, "cuGraphLaunch");
+    find(destroy_executable, "cuGraphExecDestroy");
+    find(destroy, "cuGraphDestroy");
+    find(push, "cuCtxPushCurrent_v2");
+    find(pop, "cuCtxPopCurrent_v2");
+    find(retain, "cuDevicePrimaryCtxRetain");
+    find(release, "cuDevicePrimaryCtxRelease_v2");
+  }
+};
+
+void a_captured_update_replays_with_other_decays() {
+  const Graphs graphs;
+  auxcore_context context = 0;
+  auxcore_ema_table table = 0;
+  uint64_t source = 0, average = 0;
+  void *stream = nullptr, *primary = nullptr, *graph = nullptr, *executable = nullptr;
+  OK(auxcore_open(AUXCORE_ABI_VERSION, 0, 0, &context));
+  CHECK(graphs.retain(&primary, 0) == 0 && graphs.push(primary) == 0);
+  OK(auxcore_stream_create(context, &stream));
+  OK(auxcore_ema_create(context, 1, &table));
+  OK(auxcore_allocate(context, 64, &source));
+  OK(auxcore_allocate(context, 64, &average));
+  const std::vector<float> ones(16, 1.0f), zeros(16);
+  OK(auxcore_copy_to_device(context, stream, source, ones.data(), 64));
+  OK(auxcore_copy_to_device(context, stream, average, zeros.data(), 64));
+  const Group group = {{source, average}, {16}, {AUXCORE_FLOAT32}}, other = {{source, average}, {8}, {AUXCORE_FLOAT32}};
+  const auxcore_ema_tensors tensors = group.tensors(), others = other.tensors();
+  OK(auxcore_ema_update(table, stream, &tensors));
+
+  CHECK(graphs.begin(stream, 2) == 0);  // relaxed
+  const double half = 0.5, quarter = 0.25, keep = 1;
+  OK(auxcore_ema_set_decays(table, stream, &keep, 1));  // what the table has
+  REFUSED(AUXCORE_E_ARGUMENT, "set decays before the capture", auxcore_ema_set_decays(table, stream, &half, 1));
+  REFUSED(AUXCORE_E_ARGUMENT, "one update with these tensors before", auxcore_ema_update(table, stream, &others));
+  OK(auxcore_ema_update(table, stream, &tensors));
+  CHECK(graphs.end(stream, &graph) == 0 && graphs.instantiate(&executable, graph, 0) == 0);
+
+  std::vector<float> now(16);
+  float expected = 0;
+  for (const double decay : {half, keep, quarter, 0.0}) {
+    OK(auxcore_ema_set_decays(table, stream, &decay, 1));
+    CHECK(graphs.launch(executable, stream) == 0);
+    OK(auxcore_copy_to_host(context, stream, now.data(), average, 64));
+    expected = static_cast<float>(decay * expected + (1 - decay));
+    CHECK(now == std::vector<float>(16, expected), "%g, not %g", now[0], expected);
+  }
+  CHECK(graphs.destroy_executable(executable) == 0 && graphs.destroy(graph) == 0);
+  CHECK(graphs.pop(&primary) == 0 && graphs.release(0) == 0);
+  OK(auxcore_close(context));
+}
+
+void foreign_streams_and_devices_are_refused() {
+  const Graphs driver;
+  auxcore_context first = 0, second = 0;
+  void* stream = nullptr;
+  uint64_t on_first = 0, on_second = 0;
+  auxcore_ema_table table = 0;
+  OK(auxcore_open(AUXCORE_ABI_VERSION, 0, 0, &first));
+  OK(auxcore_open(AUXCORE_ABI_VERSION, 1, 0, &second));
+  OK(auxcore_stream_create(second, &stream));
+  OK(auxcore_allocate(first, 64, &on_first));
+  OK(auxcore_allocate(second, 64, &on_second));
+  OK(auxcore_ema_create(first, 1, &table));
+  const Group mixed = {{on_second, on_first}, {16}, {AUXCORE_FLOAT32}};
+  const auxcore_ema_tensors tensors = mixed.tensors();
+  const double half = 0.5;
+  REFUSED(AUXCORE_E_ARGUMENT, "is of another context", auxcore_ema_update(table, stream, &tensors));
+  REFUSED(AUXCORE_E_ARGUMENT, "is of another context", auxcore_ema_set_decays(table, stream, &half, 1));
+  REFUSED(AUXCORE_E_ARGUMENT, "is of another context", auxcore_fill(first, stream, on_first, 0, 64));
+  REFUSED(AUXCORE_E_ARGUMENT, "is of another context", auxcore_stream_wait(first, nullptr, stream));
+  REFUSED(AUXCORE_E_ARGUMENT, "memory of device 1, not of device 0", auxcore_ema_update(table, nullptr, &tensors));
+  REFUSED(AUXCORE_E_ARGUMENT, "memory of device 1, not of device 0", auxcore_copy_on_device(first, nullptr, on_first, on_second, 64));
+  REFUSED(AUXCORE_E_ARGUMENT, "not allocated through", auxcore_free(first, on_second));
+  REFUSED(AUXCORE_E_ARGUMENT, "not created through", auxcore_stream_destroy(first, stream));
+  int on_stack = 0;
+  CHECK(auxcore_stream_synchronize(first, &on_stack) == 400, "what is no stream is the driver's to refuse");
+  OK(auxcore_close(first));
+  OK(auxcore_close(second));
+}
+
+}  // namespace
+
+int main() {
+  const Standin standin;
+  if (std::strcmp(auxcore_device_image(), "none") == 0) {
+    std::printf("skipped: the library was built without device code\n");
+    return kSkipped;
+  }
+  every_call_may_fail(standin);
+  a_captured_update_replays_with_other_decays();
+  foreign_streams_and_devices_are_refused();
+  check_nothing_is_left(standin, "everything");
+  return result();
+}
