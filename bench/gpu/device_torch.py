@@ -21,7 +21,6 @@ class TorchDevice:
         self.l2_bytes = getattr(properties, "L2_cache_size", 0) or 64 << 20
         self._generator = torch.Generator(self._device).manual_seed(seed)
         self._flushed = torch.empty(2 * self.l2_bytes, dtype=torch.uint8, device=self._device)
-        torch.backends.cuda.matmul.allow_tf32 = False
 
     # ---- memory ----
 

@@ -7,13 +7,18 @@ missing() {
     printf '%s\n' "$*"
     exit 77
 }
-want() { command -v "$1" >/dev/null || missing "no $1"; }
 note() { printf '%s\n' "$*" >"$STEP_NOTE"; }
 fail() {
     note "$*"
     printf 'error: %s\n' "$*"
     exit 1
 }
+
+# A tool that a GPU machine may do without, one that it needs, and PyTorch, which it needs too.
+want() { command -v "$1" >/dev/null || missing "no $1"; }
+need() { command -v "$1" >/dev/null || lacking "no $1"; }
+need_pytorch() { [[ $device == standin ]] || python3 -c 'import torch' || lacking "no PyTorch"; }
+lacking() { if [[ $device == standin ]]; then missing "$@"; else fail "$@"; fi; }
 
 # Whether a file is there that an earlier step should have made.
 made() { [[ -e $1 ]] || missing "no ${1#"$PWD/"}, see the steps before"; }
@@ -45,7 +50,7 @@ build() {
 }
 
 build_nvcc() {
-    want nvcc
+    need nvcc
     build NVCC "$nvcc_build"
 }
 
@@ -55,7 +60,7 @@ build_clang() {
 }
 
 ptxas_check() {
-    want ptxas
+    need ptxas
     local file architecture
     for file in "$ptx"/*.ptx; do
         made "$file"
@@ -132,7 +137,7 @@ dotnet_tests() {
 
 timing() {
     made "$library"
-    if [[ $device == torch ]]; then python3 -c 'import torch' || missing "no PyTorch"; fi
+    need_pytorch
     # Some seconds for the start, and for a case that takes longer than its share.
     python3 -u bench/gpu/main.py --device "$device" --library "$library" --out "$results" --rows "$rows" --commit "$commit" \
         --seconds $((STEP_SECONDS - 25))
@@ -141,9 +146,13 @@ timing() {
 counters() {
     want ncu
     made "$library"
-    ncu --clock-control none --set basic --kernel-name regex:auxcore_ --csv --log-file "$logs/ncu.csv" \
-        python3 -u bench/gpu/main.py --device "$device" --library "$library" --out "$scratch/counters" --verify --ours
-    note "$(grep -c '"auxcore_' "$logs/ncu.csv") lines in ncu.csv"
+    need_pytorch
+    local cases
+    for cases in many-small 100m; do
+        ncu --clock-control none --set basic --kernel-name regex:auxcore_ --launch-count 12 --csv --log-file "$logs/ncu-$cases.csv" \
+            python3 -u bench/gpu/main.py --device "$device" --library "$library" --out "$scratch/counters" --verify --ours "$cases"
+    done
+    note "$(cat "$logs"/ncu-*.csv | grep -c '"auxcore_') lines in ncu-*.csv"
 }
 
 export PYTHONDONTWRITEBYTECODE=1

@@ -92,7 +92,7 @@ def captured(device, name, arm, data):
     replays = []
     for i in range(len(data)):
         arm.call(i)
-        replays.append(device.capture(lambda: arm.call(i)))  # noqa: B023: called at once
+        replays.append(device.capture(lambda i=i: arm.call(i)))
     return Arm(name, lambda i: replays[i]())
 
 
