@@ -129,7 +129,10 @@ dotnet_tests() {
     output=$(AUXCORE_GPU_ROWS=$rows "$folder/AuxCore.Tests" -noColor -noLogo) || status=$?
     printf '%s\n' "$output"
     note "$(grep -o 'Total: .*' <<<"$output" | tail -n 1)"
-    ((status == 0)) || exit "$status"
+    if ((status != 0)); then
+        grep -A 3 '\[FAIL\]' <<<"$output" || true # last, because a failed step shows the end of its log
+        exit "$status"
+    fi
     grep -q 'this build has no libtorch' <<<"$output" || fail "no test was skipped for want of libtorch"
     # TorchSharp puts libtorch there when somebody calls it.
     [[ ! -e $folder/cpu ]] || fail "something asked for libtorch"
