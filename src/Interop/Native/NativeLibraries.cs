@@ -40,14 +40,21 @@ internal static class NativeLibraries
 
             try
             {
-                handle = NativeLibrary.Load(path);
-                return true;
+                reason = ElfFile.Problem(path);
+                if (reason.Length == 0)
+                {
+                    handle = NativeLibrary.Load(path);
+                    return true;
+                }
             }
-            catch (Exception error) when (error is DllNotFoundException or BadImageFormatException)
+            catch (Exception error)
+                when (error is DllNotFoundException or BadImageFormatException or IOException or UnauthorizedAccessException)
             {
-                reason = $"{path} does not load: {LoaderMessage(error)}";
-                return false;
+                reason = LoaderMessage(error);
             }
+
+            reason = $"{path} does not load: {reason}";
+            return false;
         }
 
         // An application that was published, or that takes the library from a package, has it where the runtime looks.
@@ -64,10 +71,10 @@ internal static class NativeLibraries
             ? [Path.Combine(onlyFolder, file)]
             : [Path.Combine(applicationFolder, file), Path.Combine(applicationFolder, RuntimeFolder, file)];
 
-    // The runtime adds advice for those who look for a missing dependency; the loader's own line is the one that helps.
+    // The runtime puts general advice first; the loader's own line, which names the file that is at fault, comes after it.
     private static string LoaderMessage(Exception error)
     {
-        var line = error.Message.Split('\n').FirstOrDefault(line => line.Contains(".so", StringComparison.Ordinal)) ?? error.Message;
+        var line = error.Message.Split('\n').LastOrDefault(line => line.Contains(".so", StringComparison.Ordinal)) ?? error.Message;
         return line.Trim();
     }
 
