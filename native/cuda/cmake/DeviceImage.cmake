@@ -1,5 +1,5 @@
-# auxcore_device_image(PATH FILES OUT_IMAGE): compiles a hot path's device code into one image, PTX or a fat binary. CMake's own CUDA language
-# is not used: it asks for the CUDA toolkit even where clang alone would do.
+# auxcore_device_image(PATH FILES OUT_IMAGE): compiles a hot path's device code into one image, PTX or a fat binary. CMake's own CUDA
+# language is not used: it asks for the CUDA toolkit even where clang alone would do.
 
 find_program(AUXCORE_NVCC nvcc HINTS $ENV{CUDA_HOME}/bin /usr/local/cuda/bin)
 find_program(AUXCORE_CLANG NAMES clang++-19 clang++-20 clang++-21 clang++)
