@@ -1,4 +1,4 @@
-// The stand-in driver: that handles, addresses and states are checked as a driver checks them, and that what standin.h promises tests is so.
+// The stand-in driver: that handles, addresses and states are checked as a driver checks them, and that what standin.h promises is so.
 #include "simulator_standin.h"
 
 #include <sys/wait.h>
