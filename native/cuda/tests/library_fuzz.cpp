@@ -318,7 +318,8 @@ void print(const Tallies& tallies) {
     const Tally& tally = tallies[static_cast<std::size_t>(function)];
     std::printf("%-20s %9d %9d %9d\n", kEntries[function].name, tally.succeeded, tally.refused, tally.driver_failed);
     const bool can_succeed = has_device_code() || (function != kEmaSetDecays && function != kEmaUpdate);
-    CHECK(tally.refused > 0 && (tally.succeeded > 0) == can_succeed, "auxcore_%s: the mixture tests one side only", kEntries[function].name);
+    const bool is_mixed = tally.refused > 0 && (tally.succeeded > 0) == can_succeed;
+    CHECK(is_mixed, "auxcore_%s: the mixture tests one side only", kEntries[function].name);
   }
 }
 
