@@ -22,6 +22,7 @@ internal static class IlgpuBackend
     [FeatureSwitchDefinition(Switch)]
     [FeatureGuard(typeof(RequiresDynamicCodeAttribute))]
     [FeatureGuard(typeof(RequiresUnreferencedCodeAttribute))]
+    [UnconditionalSuppressMessage("AOT", "IL4000", Justification = "Trimming and AOT put false here, by the guard and by the switch.")]
     public static bool IsSupported => RuntimeFeature.IsDynamicCodeSupported && (!AppContext.TryGetSwitch(Switch, out var on) || on);
 
     /// <summary>Whether, on this thread, the backend works on host memory, on ILGPU's CPU accelerator.</summary>

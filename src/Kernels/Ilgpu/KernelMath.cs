@@ -27,7 +27,7 @@ internal static class KernelMath
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static float FromFloat16(uint bits) => (float)Bits.IntAsFloat((ushort)bits);
 
-    /// <summary>Tells a context how the functions above are compiled. Every context needs it before its first kernel.</summary>
+    /// <summary>Tells a context how the functions above are compiled.</summary>
     public static Context.Builder AddKernelMath(this Context.Builder builder)
     {
         const BindingFlags Static = BindingFlags.Static | BindingFlags.Public | BindingFlags.NonPublic;
