@@ -1,6 +1,5 @@
 using System.Reflection;
 using System.Runtime.InteropServices;
-using System.Text;
 
 namespace AuxCore.Interop;
 
@@ -40,14 +39,21 @@ internal static class NativeLibraries
 
             try
             {
-                handle = NativeLibrary.Load(path);
-                return true;
+                reason = ElfFile.Problem(path);
+                if (reason.Length == 0)
+                {
+                    handle = NativeLibrary.Load(path);
+                    return true;
+                }
             }
-            catch (Exception error) when (error is DllNotFoundException or BadImageFormatException)
+            catch (Exception error)
+                when (error is DllNotFoundException or BadImageFormatException or IOException or UnauthorizedAccessException)
             {
-                reason = $"{path} does not load: {LoaderMessage(error)}";
-                return false;
+                reason = LoaderMessage(error);
             }
+
+            reason = $"{path} does not load: {reason}";
+            return false;
         }
 
         // An application that was published, or that takes the library from a package, has it where the runtime looks.
@@ -64,24 +70,24 @@ internal static class NativeLibraries
             ? [Path.Combine(onlyFolder, file)]
             : [Path.Combine(applicationFolder, file), Path.Combine(applicationFolder, RuntimeFolder, file)];
 
-    // The runtime adds advice for those who look for a missing dependency; the loader's own line is the one that helps.
+    // The runtime puts general advice first; the loader's own line, which names the file that is at fault, comes after it.
     private static string LoaderMessage(Exception error)
     {
-        var line = error.Message.Split('\n').FirstOrDefault(line => line.Contains(".so", StringComparison.Ordinal)) ?? error.Message;
+        var line = error.Message.Split('\n').LastOrDefault(line => line.Contains(".so", StringComparison.Ordinal)) ?? error.Message;
         return line.Trim();
     }
 
+    // What to do comes first, where it was looked for last.
     private static string NotFound(string file, List<string> absent, string? onlyFolder, string applicationFolder)
     {
-        var text = new StringBuilder($"{file} was not found (tried {string.Join(", ", absent)}");
-        text.Append(onlyFolder is { Length: > 0 } ? $"; {FolderVariable} names the only folder)" : ", and where the runtime looks)");
+        if (onlyFolder is { Length: > 0 })
+            return $"{file} was not found: tried {absent[0]}; {FolderVariable} names the only folder";
 
         // The build leaves a note where it could not make the library.
         var note = Path.Combine(applicationFolder, RuntimeFolder, "not-built.txt");
-        if (onlyFolder is null or "" && File.Exists(note))
-            text.Append("; ").Append(File.ReadAllText(note).Trim());
-        else
-            text.Append("; reference the package AuxCore.Native.linux-x64, or build from source where cmake, g++ and clang-19 are");
-        return text.ToString();
+        var advice = File.Exists(note)
+            ? File.ReadAllText(note).Trim()
+            : "reference the package AuxCore.Native.linux-x64, or build from source where cmake, g++ and clang-19 are";
+        return $"{file} was not found: {advice}; tried {string.Join(", ", absent)} and where the runtime looks";
     }
 }
