@@ -261,23 +261,22 @@ public class EmaUpdateIlgpuTests
     {
         var work = tensors.Work;
         var layout = EmaUpdate.EmaLayout.Of(work, (_, _) => null);
-        var kernel = new PtxInterpreter(Ptx.Value, "Kernel_EmaUpdate");
+        var memory = new HostPtxMemory();
+        var kernel = new PtxInterpreter(Ptx.Value, "Kernel_EmaUpdate", memory);
         EmaStep[] steps = [.. decays.Select(EmaStep.Of)];
         fixed (EmaPiece* pieces = layout.Pieces)
         fixed (long* averages = layout.Averages)
         fixed (EmaStep* firstStep = steps)
         {
-            kernel.Allow((nint)pieces, layout.Pieces.Length * sizeof(EmaPiece), writable: false);
-            kernel.Allow((nint)averages, layout.Averages.Length * sizeof(long), writable: false);
-            kernel.Allow((nint)firstStep, steps.Length * sizeof(EmaStep), writable: false);
+            memory.Allow(pieces, layout.Pieces.Length * sizeof(EmaPiece), writable: false);
+            memory.Allow(averages, layout.Averages.Length * sizeof(long), writable: false);
+            memory.Allow(firstStep, steps.Length * sizeof(EmaStep), writable: false);
             for (var tensor = 0; tensor < work.TensorCount; tensor++)
             {
                 var count = work.Offset(tensor + 1) - work.Offset(tensor);
-                if (count == 0)
-                    continue;
-                kernel.Allow((nint)work.Source(tensor), count * work.SourceType(tensor).Size(), writable: false);
+                memory.Allow(work.Source(tensor), count * work.SourceType(tensor).Size(), writable: false);
                 for (var k = 0; k < work.AverageCount; k++)
-                    kernel.Allow((nint)work.Average(tensor, k), count * sizeof(float), writable: true);
+                    memory.Allow(work.Average(tensor, k), count * sizeof(float), writable: true);
             }
 
             // Four views of all memory, from address 0 on; then those of the tables.

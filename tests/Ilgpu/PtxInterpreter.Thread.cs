@@ -1,11 +1,11 @@
-using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 
 namespace AuxCore.Tests.Ilgpu;
 
-internal sealed unsafe partial class PtxInterpreter
+internal sealed partial class PtxInterpreter
 {
     /// <summary>One thread of the device. A register is 64 bits, of which an instruction uses as many as its type has.</summary>
-    private sealed class Thread(PtxInterpreter kernel, byte* parameters, int grid, int block, int blockIndex, int threadIndex)
+    private sealed class Thread(PtxInterpreter kernel, byte[] parameters, int grid, int block, int blockIndex, int threadIndex)
     {
         private readonly ulong[] _registers = new ulong[kernel._registers.Count];
 
@@ -37,11 +37,8 @@ internal sealed unsafe partial class PtxInterpreter
         {
             switch (instruction.Parts[0])
             {
-                case "ld" when instruction.Parts[1] == "param":
-                    Load(instruction, (nint)parameters, null);
-                    break;
-                case "ld" when instruction.Parts[1] == "global":
-                    Load(instruction, (nint)_registers[instruction.Operands[1].Register], kernel);
+                case "ld" when instruction.Parts[1] is "param" or "global":
+                    Load(instruction);
                     break;
                 case "st" when instruction.Parts[1] == "global":
                     Store(instruction);
@@ -52,31 +49,38 @@ internal sealed unsafe partial class PtxInterpreter
             }
         }
 
-        private void Load(PtxInstruction instruction, nint from, PtxInterpreter? checker)
+        private void Load(PtxInstruction instruction)
         {
-            var (target, size) = (instruction.Operands[0], Size(instruction.Type));
+            var (target, source, size) = (instruction.Operands[0], instruction.Operands[1], Size(instruction.Type));
             int[] registers = target.Vector ?? [target.Register];
-            var address = from + instruction.Operands[1].Offset;
-            checker?.Check(address, size * registers.Length, write: false, instruction);
+            Span<byte> bytes = stackalloc byte[size * registers.Length];
+            if (instruction.Parts[1] == "param")
+                parameters.AsSpan(source.Offset, bytes.Length).CopyTo(bytes);
+            else
+                kernel._memory.Read(Address(source, bytes.Length, instruction), bytes);
             for (var i = 0; i < registers.Length; i++)
             {
-                ulong bits = 0;
-                Unsafe.CopyBlockUnaligned(&bits, (void*)(address + i * size), (uint)size);
+                var bits = 0ul;
+                bytes.Slice(i * size, size).CopyTo(MemoryMarshal.AsBytes(new Span<ulong>(ref bits)));
                 _registers[registers[i]] = bits;
             }
         }
 
         private void Store(PtxInstruction instruction)
         {
-            var (source, size) = (instruction.Operands[1], Size(instruction.Type));
+            var (target, source, size) = (instruction.Operands[0], instruction.Operands[1], Size(instruction.Type));
             int[] registers = source.Vector ?? [source.Register];
-            var address = (nint)_registers[instruction.Operands[0].Register] + instruction.Operands[0].Offset;
-            kernel.Check(address, size * registers.Length, write: true, instruction);
+            Span<byte> bytes = stackalloc byte[size * registers.Length];
             for (var i = 0; i < registers.Length; i++)
-            {
-                var bits = _registers[registers[i]];
-                Unsafe.CopyBlockUnaligned((void*)(address + i * size), &bits, (uint)size);
-            }
+                MemoryMarshal.AsBytes(new Span<ulong>(ref _registers[registers[i]]))[..size].CopyTo(bytes[(i * size)..]);
+            kernel._memory.Write(Address(target, bytes.Length, instruction), bytes);
+        }
+
+        private nint Address(PtxOperand operand, int bytes, PtxInstruction instruction)
+        {
+            var address = (nint)_registers[operand.Register] + operand.Offset;
+            Assert.True(address % bytes == 0, $"0x{address:x} is no multiple of {bytes}: {instruction.Text}");
+            return address;
         }
 
         private ulong Compute(PtxInstruction instruction)

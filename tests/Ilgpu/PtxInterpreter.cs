@@ -6,9 +6,9 @@ namespace AuxCore.Tests.Ilgpu;
 /// <summary>
 /// Runs PTX on the host, one thread of the device after the other: so what ILGPU compiled is tested, not only what was written. It knows
 /// the instructions that our kernels have come to use; any other is an error that names it. Threads do not meet: there are no barriers,
-/// shuffles or shared memory. Every access must lie in memory that was handed to it, and on a multiple of its size.
+/// shuffles or shared memory. Every access must lie in memory that is the kernel's, and on a multiple of its size.
 /// </summary>
-internal sealed unsafe partial class PtxInterpreter
+internal sealed partial class PtxInterpreter
 {
     private const long MostSteps = 10_000_000; // of one thread: a loop that does not end is a failed test
 
@@ -16,12 +16,14 @@ internal sealed unsafe partial class PtxInterpreter
     private readonly Dictionary<string, int> _registers = [];
     private readonly Dictionary<string, int> _labels = [];
     private readonly List<PtxInstruction> _code = [];
-    private readonly SortedList<nint, (nint End, bool Writable)> _memory = [];
+    private readonly IPtxMemory _memory;
 
     /// <param name="ptx">A module.</param>
     /// <param name="entry">The kernel's name in it.</param>
-    public PtxInterpreter(string ptx, string entry)
+    /// <param name="memory">What global addresses are of.</param>
+    public PtxInterpreter(string ptx, string entry, IPtxMemory memory)
     {
+        _memory = memory;
         var start = ptx.IndexOf($".entry {entry}(", StringComparison.Ordinal);
         Assert.True(start >= 0, $"the module has no entry {entry}");
         var open = ptx.IndexOf('{', start);
@@ -38,9 +40,6 @@ internal sealed unsafe partial class PtxInterpreter
     /// <summary>How often each instruction ran, by its full name.</summary>
     public Dictionary<string, long> Executed { get; } = [];
 
-    /// <summary>Lets the kernel read a stretch of memory, and write it where said so.</summary>
-    public void Allow(nint begin, long bytes, bool writable) => _memory.Add(begin, (begin + (nint)bytes, writable));
-
     /// <summary>Runs all threads.</summary>
     /// <param name="grid">Blocks.</param>
     /// <param name="block">Threads of each.</param>
@@ -48,13 +47,11 @@ internal sealed unsafe partial class PtxInterpreter
     public void Run(int grid, int block, ReadOnlySpan<byte> parameters)
     {
         Assert.Equal(ParameterBytes, parameters.Length);
-        fixed (byte* first = parameters)
+        var copy = parameters.ToArray();
+        for (var b = 0; b < grid; b++)
         {
-            for (var b = 0; b < grid; b++)
-            {
-                for (var t = 0; t < block; t++)
-                    new Thread(this, first, grid, block, b, t).Run();
-            }
+            for (var t = 0; t < block; t++)
+                new Thread(this, copy, grid, block, b, t).Run();
         }
     }
 
@@ -110,28 +107,6 @@ internal sealed unsafe partial class PtxInterpreter
         if (!_registers.TryGetValue(name, out var index))
             _registers[name] = index = _registers.Count;
         return index;
-    }
-
-    private void Check(nint address, int bytes, bool write, PtxInstruction instruction)
-    {
-        Assert.True(address % bytes == 0, $"0x{address:x} is no multiple of {bytes}: {instruction.Text}");
-        var at = LastFrom(address);
-        if (at >= 0 && address + bytes <= _memory.Values[at].End && (_memory.Values[at].Writable || !write))
-            return;
-        Assert.Fail($"{bytes} bytes at 0x{address:x} are not the kernel's to {(write ? "write" : "read")}: {instruction.Text}");
-    }
-
-    // The last stretch that begins at an address or before it; -1 for none.
-    private int LastFrom(nint address)
-    {
-        var (low, high) = (0, _memory.Count);
-        while (low < high)
-        {
-            var middle = (low + high) / 2;
-            (low, high) = _memory.Keys[middle] <= address ? (middle + 1, high) : (low, middle);
-        }
-
-        return low - 1;
     }
 
     [GeneratedRegex(@"\.param\s+(\.align\s+(?<align>\d+)\s+)?\.[bsuf](?<bits>\d+)\s+(?<name>\w+)(\[(?<bytes>\d+)\])?")]
