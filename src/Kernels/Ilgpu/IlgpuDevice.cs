@@ -138,7 +138,8 @@ internal sealed class IlgpuDevice : IDisposable
             context = IlgpuContext.Create(builder => builder.Cuda(device => device.DeviceId == ordinal));
             var devices = context.GetCudaDevices();
             if (devices.Count == 0)
-                throw Unavailable(operation, $"ILGPU does not see the device cuda:{ordinal}");
+                throw Unavailable(
+                    operation, $"ILGPU does not see the device cuda:{ordinal}; where it was used before AuxCore, call AuxCore first");
             if (devices[0].InstructionSet is null)
                 throw Unavailable(operation, $"ILGPU knows no version of PTX for {devices[0].Name} that the driver takes");
             accelerator = devices[0].CreateCudaAccelerator(context);
