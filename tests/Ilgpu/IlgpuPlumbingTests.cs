@@ -37,12 +37,27 @@ public unsafe class IlgpuPlumbingTests
     });
 
     [Fact]
-    public void Bytes_that_are_no_whole_element_are_left_out() => WithDevice(device =>
+    public void A_view_begins_at_a_multiple_of_its_element() => WithDevice(device =>
     {
-        using var memory = new ForeignMemory(device.Accelerator, 4096, 11);
+        var error = Assert.Throws<ArgumentException>(() => device.View<double>(4100, 1));
+        Assert.Contains("0x1004 is no multiple of Double's 8 bytes", error.Message, StringComparison.Ordinal);
+        Assert.Equal(3, device.View<float>(4100, 3).Length);
+    });
 
-        Assert.Equal((11, 2, 1), (memory.View<byte>().Length, memory.View<float>().Length, memory.View<double>().Length));
-        Assert.Throws<OverflowException>(() => device.View<double>(4096, long.MaxValue));
+    [Fact]
+    public void A_buffer_takes_no_more_than_it_holds() => WithDevice(device =>
+    {
+        using var buffer = new IlgpuBuffer<int>(device, 3, "test");
+        using var none = new IlgpuBuffer<int>(device, 0, "test");
+
+        buffer.CopyFrom([1, 2, 3], 0, "test");
+        none.CopyFrom([], 0, "test");
+        Assert.Throws<ArgumentOutOfRangeException>(() => buffer.CopyFrom([4, 4, 4, 4], 0, "test"));
+
+        using var scope = device.Enter();
+        var back = new int[3];
+        buffer.View.CopyToCPU(device.Stream(0), back);
+        Assert.Equal([1, 2, 3], back);
     });
 
     [Fact]

@@ -22,7 +22,7 @@ public static partial class EmaUpdate
             var stream = device.Stream(place.Stream);
             if (table is not EmaIlgpuTable own || own.Device != device)
             {
-                own = new EmaIlgpuTable(device, stream, work);
+                own = new EmaIlgpuTable(device, place.Stream, work);
                 table?.Dispose();
                 table = own;
             }
@@ -43,13 +43,13 @@ public static partial class EmaUpdate
 
         private readonly Action<AcceleratorStream, KernelConfig, ArrayView<EmaStep>, int, EmaSteps> _setSteps;
         private readonly int _threads;
-        private readonly MemoryBuffer1D<EmaStep, Stride1D.Dense> _steps;
-        private readonly MemoryBuffer1D<EmaPiece, Stride1D.Dense>? _pieces; // these two are null where there are no elements
-        private readonly MemoryBuffer1D<long, Stride1D.Dense>? _averages;
+        private readonly IlgpuBuffer<EmaStep> _steps;
+        private readonly IlgpuBuffer<EmaPiece>? _pieces; // these two are null where there are no elements
+        private readonly IlgpuBuffer<long>? _averages;
         private double[]? _decays; // those that the device has, or will have when the stream gets there
 
         /// <summary>Checks the addresses, and sends them to the device.</summary>
-        public EmaIlgpuTable(IlgpuDevice device, AcceleratorStream stream, in EmaWork work)
+        public EmaIlgpuTable(IlgpuDevice device, nint stream, in EmaWork work)
         {
             Device = device;
             var layout = EmaLayout.Of(work, device.WhyNotMemory);
@@ -61,18 +61,17 @@ public static partial class EmaUpdate
                 EmaKernel.SetSteps, EmaSteps.Count);
             try
             {
-                _steps = device.Accelerator.Allocate1D<EmaStep>(work.AverageCount);
+                _steps = new(device, work.AverageCount, nameof(EmaUpdate));
                 if (layout.Pieces.Length == 0)
                     return;
-                _pieces = device.Accelerator.Allocate1D<EmaPiece>(layout.Pieces.Length);
-                _averages = device.Accelerator.Allocate1D<long>(layout.Averages.Length);
-                _pieces.View.CopyFromCPU(stream, layout.Pieces);
-                _averages.View.CopyFromCPU(stream, layout.Averages);
-                stream.Synchronize(); // the arrays are free to move when this returns
+                _pieces = new(device, layout.Pieces.Length, nameof(EmaUpdate));
+                _averages = new(device, layout.Averages.Length, nameof(EmaUpdate));
+                _pieces.CopyFrom(layout.Pieces, stream, nameof(EmaUpdate));
+                _averages.CopyFrom(layout.Averages, stream, nameof(EmaUpdate));
             }
             catch
             {
-                Free();
+                Dispose();
                 throw;
             }
         }
@@ -86,15 +85,16 @@ public static partial class EmaUpdate
             if (_pieces is null)
                 return;
             var warps = _threads / EmaKernel.Warp;
-            var blocks = (_pieces.IntExtent + warps - 1) / warps;
+            var blocks = (_pieces.View.IntLength + warps - 1) / warps;
             _update(stream, new KernelConfig(blocks, _threads), Device.Memory, _pieces.View, _averages!.View, _steps.View);
             Device.AfterLaunch(stream);
         }
 
         public void Dispose()
         {
-            using var scope = Device.Enter();
-            Free();
+            _steps?.Dispose();
+            _pieces?.Dispose();
+            _averages?.Dispose();
         }
 
         private void SetDecays(AcceleratorStream stream, ReadOnlySpan<double> decays)
@@ -110,13 +110,6 @@ public static partial class EmaUpdate
             }
 
             _decays = decays.ToArray();
-        }
-
-        private void Free()
-        {
-            _steps?.Dispose();
-            _pieces?.Dispose();
-            _averages?.Dispose();
         }
     }
 

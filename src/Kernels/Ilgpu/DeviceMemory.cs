@@ -16,13 +16,13 @@ internal readonly struct DeviceMemory
     private readonly ArrayView<float> _floats;
     private readonly ArrayView<ushort> _words;
 
-    /// <param name="all">Memory that begins at address 0.</param>
-    public DeviceMemory(ForeignMemory all)
+    /// <param name="all">What the addresses are of.</param>
+    public DeviceMemory(AddressSpace all)
     {
-        _quads = all.View<Float4>();
-        _blocks = all.View<UInt4>();
-        _floats = all.View<float>();
-        _words = all.View<ushort>();
+        _quads = all.View<Float4>(0, long.MaxValue / 16);
+        _blocks = all.View<UInt4>(0, long.MaxValue / 16);
+        _floats = all.View<float>(0, long.MaxValue / 4);
+        _words = all.View<ushort>(0, long.MaxValue / 2);
     }
 
     /// <summary>Sixteen bytes at a time, as four float32.</summary>

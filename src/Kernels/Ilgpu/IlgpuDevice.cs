@@ -26,6 +26,7 @@ internal sealed class IlgpuDevice : IDisposable
     private static readonly Lazy<IlgpuDevice> Cpu = new(OpenCpu);
 
     private readonly Context _context;
+    private readonly AddressSpace _addresses;
     private readonly nint _cudaContext; // 0: the CPU accelerator
     private readonly int _ordinal;
     private readonly bool _synchronous = Environment.GetEnvironmentVariable(CudaContext.SynchronousVariable) == "1";
@@ -35,7 +36,8 @@ internal sealed class IlgpuDevice : IDisposable
     private IlgpuDevice(Context context, Accelerator accelerator, int ordinal, nint cudaContext)
     {
         (_context, Accelerator, _ordinal, _cudaContext) = (context, accelerator, ordinal, cudaContext);
-        Memory = new DeviceMemory(ForeignMemory.All(accelerator));
+        _addresses = new AddressSpace(accelerator);
+        Memory = new DeviceMemory(_addresses);
     }
 
     /// <summary>The device's ILGPU, opened where it is not yet.</summary>
@@ -51,6 +53,9 @@ internal sealed class IlgpuDevice : IDisposable
 
     /// <summary>The accelerator, for what ILGPU and its algorithms need it for.</summary>
     public Accelerator Accelerator { get; }
+
+    /// <summary>The CUDA ordinal; null for the CPU accelerator.</summary>
+    public int? CudaOrdinal => _cudaContext == 0 ? null : _ordinal;
 
     /// <summary>All of the device's memory, for kernels that find addresses in a table.</summary>
     public DeviceMemory Memory { get; }
@@ -72,10 +77,8 @@ internal sealed class IlgpuDevice : IDisposable
     }
 
     /// <summary>A view of memory that somebody else allocated and keeps alive while it is used.</summary>
-    /// <param name="address">An address on the device, a multiple of the element's size.</param>
-    /// <param name="length">Elements.</param>
-    public unsafe ArrayView<T> View<T>(nint address, long length) where T : unmanaged =>
-        new ForeignMemory(Accelerator, address, checked(length * sizeof(T))).View<T>();
+    /// <inheritdoc cref="AddressSpace.View{T}"/>
+    public ArrayView<T> View<T>(nint address, long length) where T : unmanaged => _addresses.View<T>(address, length);
 
     /// <summary>A kernel's launcher. It is compiled when first asked for, which takes a second or so.</summary>
     /// <typeparam name="TLauncher">An action of a stream, a <see cref="KernelConfig"/>, and the kernel's parameters.</typeparam>
@@ -197,55 +200,50 @@ internal sealed class IlgpuDevice : IDisposable
 
     private static BackendUnavailableException Unavailable(string operation, string reason) => new(operation, AuxBackend.Ilgpu, reason);
 
-    // ILGPU remembers for each thread which accelerator it made current last, and relies on nobody else changing that; and it makes none
-    // current by popping from the driver's stack of contexts. So the context is pushed at every beginning, whatever ILGPU remembers, and
-    // what ILGPU pops was pushed here.
-    private Accelerator? Begin()
+    // ILGPU remembers for each thread which accelerator it made current last, and relies on nobody else changing that. So the context is
+    // pushed at every beginning, whatever ILGPU remembers.
+    private (nint[]? Taken, Accelerator? Other) Begin()
     {
         if (_cudaContext == 0)
-            return null;
+            return default;
         var other = Accelerator.Current == Accelerator ? null : Accelerator.Current;
-        IlgpuDriver.PushContext(_cudaContext);
+        var taken = ThreadContexts.Take();
         try
         {
-            if (other is CudaAccelerator)
-                IlgpuDriver.PushContext(_cudaContext); // for ILGPU to pop as it leaves the other one
+            IlgpuDriver.PushContext(_cudaContext);
             Accelerator.Bind();
-            return other;
+            return (taken, other);
         }
         catch
         {
-            IlgpuDriver.PopContext();
+            ThreadContexts.PutBack(taken);
             throw;
         }
     }
 
-    private void End(Accelerator? other)
+    private void End((nint[]? Taken, Accelerator? Other) before)
     {
         if (_cudaContext == 0)
             return;
         try
         {
-            if (other is null)
-                return;
-            IlgpuDriver.PushContext(_cudaContext); // for ILGPU to pop as it leaves ours
-            other.Bind();
+            before.Other?.Bind();
         }
         finally
         {
-            IlgpuDriver.PopContext();
+            ThreadContexts.PutBack(before.Taken);
         }
     }
 
-    /// <summary>While it lasts, the primary context is the thread's, and ILGPU knows.</summary>
+    /// <summary>While it lasts, the primary context is the thread's only one, and ILGPU knows.</summary>
     public readonly ref struct Scope
     {
         private readonly IlgpuDevice _device;
-        private readonly Accelerator? _other; // the accelerator that another user of ILGPU made current on this thread
+        private readonly (nint[]?, Accelerator?) _before; // the thread's contexts, and the accelerator that another user of ILGPU had there
 
-        internal Scope(IlgpuDevice device) => (_device, _other) = (device, device.Begin());
+        internal Scope(IlgpuDevice device) => (_device, _before) = (device, device.Begin());
 
         /// <summary>Makes current what was so before.</summary>
-        public void Dispose() => _device.End(_other);
+        public void Dispose() => _device.End(_before);
     }
 }

@@ -72,21 +72,33 @@ internal static unsafe class IlgpuDriver
         Check(Driver.PrimaryContextRelease(device));
     }
 
-    /// <summary>The calling thread's context; 0 where it has none.</summary>
+    /// <summary>The topmost of the calling thread's contexts; 0 where it has none.</summary>
     public static nint CurrentContext()
     {
-        nint context;
-        Check(Driver.ContextGetCurrent(&context));
+        Check(TryGetCurrentContext(out var context));
         return context;
     }
 
-    public static void PushContext(nint context) => Check(Driver.ContextPush(context));
+    public static void PushContext(nint context) => Check(TryPushContext(context));
 
-    public static void PopContext()
+    public static void PopContext() => Check(TryPopContext());
+
+    public static int TryGetCurrentContext(out nint context)
+    {
+        fixed (nint* current = &context)
+            return Driver.ContextGetCurrent(current);
+    }
+
+    public static int TryPushContext(nint context) => Driver.ContextPush(context);
+
+    public static int TryPopContext()
     {
         nint popped;
-        Check(Driver.ContextPop(&popped));
+        return Driver.ContextPop(&popped);
     }
+
+    /// <summary>Throws ILGPU's exception for a CUresult, unless it is success.</summary>
+    public static void Check(int result) => IlgpuCudaException.ThrowIfFailed((CudaError)result);
 
     /// <summary>What is wrong with memory that is said to be a device's; null where nothing is.</summary>
     public static string? WhyNotMemory(int ordinal, nint address, long bytes)
@@ -108,8 +120,6 @@ internal static unsafe class IlgpuDriver
             : on != ordinal ? $"0x{address:x} is memory of cuda:{on}"
             : null;
     }
-
-    private static void Check(int result) => IlgpuCudaException.ThrowIfFailed((CudaError)result);
 
     /// <summary>The driver's functions that ILGPU does not call itself, found where it finds its own.</summary>
     private struct Functions
