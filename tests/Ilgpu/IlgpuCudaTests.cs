@@ -2,6 +2,7 @@ using System.Runtime.InteropServices;
 using AuxCore.Interop;
 using AuxCore.Kernels;
 using AuxCore.Tests.Cuda;
+using ILGPU;
 using ILGPU.Algorithms;
 using ILGPU.Algorithms.ScanReduceOperations;
 using ILGPU.Runtime;
@@ -344,7 +345,8 @@ public class IlgpuCudaTests
         {
             var on = device.Stream(stream.Handle);
             using var sum = device.Accelerator.Allocate1D<int>(1);
-            device.Accelerator.Reduce<int, AddInt32>(on, device.View<int>(buffer.Address, 1000), sum.View);
+            var reduce = device.Keep(static accelerator => accelerator.CreateReduction<int, Stride1D.Dense, AddInt32>());
+            reduce(on, new(device.View<int>(buffer.Address, 1000), 1000, default), sum.View);
             on.Synchronize();
 
             var launch = StandinLaunch.Last();
@@ -372,6 +374,26 @@ public class IlgpuCudaTests
         });
 
         Assert.Equal(before.Allocations, CudaDriver.State.Allocations);
+    }
+
+    [Theory]
+    [InlineData("1", true)]
+    [InlineData(null, false)]
+    public void Launches_are_waited_for_where_asked(string? variable, bool waits)
+    {
+        Environment.SetEnvironmentVariable(CudaContext.SynchronousVariable, variable);
+        using var device = IlgpuDevice.Open(0, "test");
+        Environment.SetEnvironmentVariable(CudaContext.SynchronousVariable, null);
+        using var stream = CudaStream.Create();
+        using var buffer = DeviceBuffer.Allocate<byte>(64);
+        buffer.FillBytes(1, stream); // stands for a launch
+        var pending = CudaDriver.State.Pending;
+
+        using (device.Enter())
+            device.AfterLaunch(device.Stream(stream.Handle));
+
+        Assert.Equal(waits ? pending - 1 : pending, CudaDriver.State.Pending);
+        stream.Synchronize();
     }
 
     private static void OnNewThread(Action action)

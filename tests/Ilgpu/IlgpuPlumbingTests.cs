@@ -70,7 +70,8 @@ public unsafe class IlgpuPlumbingTests
         {
             using var scope = device.Enter();
             var stream = device.Stream(0);
-            var scan = device.Accelerator.CreateScan<int, Stride1D.Dense, Stride1D.Dense, AddInt32>(ScanKind.Inclusive);
+            var scan = device.Keep(
+                static accelerator => accelerator.CreateScan<int, Stride1D.Dense, Stride1D.Dense, AddInt32>(ScanKind.Inclusive));
             var size = device.Accelerator.ComputeScanTempStorageSize<int>(100);
             using var temporary = device.Accelerator.Allocate1D<int>(size);
             scan(stream, Dense(device, input), Dense(device, output), temporary.View);
@@ -86,12 +87,26 @@ public unsafe class IlgpuPlumbingTests
     });
 
     [Fact]
-    public void A_kernel_is_compiled_once() => WithDevice(device =>
+    public void A_kernel_is_compiled_once_and_kept() => WithDevice(device =>
     {
         var first = device.Kernel<Action<AcceleratorStream, KernelConfig, ArrayView<EmaStep>, int, EmaSteps>>(EmaKernel.SetSteps, 4);
         var second = device.Kernel<Action<AcceleratorStream, KernelConfig, ArrayView<EmaStep>, int, EmaSteps>>(EmaKernel.SetSteps, 4);
 
         Assert.Same(first, second);
+        Assert.Same(Made(), Made());
+
+        object Made() => device.Keep(static _ => new object());
+    });
+
+    [Fact]
+    public void What_could_not_be_made_is_tried_again() => WithDevice(device =>
+    {
+        var fails = true;
+        Assert.Throws<InvalidOperationException>(() => Make());
+        fails = false;
+        Assert.Equal("made", Make());
+
+        string Make() => device.Keep(_ => fails ? throw new InvalidOperationException() : "made");
     });
 
     [Fact]
@@ -126,6 +141,16 @@ public unsafe class IlgpuPlumbingTests
 
         Assert.Contains("has set a DllImport resolver for CsCheck", reason, StringComparison.Ordinal);
         Assert.Contains("Remove that resolver", reason, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_context_of_ILGPUs_own_is_refused()
+    {
+        IlgpuDevice.RequirePrimary(0x22, 0x22, "test");
+
+        var error = Assert.Throws<BackendUnavailableException>(() => IlgpuDevice.RequirePrimary(0x11, 0x22, "test"));
+
+        Assert.Contains("a CUDA context of its own", error.Reason, StringComparison.Ordinal);
     }
 
     [Fact]

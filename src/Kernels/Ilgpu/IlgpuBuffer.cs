@@ -25,7 +25,7 @@ internal sealed unsafe class IlgpuBuffer<T> : IDisposable where T : unmanaged
         if (device.CudaOrdinal is { } ordinal)
             _context = CudaContext.Of(ordinal, operation);
         if (length > 0)
-            _memory = _context is null ? new HostMemory(bytes) : new DeviceMemory(_context, bytes, operation);
+            _memory = _context is null ? new HostAllocation(bytes) : new DeviceAllocation(_context, bytes, operation);
         View = device.View<T>(_memory?.DangerousGetHandle() ?? 0, length);
     }
 
@@ -59,11 +59,11 @@ internal sealed unsafe class IlgpuBuffer<T> : IDisposable where T : unmanaged
     /// <summary>Frees the memory, after the device has come to the end of its work.</summary>
     public void Dispose() => _memory?.Dispose();
 
-    private sealed class DeviceMemory : NativeHandle
+    private sealed class DeviceAllocation : NativeHandle
     {
         private readonly CudaContext _context;
 
-        public DeviceMemory(CudaContext context, long bytes, string operation)
+        public DeviceAllocation(CudaContext context, long bytes, string operation)
         {
             _context = context;
             NativeStatus.Check(Native.Allocate(context.Handle, bytes, out var address), operation);
@@ -74,9 +74,9 @@ internal sealed unsafe class IlgpuBuffer<T> : IDisposable where T : unmanaged
     }
 
     // Aligned as a device's is.
-    private sealed class HostMemory : NativeHandle
+    private sealed class HostAllocation : NativeHandle
     {
-        public HostMemory(long bytes) => SetHandle((nint)NativeMemory.AlignedAlloc((nuint)bytes, 256));
+        public HostAllocation(long bytes) => SetHandle((nint)NativeMemory.AlignedAlloc((nuint)bytes, 256));
 
         protected override int Release(nint handle)
         {

@@ -30,7 +30,7 @@ internal sealed class IlgpuDevice : IDisposable
     private readonly nint _cudaContext; // 0: the CPU accelerator
     private readonly int _ordinal;
     private readonly bool _synchronous = Environment.GetEnvironmentVariable(CudaContext.SynchronousVariable) == "1";
-    private readonly ConcurrentDictionary<MethodInfo, Lazy<Delegate>> _kernels = new();
+    private readonly Dictionary<MethodInfo, object> _kept = [];
     private readonly ConcurrentDictionary<nint, AcceleratorStream> _streams = new();
 
     private IlgpuDevice(Context context, Accelerator accelerator, int ordinal, nint cudaContext)
@@ -84,13 +84,15 @@ internal sealed class IlgpuDevice : IDisposable
     /// <typeparam name="TLauncher">An action of a stream, a <see cref="KernelConfig"/>, and the kernel's parameters.</typeparam>
     /// <param name="kernel">A static method, explicitly grouped.</param>
     /// <param name="maxThreads">The most threads of a block that it is launched with.</param>
-    public TLauncher Kernel<TLauncher>(Delegate kernel, int maxThreads) where TLauncher : Delegate
-    {
-        var loaded = _kernels.GetOrAdd(kernel.Method, static (method, at) => new Lazy<Delegate>(
-            () => at.Accelerator.LoadKernel<TLauncher>(method, new KernelSpecialization(at.Threads(at.MaxThreads), null))),
-            (Accelerator, MaxThreads: maxThreads, Threads: (Func<int, int>)Threads));
-        return (TLauncher)loaded.Value;
-    }
+    public TLauncher Kernel<TLauncher>(Delegate kernel, int maxThreads) where TLauncher : Delegate =>
+        Keep(kernel.Method, () => Accelerator.LoadKernel<TLauncher>(kernel.Method, new KernelSpecialization(Threads(maxThreads), null)));
+
+    /// <summary>
+    /// What is made once for the device, such as the launcher of an algorithm. ILGPU unloads kernels that nobody holds, on the collector's
+    /// thread; so whatever holds one is kept here.
+    /// </summary>
+    /// <param name="make">A static lambda expression, by which it is found again.</param>
+    public T Keep<T>(Func<Accelerator, T> make) where T : class => Keep(make.Method, () => make(Accelerator));
 
     /// <summary>Threads of a block: as many as asked for, or as many warps as the accelerator has.</summary>
     public int Threads(int wanted) => Math.Min(wanted, Accelerator.MaxNumThreadsPerGroup / Accelerator.WarpSize * Accelerator.WarpSize);
@@ -138,17 +140,16 @@ internal sealed class IlgpuDevice : IDisposable
         CudaAccelerator? accelerator = null;
         try
         {
-            context = IlgpuContext.Create(builder => builder.Cuda(device => device.DeviceId == ordinal));
+            context = IlgpuContext.Create(
+                builder => builder.Cuda(device => device.DeviceId == ordinal && device.InstructionSet is not null));
             var devices = context.GetCudaDevices();
             if (devices.Count == 0)
                 throw Unavailable(
-                    operation, $"ILGPU does not see the device cuda:{ordinal}; where it was used before AuxCore, call AuxCore first");
-            if (devices[0].InstructionSet is null)
-                throw Unavailable(operation, $"ILGPU knows no version of PTX for {devices[0].Name} that the driver takes");
+                    operation,
+                    $"ILGPU does not see cuda:{ordinal}, or knows no PTX that its driver takes; where it was used before AuxCore, call "
+                    + "AuxCore first");
             accelerator = devices[0].CreateCudaAccelerator(context);
-            if (accelerator.NativePtr != primary)
-                throw Unavailable(
-                    operation, "ILGPU made a CUDA context of its own, because it was used before AuxCore; call AuxCore first");
+            RequirePrimary(accelerator.NativePtr, primary, operation);
             return new IlgpuDevice(context, accelerator, ordinal, primary);
         }
         catch
@@ -161,6 +162,13 @@ internal sealed class IlgpuDevice : IDisposable
         {
             IlgpuDriver.ReleasePrimaryContext(ordinal); // the accelerator retains it too
         }
+    }
+
+    /// <summary>Checks that ILGPU works where everybody else does.</summary>
+    internal static void RequirePrimary(nint context, nint primary, string operation)
+    {
+        if (context != primary)
+            throw Unavailable(operation, "ILGPU made a CUDA context of its own, because it was used before AuxCore; call AuxCore first");
     }
 
     // ILGPU leaves the context that it made or destroyed current on the thread. Here nobody else uses that thread.
@@ -183,6 +191,13 @@ internal sealed class IlgpuDevice : IDisposable
         thread.Join();
         failure?.Throw();
         return result!;
+    }
+
+    // One at a time, so that none is made twice. A failure is not remembered.
+    private T Keep<T>(MethodInfo key, Func<T> make) where T : class
+    {
+        lock (_kept)
+            return (T)(_kept.TryGetValue(key, out var kept) ? kept : _kept[key] = make());
     }
 
     private static IlgpuDevice OpenFirst(int ordinal, string operation)
