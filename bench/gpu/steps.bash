@@ -110,7 +110,7 @@ sanitizer() {
         python3 -c 'import json, sys; print(*(test["command"][0] for test in json.load(sys.stdin)["tests"]), sep="\n")')
     [[ -n $programs ]] || fail "no test is labelled device"
     while IFS= read -r program; do
-        compute-sanitizer --tool "$1" --report-api-errors no --error-exitcode 9 "$program"
+        compute-sanitizer --tool "$1" --report-api-errors no --error-exitcode 9 "$program" </dev/null
     done <<<"$programs"
     note "$(wc -l <<<"$programs") programs"
 }

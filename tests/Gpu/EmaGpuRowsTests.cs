@@ -11,8 +11,8 @@ using AuxCore.Tests.Cuda;
 namespace AuxCore.Tests.Gpu;
 
 /// <summary>
-/// Rows for the results of a GPU run (bench/gpu): <see cref="EmaGroup"/> on device buffers, by CUDA and by ILGPU in the same rounds. Runs only
-/// where the run asks for rows. The stand-in driver gets small tensors, and only CUDA: it records ILGPU's kernels and does not run them.
+/// Rows for the results of a GPU run (bench/gpu): <see cref="EmaGroup"/> on device buffers, by CUDA and by ILGPU in the same rounds. Runs
+/// only where the run asks for rows. The stand-in driver gets small tensors, and only CUDA: it records ILGPU's kernels and does not run them.
 /// </summary>
 [Collection(ProcessWide.Name)]
 public class EmaGpuRowsTests
