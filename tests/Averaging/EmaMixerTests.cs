@@ -187,8 +187,8 @@ public class EmaMixerTests
         Refused<ArgumentException>(
             "sources[0]: int64[4] on cpu cannot be averaged", () => new EmaMixer([(torch.ones(4, dtype: torch.int64), torch.zeros(4))]));
         Refused<ArgumentException>(
-            "averages[0][0]: bfloat16[4] on cpu; averages are float32",
-            () => new EmaMixer([(good, torch.zeros(4, dtype: torch.bfloat16))]));
+            "averages[0][0]: float16[4] on cpu; averages are float32",
+            () => new EmaMixer([(good, torch.zeros(4, dtype: torch.float16))]));
         Refused<ArgumentException>(
             "sources[0]: float32[3, 2] on cpu with strides [1, 3] is not contiguous",
             () => new EmaMixer([(torch.ones(2, 3).t(), torch.zeros(3, 2))]));
