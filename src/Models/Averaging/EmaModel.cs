@@ -17,8 +17,8 @@ namespace AuxCore.Models;
 /// <remarks>
 /// The averages begin as copies of the parameters. Parameters that <c>model.to(…)</c> retyped between float32, bfloat16 and float16, and
 /// parameters and buffers that were replaced in their modules, are noticed and followed at the next update; a changed set of names or
-/// shapes is an error. A submodule that was replaced as a whole is noticed by <see cref="Swap"/> and <see cref="Refresh"/>. Parameters that
-/// share memory (tied weights) are averaged once; TorchSharp unties them when it retypes a module, so retype first. Not thread-safe.
+/// shapes is an error. One that was added is noticed by <see cref="Swap"/>. Parameters that share memory (tied weights) are averaged once;
+/// TorchSharp unties them when it retypes a module, so retype first. Not thread-safe.
 /// </remarks>
 public sealed partial class EmaModel : IDisposable
 {
@@ -132,18 +132,6 @@ public sealed partial class EmaModel : IDisposable
             foreach (var mixer in _chain)
                 mixer.Backend = value;
         }
-    }
-
-    /// <summary>
-    /// Reads the module's parameters and buffers again. Updates notice most changes by themselves, and <see cref="Swap"/> all of them; call
-    /// this after a submodule was replaced.
-    /// </summary>
-    /// <exception cref="ArgumentException">Names or shapes changed; the averages are as they were.</exception>
-    /// <exception cref="InvalidOperationException">Called inside <see cref="Swap"/>.</exception>
-    public void Refresh()
-    {
-        RequireUsable("Refresh");
-        Rebind();
     }
 
     /// <summary>

@@ -8,10 +8,11 @@ namespace AuxCore.Models;
 /// <param name="Step">The optimiser step of its last update.</param>
 /// <param name="Origin">The step from which its averages count their time.</param>
 /// <param name="Sigmas">The averages' numbers in the file and their widths.</param>
-/// <param name="Shapes">Of the averaged parameters, by name; and of the copied buffers, by their key in the file.</param>
+/// <param name="Averaged">The shapes of the averaged tensors, by the module's names.</param>
+/// <param name="Copied">The shapes of the copied buffers, by the module's names.</param>
 internal sealed record EmaSnapshot(
     string Path, long Step, long Origin, IReadOnlyList<(int Average, double Sigma)> Sigmas,
-    IReadOnlyDictionary<string, long[]> Shapes)
+    IReadOnlyDictionary<string, long[]> Averaged, IReadOnlyDictionary<string, long[]> Copied)
 {
     public const string Format = "ema-snapshot/1";
     public const string OriginKey = "auxcore.origin";
@@ -43,32 +44,19 @@ internal sealed record EmaSnapshot(
 
         if (sigmas.Count == 0)
             throw Bad(SigmaKey + "0", "is missing from the metadata");
-        var shapes = new Dictionary<string, long[]>();
-        foreach (var name in file.Names)
+        var averaged = ShapesUnder(AveragePrefix(sigmas[0].Item1));
+        foreach (var (average, _) in sigmas.Skip(1))
         {
-            if (name.StartsWith(BufferPrefix, StringComparison.Ordinal))
-                shapes.Add(name, file.Shape(name));
+            var others = ShapesUnder(AveragePrefix(average));
+            if (Difference(averaged, others, "in the file's first average") is var (name, problem))
+                throw Bad(AveragePrefix(average) + name, problem);
         }
 
-        foreach (var (average, _) in sigmas)
-        {
-            var prefix = $"averages.{average}.";
-            foreach (var name in file.Names.Where(name => name.StartsWith(prefix, StringComparison.Ordinal)))
-                shapes.TryAdd(name[prefix.Length..], file.Shape(name));
-        }
+        return new(path, step, origin, sigmas, averaged, ShapesUnder(BufferPrefix));
 
-        foreach (var (average, _) in sigmas)
-        {
-            foreach (var (name, shape) in shapes.Where(entry => !entry.Key.StartsWith(BufferPrefix, StringComparison.Ordinal)))
-            {
-                if (!file.Contains($"averages.{average}.{name}"))
-                    throw Bad($"averages.{average}.{name}", "is missing");
-                if (!file.Shape($"averages.{average}.{name}").AsSpan().SequenceEqual(shape))
-                    throw Bad($"averages.{average}.{name}", "has another shape than in the file's first average");
-            }
-        }
-
-        return new(path, step, origin, sigmas, shapes);
+        Dictionary<string, long[]> ShapesUnder(string prefix) => file.Names
+            .Where(name => name.StartsWith(prefix, StringComparison.Ordinal))
+            .ToDictionary(name => name[prefix.Length..], file.Shape);
 
         string Value(string key) => file.Metadata.TryGetValue(key, out var value)
             ? value
@@ -86,16 +74,26 @@ internal sealed record EmaSnapshot(
     {
         if (Origin != first.Origin)
             throw Bad(OriginKey, $"is {Origin}, but {first.Origin} in {first.Path}");
-        foreach (var (name, shape) in first.Shapes)
+        if (Difference(first.Averaged, Averaged, $"in {first.Path}") is var (name, problem))
+            throw Bad(AveragePrefix(Sigmas[0].Average) + name, problem);
+        if (Difference(first.Copied, Copied, $"in {first.Path}") is var (buffer, trouble))
+            throw Bad(BufferPrefix + buffer, trouble);
+    }
+
+    public static string AveragePrefix(int average) => $"averages.{average}.";
+
+    private static (string Name, string Problem)? Difference(
+        IReadOnlyDictionary<string, long[]> expected, IReadOnlyDictionary<string, long[]> found, string where)
+    {
+        foreach (var (name, shape) in expected)
         {
-            if (!Shapes.TryGetValue(name, out var own))
-                throw Bad(name, $"is missing, but part of {first.Path}");
-            if (!own.AsSpan().SequenceEqual(shape))
-                throw Bad(name, $"has shape {TensorView.Format(own)}, but {TensorView.Format(shape)} in {first.Path}");
+            if (!found.TryGetValue(name, out var other))
+                return (name, $"is missing, but {where}");
+            if (!other.AsSpan().SequenceEqual(shape))
+                return (name, $"has shape {TensorView.Format(other)}, but {TensorView.Format(shape)} {where}");
         }
 
-        if (Shapes.Keys.FirstOrDefault(name => !first.Shapes.ContainsKey(name)) is { } extra)
-            throw Bad(extra, $"is not part of {first.Path}");
+        return found.Keys.FirstOrDefault(name => !expected.ContainsKey(name)) is { } extra ? (extra, $"is not {where}") : null;
     }
 
     private StateFileException Bad(string key, string problem) => new(nameof(EmaSnapshot), Path, key, problem);

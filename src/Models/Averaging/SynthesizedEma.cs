@@ -98,28 +98,27 @@ public sealed class SynthesizedEma : IDisposable
     {
         using var noGrad = torch.no_grad();
         using var scope = torch.NewDisposeScope();
-        string[] names = [.. first.Shapes.Keys.Where(name => !name.StartsWith(EmaSnapshot.BufferPrefix, StringComparison.Ordinal))];
-        var sums = names.ToDictionary(name => name, name => torch.zeros(first.Shapes[name], torch.float64, torch.CPU));
+        var sums = first.Averaged.ToDictionary(entry => entry.Key, entry => torch.zeros(entry.Value, torch.float64, torch.CPU));
         foreach (var parted in parts.Zip(weights, (part, weight) => (part.File, part.Average, Weight: weight)).GroupBy(part => part.File.Path))
         {
             using var file = SafetensorsFile.Open(parted.Key, verify: false); // as its header was read
             foreach (var (_, average, weight) in parted.Where(part => part.Weight != 0))
             {
-                foreach (var name in names)
+                foreach (var (name, sum) in sums)
                 {
                     using var one = torch.NewDisposeScope();
-                    sums[name].add_(file.Read($"averages.{average}.{name}").to(torch.float64), weight);
+                    sum.add_(file.Read(EmaSnapshot.AveragePrefix(average) + name).to(torch.float64), weight);
                 }
             }
         }
 
-        return names.ToDictionary(name => name, name => sums[name].to(torch.float32).DetachFromDisposeScope());
+        return sums.ToDictionary(entry => entry.Key, entry => entry.Value.to(torch.float32).DetachFromDisposeScope());
     }
 
     private static void ReadBuffers(EmaSnapshot snapshot, Dictionary<string, Tensor> tensors)
     {
         using var file = SafetensorsFile.Open(snapshot.Path, verify: false);
-        foreach (var key in file.Names.Where(key => key.StartsWith(EmaSnapshot.BufferPrefix, StringComparison.Ordinal)))
-            tensors.Add(key[EmaSnapshot.BufferPrefix.Length..], file.Read(key).DetachFromDisposeScope());
+        foreach (var name in snapshot.Copied.Keys)
+            tensors.Add(name, file.Read(EmaSnapshot.BufferPrefix + name).DetachFromDisposeScope());
     }
 }
