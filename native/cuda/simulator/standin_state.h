@@ -8,14 +8,17 @@
 #include "ptx.h"
 #include "standin.h"
 #include "standin_cuda.h"
+#include "standin_host_memory.h"
 #include "standin_memory.h"
 
+#include <chrono>
 #include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <new>
+#include <set>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -100,19 +103,24 @@ struct Record {
   Stream* stream;
   bool done = false;
   bool captured = false;
+  std::chrono::steady_clock::time_point at = {};
 };
 
 struct Event {
   Context* context;
+  bool is_timed;
   std::shared_ptr<Record> last = {};
 };
 
+/// A primary context, or one that somebody created, which counts as retained once until it is destroyed.
 struct Context {
-  int device;
-  CUcontext handle;
+  int device = 0;
+  CUcontext handle = nullptr;
   int retained = 0;
   CUresult fault = CUDA_SUCCESS;  ///< of work that failed; sticks until the context is gone
   Stream legacy{this, false};
+  int cache_config = 0, shared_config = 0;
+  std::set<CUcontext> peers = {};
 };
 
 struct Function {
@@ -143,7 +151,8 @@ struct RecordedLaunch {
 };
 
 constexpr int kDevices = 2;
-constexpr size_t kDeviceMemory = size_t(8) << 30;
+constexpr int kMultiprocessors = 4;  ///< of each
+constexpr size_t kDeviceMemory = size_t(1) << 30;  ///< of each; what is allocated is filled with poison, and so really used
 
 class Driver {
  public:
@@ -152,6 +161,9 @@ class Driver {
   Context& current();
   Context& context(CUcontext handle);
   Context& primary(CUdevice device);
+  bool is_primary(const Context& context) const;
+  Context& create_context(CUdevice device);
+  int64_t created_contexts() const;
   Stream& stream(CUstream handle);
 
   /// To the end of the stream, which then does not capture.
@@ -179,6 +191,7 @@ class Driver {
   std::unique_ptr<RecordedLaunch> recorded;
 
   Memory memory;
+  HostMemory host_memory;
   Table<Stream, CUstream> streams;
   Table<Event, CUevent> events;
   Table<Module, CUmodule> modules;
@@ -192,6 +205,8 @@ class Driver {
   void run(Context& context, const Operation& operation);
 
   std::unique_ptr<Context> primaries_[kDevices];
+  // Those destroyed stay: threads may still have them on their stacks.
+  std::vector<std::unique_ptr<Context>> created_;
 };
 
 /// The calling thread's stack of contexts.

@@ -34,6 +34,25 @@ public static partial class EmaUpdate
         Span<BFloat16> average, ReadOnlySpan<Half> source, double decay, EmaRounding rounding, AuxBackend backend = AuxBackend.Auto) =>
         RunSpan(average, source, decay, rounding, backend);
 
+    /// <summary>Updates one average in memory of any framework, which may be bfloat16.</summary>
+    /// <param name="average">The average: float32 or bfloat16, contiguous, updated in place.</param>
+    /// <param name="source">
+    /// The new values: float32, bfloat16 or float16, contiguous, of the average's shape and on its device; must not overlap it.
+    /// </param>
+    /// <param name="decay">β, within [0, 1].</param>
+    /// <param name="rounding">How a bfloat16 average is rounded.</param>
+    /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="stream">Where work on a device is queued; the default stream without.</param>
+    /// <inheritdoc cref="Run(in TensorView, in TensorView, double, AuxBackend, CudaStream)" path="/exception"/>
+    public static void Run(
+        in TensorView average, in TensorView source, double decay, EmaRounding rounding, AuxBackend backend = AuxBackend.Auto,
+        CudaStream? stream = null)
+    {
+        CheckDecay(decay, nameof(decay));
+        using var group = EmaGroup.FromViews([source], [[average]]);
+        group.Update([decay], rounding, backend, stream);
+    }
+
     private static unsafe void RunSpan<T>(
         Span<BFloat16> average, ReadOnlySpan<T> source, double decay, EmaRounding rounding, AuxBackend backend) where T : unmanaged
     {
