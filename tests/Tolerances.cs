@@ -11,6 +11,9 @@ internal static class Tolerances
     /// </summary>
     public const double EmaUpdateBFloat16Units = 1;
 
+    /// <summary>ScatterEma: units in the last place of max(|history|, |value|) for each update of an entry.</summary>
+    public const double ScatterEmaUlps = 1;
+
     /// <summary>The distance of two float32 results in ulps of <paramref name="scale"/>; 0 where both are NaN or equal.</summary>
     public static double Ulps(float actual, float expected, float scale)
     {

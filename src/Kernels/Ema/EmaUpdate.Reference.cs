@@ -30,7 +30,7 @@ public static partial class EmaUpdate
         }
     }
 
-    private static float Reference(float e, float p, EmaStep step)
+    internal static float Reference(float e, float p, EmaStep step)
     {
         if (step.Rule == EmaRule.Keep || (step.Rule != EmaRule.Copy && p == e))
             return e;
