@@ -68,7 +68,8 @@ public class EmaUpdateIlgpuTests
     [InlineData(Way.Device)]
     public void Special_values_follow_the_rule(Way way)
     {
-        float[] values = [0f, -0f, 1f, float.PositiveInfinity, float.NegativeInfinity, float.NaN, float.MaxValue, float.MinValue, float.Epsilon];
+        float[] values =
+            [0f, -0f, 1f, float.PositiveInfinity, float.NegativeInfinity, float.NaN, float.MaxValue, float.MinValue, float.Epsilon];
         // Every pair: source value i / 9, average value i % 9; eighty-one of them meet the vectors and what is left over.
         float Value(int average, int i) => average < 0 ? values[i / 9 % 9] : values[i % 9];
         foreach (var decay in (double[])[0, 0.25, 0.9, 1])
@@ -165,7 +166,8 @@ public class EmaUpdateIlgpuTests
         foreach (var expected in (string[])["ld.global.v4.f32", "st.global.v4.f32", "ld.global.v4.b32", "fma.rn.f32", "cvt.f32.f16"])
             Assert.Contains($"\t{expected}\t", kernel, StringComparison.Ordinal);
         // Loads through pointers of any address space, local memory, calls, and products that the driver's compiler may fuse or not.
-        foreach (var unwanted in (string[])["ld.f32", "ld.v4", "ld.b", "st.f32", "st.v4", "local", "call", "mul.f32", "mul.rn", "add.f32", "mad.f32"])
+        string[] notThere = ["ld.f32", "ld.v4", "ld.b", "st.f32", "st.v4", "local", "call", "mul.f32", "mul.rn", "add.f32", "mad.f32"];
+        foreach (var unwanted in notThere)
             Assert.DoesNotContain(unwanted, kernel, StringComparison.Ordinal);
         Assert.Contains(".maxntid 256, 1, 1", kernel, StringComparison.Ordinal);
     }

@@ -309,7 +309,8 @@ public class IlgpuCudaTests
 
             var launch = StandinLaunch.Last();
             Assert.Equal(stream.Handle, launch.Stream);
-            Assert.Contains(buffer.Address, MemoryMarshal.Cast<byte, nint>(launch.Parameters.AsSpan(0, launch.Parameters.Length / 8 * 8)).ToArray());
+            var words = MemoryMarshal.Cast<byte, nint>(launch.Parameters.AsSpan(0, launch.Parameters.Length / 8 * 8));
+            Assert.Contains(buffer.Address, words.ToArray());
         }
     }
 

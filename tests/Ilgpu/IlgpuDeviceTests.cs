@@ -99,7 +99,8 @@ public class IlgpuDeviceTests
         using (device.Enter())
         {
             var reduce = device.Keep(static accelerator => accelerator.CreateReduction<int, Stride1D.Dense, AddInt32>());
-            reduce(device.Stream(stream.Handle), new(device.View<int>(buffer.Address, 10_000), 10_000, default), device.View<int>(sum.Address, 1));
+            var values = device.View<int>(buffer.Address, 10_000);
+            reduce(device.Stream(stream.Handle), new(values, 10_000, default), device.View<int>(sum.Address, 1));
         }
 
         Assert.Equal([50_005_000], sum.ToArray(stream));
