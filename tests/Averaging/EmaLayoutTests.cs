@@ -5,6 +5,7 @@ using Tensor = TorchSharp.torch.Tensor;
 
 namespace AuxCore.Tests.Averaging;
 
+[RequiresLibtorch]
 public sealed class EmaLayoutTests : IDisposable
 {
     private readonly string _path = Path.Combine(Path.GetTempPath(), Path.GetRandomFileName());
