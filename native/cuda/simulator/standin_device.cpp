@@ -92,6 +92,8 @@ constexpr Attribute kAttributes[] = {
 int attribute(int which, CUdevice device) {
   if (which == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)
     return device == 0 ? 8 : 9;
+  if (which == CU_DEVICE_ATTRIBUTE_PCI_BUS_ID)  // ILGPU takes devices of one place for one device
+    return device + 1;
   for (const Attribute& attribute : kAttributes)
     if (attribute.which == which)
       return attribute.value;

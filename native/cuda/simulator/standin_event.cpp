@@ -43,10 +43,7 @@ CUDA_EXPORT CUresult cuEventRecord(CUevent event, CUstream stream) {
     standin::Event& recorded = driver.events.get(event);
     require(recorded.context == recording.context, CUDA_ERROR_INVALID_HANDLE);
     auto record = std::make_shared<standin::Record>(standin::Record{&recording, false, recording.capture != nullptr});
-    driver.submit(recording, [record] {
-      record->done = true;
-      record->at = std::chrono::steady_clock::now();
-    });
+    driver.submit(recording, standin::Operation(record));
     recorded.last = std::move(record);
   });
 }

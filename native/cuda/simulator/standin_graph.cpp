@@ -53,7 +53,8 @@ CUDA_EXPORT CUresult cuGraphLaunch(CUgraphExec executable, CUstream stream) {
     require(!target.capture, CUDA_ERROR_NOT_SUPPORTED);
     driver.submit(target, [operations = driver.executable_graphs.get(executable).operations] {
       for (const standin::Operation& operation : operations)
-        operation();
+        if (operation.work)
+          operation.work();
     });
   });
 }

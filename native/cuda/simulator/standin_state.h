@@ -79,7 +79,27 @@ uintptr_t Table<T, Handle>::next_handle() {
   return make_handle();
 }
 
-using Operation = std::function<void()>;
+struct Context;
+struct Stream;
+
+/// One cuEventRecord: done once the stream has come to it.
+struct Record {
+  Stream* stream;  ///< there until the record is done
+  bool done = false;
+  bool captured = false;
+  std::chrono::steady_clock::time_point at = {};
+};
+
+/// What a stream is given: work, or a record to come to.
+struct Operation {
+  template <class Work>
+  Operation(Work work_) : work(std::move(work_)) {}
+  explicit Operation(std::shared_ptr<Record> record_) : record(std::move(record_)) {}
+
+  std::function<void()> work;
+  std::shared_ptr<Record> record;
+};
+
 using Operations = std::vector<Operation>;
 
 struct Capture {
@@ -89,21 +109,11 @@ struct Capture {
   bool invalidated = false;
 };
 
-struct Context;
-
 struct Stream {
   Context* context;
   bool waits_for_legacy;  ///< and the legacy stream for it
   std::deque<Operation> queue = {};
   std::unique_ptr<Capture> capture = {};
-};
-
-/// One cuEventRecord: done once the stream has come to it.
-struct Record {
-  Stream* stream;
-  bool done = false;
-  bool captured = false;
-  std::chrono::steady_clock::time_point at = {};
 };
 
 struct Event {

@@ -1,5 +1,6 @@
-// The shim as ILGPU 1.5.3 uses it: opened by dlopen, asked for the driver's functions by name. That accelerators are on the primary context,
-// that what they retain they release, also where the driver fails, and that all other functions are the driver's own. Needs the stand-in.
+// The shim as ILGPU 1.5.3 uses it: opened by dlopen, asked for the driver's functions by name. That accelerators are on the primary
+// context, that what they retain they release, also where the driver fails, and that all other functions are the driver's own. Needs the
+// stand-in.
 #include <dlfcn.h>
 
 #include <string>

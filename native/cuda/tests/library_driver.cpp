@@ -1,5 +1,5 @@
-// Drivers that are of no use: the library loads, says what is wrong, and changes no output. The argument says which one library.cmake put in
-// the driver's place.
+// Drivers that are of no use: the library loads, says what is wrong, and changes no output. The argument says which one library.cmake put
+// in the driver's place.
 #include <string>
 
 #include "library.h"
