@@ -46,6 +46,7 @@ unpack() {
 # build IMAGE FOLDER: all that can be built, even where one file fails. No warning costs the run: the compiler may be new to these sources.
 build() {
     cmake -S . -B "$2" -G Ninja -DCMAKE_BUILD_TYPE=Release -DAUXCORE_DEVICE_IMAGE="$1" -DAUXCORE_WARNINGS_AS_ERRORS=OFF
+    cmake --build "$2" --target auxcore # what is timed comes first
     cmake --build "$2" -- -k 0
 }
 
@@ -75,7 +76,7 @@ ptxas_check() {
 # on_device BUILD IMAGE [LIBRARY]: the tests labelled "device", with a library other than the build's own where one is named. A test that
 # skips itself, or that got another image, is a failure here.
 on_device() {
-    made "$1/tests/library_abi"
+    made "$1/library/libauxcore.so"
     if [[ -n ${3:-} ]]; then
         made "$3"
         export LD_PRELOAD=$3 # by its soname it takes the place of the one that the tests were linked with
@@ -94,19 +95,28 @@ ctest_nvcc() { on_device "$nvcc_build" nvcc; }
 
 # The library that was carried here, in the tests that were built here; without an archive, what clang built here.
 ctest_clang() {
-    if [[ -e $unpacked/native/libauxcore.so && -e $nvcc_build/tests/library_abi ]]; then
+    if [[ -e $unpacked/native/libauxcore.so && -e $nvcc_build/library/libauxcore.so ]]; then
         on_device "$nvcc_build" clang "$unpacked/native/libauxcore.so"
     else
         on_device "$clang_build" clang
     fi
 }
 
-# Errors that the tests provoke and handle are not reported.
+# The programs behind the tests labelled "device", but for those that take many elements of what others check with few. Errors that the
+# tests provoke and handle are not reported.
 sanitizer() {
     want compute-sanitizer
-    made "$nvcc_build/tests/library_abi"
-    compute-sanitizer --tool "$1" --report-api-errors no --error-exitcode 9 "$nvcc_build/tests/library_abi"
-    note "$1"
+    made "$nvcc_build/library/libauxcore.so"
+    local programs program
+    programs=$(ctest --test-dir "$nvcc_build" -L device -E large --show-only=json-v1 |
+        python3 -c 'import json, sys
+for test in json.load(sys.stdin)["tests"]:
+    if "command" in test: print(test["command"][0])')
+    [[ -n $programs ]] || fail "no test labelled device was built"
+    while IFS= read -r program; do
+        compute-sanitizer --tool "$1" --report-api-errors no --error-exitcode 9 "$program" </dev/null
+    done <<<"$programs"
+    note "$(wc -l <<<"$programs") programs"
 }
 
 memcheck() { sanitizer memcheck; }
@@ -119,12 +129,13 @@ python_tests() {
     AUXCORE_LIBRARY=$library python3 -m unittest discover -s bench/gpu/tests -t bench/gpu
 }
 
-# The archive's tests on this machine's own library, as it is what is timed.
+# The archive's tests on this machine's own library, as it is what is timed, and on its own driver.
 dotnet_tests() {
-    local folder=$unpacked/tests output status=0 file
+    local folder=$unpacked/tests output status=0
     [[ -x $folder/AuxCore.Tests ]] || missing "no ${archive#"$PWD/"}, which bench/gpu/pack makes"
     made "$library"
-    while IFS= read -r file; do cp "$library" "$file"; done < <(find "$folder" -name libauxcore.so)
+    cp "$library" "$folder/runtimes/linux-x64/native/libauxcore.so"
+    rm -rf "$folder/standin"
     mkdir -p "$rows"
     output=$(AUXCORE_GPU_ROWS=$rows "$folder/AuxCore.Tests" -noColor -noLogo) || status=$?
     printf '%s\n' "$output"
@@ -134,6 +145,7 @@ dotnet_tests() {
         exit "$status"
     fi
     grep -q 'this build has no libtorch' <<<"$output" || fail "no test was skipped for want of libtorch"
+    ! grep -q 'no CUDA here' <<<"$output" || fail "tests of CUDA were skipped"
     # TorchSharp puts libtorch there when somebody calls it.
     [[ ! -e $folder/cpu ]] || fail "something asked for libtorch"
 }

@@ -5,10 +5,17 @@ using Tensor = TorchSharp.torch.Tensor;
 
 namespace AuxCore.Tests.Averaging;
 
+[RequiresLibtorch]
 public sealed class EmaLayoutTests : IDisposable
 {
     private readonly string _path = Path.Combine(Path.GetTempPath(), Path.GetRandomFileName());
-    private readonly TorchSharp.Modules.Sequential _model = Network();
+    private readonly TorchSharp.Modules.Sequential _model;
+
+    public EmaLayoutTests()
+    {
+        RequiresLibtorchAttribute.OrSkip();
+        _model = Network();
+    }
 
     public void Dispose()
     {

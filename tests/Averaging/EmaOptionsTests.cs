@@ -7,6 +7,7 @@ using Tensor = TorchSharp.torch.Tensor;
 
 namespace AuxCore.Tests.Averaging;
 
+[RequiresLibtorch]
 public sealed class EmaOptionsTests : IDisposable
 {
     private readonly string _path = Path.Combine(Path.GetTempPath(), Path.GetRandomFileName());

@@ -5,6 +5,7 @@ using static AuxCore.Tests.Averaging.EmaModelTests;
 
 namespace AuxCore.Tests.Averaging;
 
+[RequiresLibtorch]
 public sealed class PostHocEmaTests : IDisposable
 {
     private static readonly double[] Widths = [0.05, 0.10];

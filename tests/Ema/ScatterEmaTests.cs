@@ -161,6 +161,7 @@ public class ScatterEmaTests
     }
 
     [Fact]
+    [RequiresLibtorch]
     public void Tensors_are_updated_in_place_and_bad_ones_are_named()
     {
         using var scope = torch.NewDisposeScope();

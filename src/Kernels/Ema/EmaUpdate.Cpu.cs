@@ -159,26 +159,26 @@ public static partial class EmaUpdate
         }
     }
 
-    private interface IRule
+    internal interface IRule
     {
         static abstract TVector Apply<TVector>(TVector coefficient, TVector e, TVector p) where TVector : struct, IFloatVector<TVector>;
     }
 
-    private readonly struct FromAverage : IRule
+    internal readonly struct FromAverage : IRule
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         public static TVector Apply<TVector>(TVector weight, TVector e, TVector p) where TVector : struct, IFloatVector<TVector> =>
             TVector.WhereEqual(p, e, e, TVector.MultiplyAdd(weight, p - e, e));
     }
 
-    private readonly struct FromSource : IRule
+    internal readonly struct FromSource : IRule
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         public static TVector Apply<TVector>(TVector minusDecay, TVector e, TVector p) where TVector : struct, IFloatVector<TVector> =>
             TVector.WhereEqual(p, e, e, TVector.MultiplyAdd(minusDecay, p - e, p));
     }
 
-    private readonly struct Copy : IRule
+    internal readonly struct Copy : IRule
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         public static TVector Apply<TVector>(TVector unused, TVector e, TVector p) where TVector : struct, IFloatVector<TVector> => p;

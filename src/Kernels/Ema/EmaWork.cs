@@ -89,13 +89,4 @@ internal readonly record struct EmaStep(EmaRule Rule, float Coefficient)
             : weight < 0.5f ? new(EmaRule.FromAverage, weight)
             : new(EmaRule.FromSource, -(float)decay);
     }
-
-    /// <summary>One element, by the operations of the vectorised loops.</summary>
-    public float Apply(float e, float p) => Rule switch
-    {
-        EmaRule.Keep => e,
-        EmaRule.Copy => p,
-        _ when p == e => e,
-        _ => MathF.FusedMultiplyAdd(Coefficient, p - e, Rule == EmaRule.FromAverage ? e : p),
-    };
 }
