@@ -38,6 +38,7 @@ else()
   message(FATAL_ERROR "AUXCORE_DEVICE_IMAGE is '${AUXCORE_DEVICE_IMAGE}'; it may be AUTO, NVCC, CLANG or NONE")
 endif()
 message(STATUS "AuxCore's device code: ${AUXCORE_IMAGE_DESCRIPTION}")
+file(WRITE ${CMAKE_BINARY_DIR}/device-image.txt "${AUXCORE_IMAGE_DESCRIPTION}\n")
 
 # FILES are joined into one unit, so that an image is one file whoever compiles it.
 function(auxcore_device_image path files out_image)

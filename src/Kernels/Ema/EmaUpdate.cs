@@ -5,8 +5,8 @@ using AuxCore.Interop;
 namespace AuxCore.Kernels;
 
 /// <summary>
-/// Exponential moving average, in place: average ← β · average + (1 − β) · source, elementwise, the average in float32 and the source in
-/// float32, bfloat16 or float16. This is the update of weight averaging (Polyak and Juditsky 1992), of momentum teachers, and of the
+/// Exponential moving average, in place: average ← β · average + (1 − β) · source, elementwise, the average in float32 (or bfloat16, with
+/// a rounding of the caller's choice) and the source in float32, bfloat16 or float16. This is the update of weight averaging (Polyak and Juditsky 1992), of momentum teachers, and of the
 /// Momentum Auxiliary Network (Su et al. 2024, the update of its auxiliary layers with m = β).
 /// </summary>
 /// <remarks>
@@ -14,7 +14,9 @@ namespace AuxCore.Kernels;
 /// otherwise e ← fma(−(float)β, p − e, p). Either way the error is at most one ulp of max(|e|, |p|). Where p equals e the average keeps its
 /// bits, infinities and the sign of zero included. β = 0 copies the source bit for bit; β = 1 leaves the average alone and reads nothing.
 /// A NaN on either side gives NaN. Where p − e is no finite float32 (one of them infinite, or both huge and of opposite sign) the result is
-/// not finite either, as for libtorch's <c>lerp_</c>.</para>
+/// not finite either, as for libtorch's <c>lerp_</c>. An average in bfloat16 is widened exactly, updated by this arithmetic and rounded as
+/// <see cref="EmaRounding"/> says; its error is that rounding's, less than one unit of the last place of bfloat16, beside the one above.
+/// Values that are bfloat16 already are not changed by any rounding.</para>
 /// <para>For many tensors, or several averages of the same tensors, use an <see cref="EmaGroup"/>: one call for all of them.
 /// The methods of this class are thread-safe.</para>
 /// </remarks>
@@ -24,8 +26,8 @@ public static partial class EmaUpdate
         nameof(EmaUpdate),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "its CUDA kernel is not part of this version"),
-        (AuxBackend.Ilgpu, "its ILGPU kernel is not part of this version"));
+        (AuxBackend.Cuda, null),
+        (AuxBackend.Ilgpu, null));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
     /// <param name="backend">Any backend but <see cref="AuxBackend.Auto"/>.</param>
@@ -78,9 +80,51 @@ public static partial class EmaUpdate
         RunMemory(ref average.GetPinnableReference(), in source.GetPinnableReference(), average.FlattenedLength, decay, backend);
     }
 
-    /// <summary>The op's one entry below the checks.</summary>
+    /// <summary>Updates one average in memory of any framework, on the host or on a device.</summary>
+    /// <param name="average">The average: float32, contiguous, updated in place.</param>
+    /// <param name="source">
+    /// The new values: float32, bfloat16 or float16, contiguous, of the average's shape and on its device; must not overlap it.
+    /// </param>
+    /// <param name="decay">β, within [0, 1].</param>
+    /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="stream">Where work on a device is queued; the default stream without.</param>
+    /// <remarks>On a device each call sends a table there and waits for it; an <see cref="EmaGroup"/> does so once.</remarks>
+    /// <exception cref="ArgumentException">
+    /// Shapes, dtypes or devices do not fit, a tensor is not contiguous, they overlap, what is said to be device memory is not, or the
+    /// stream is of another device. Nothing was written.
+    /// </exception>
+    /// <exception cref="ArgumentOutOfRangeException"><paramref name="decay"/> is NaN or outside [0, 1].</exception>
+    /// <exception cref="BackendUnavailableException">The named backend does not run here, or not on this memory.</exception>
+    /// <exception cref="CudaException">The driver failed.</exception>
+    public static void Run(
+        in TensorView average, in TensorView source, double decay, AuxBackend backend = AuxBackend.Auto, CudaStream? stream = null) =>
+        Run(average, source, decay, default, backend, stream);
+
+    /// <summary>The op's one entry below the checks, for host memory.</summary>
     internal static void Run(in EmaWork work, ReadOnlySpan<double> decays, AuxBackend backend)
     {
+        IDisposable? table = null;
+        try
+        {
+            Run(work, decays, backend, new EmaPlace(AuxDevice.Host), ref table);
+        }
+        finally
+        {
+            table?.Dispose(); // there is one only where a test runs ILGPU on the host
+        }
+    }
+
+    /// <summary>The op's one entry below the checks.</summary>
+    /// <param name="work">What to update.</param>
+    /// <param name="decays">One an average, each within [0, 1].</param>
+    /// <param name="backend">Resolved: not Auto.</param>
+    /// <param name="place">Where the memory is.</param>
+    /// <param name="table">What a device backend keeps from one call to the next with the same addresses; null at first.</param>
+    internal static void Run(in EmaWork work, ReadOnlySpan<double> decays, AuxBackend backend, EmaPlace place, ref IDisposable? table)
+    {
+        if (backend is not (AuxBackend.Cpu or AuxBackend.Reference) && work.HasBFloat16Averages)
+            throw new BackendUnavailableException(
+                nameof(EmaUpdate), backend, "its kernel takes float32 averages only; averages in bfloat16 run on the CPU");
         switch (backend)
         {
             case AuxBackend.Cpu:
@@ -88,6 +132,12 @@ public static partial class EmaUpdate
                 break;
             case AuxBackend.Reference:
                 RunReference(work, decays);
+                break;
+            case AuxBackend.Cuda:
+                RunCuda(work, decays, place, ref table);
+                break;
+            case AuxBackend.Ilgpu when IlgpuShim.IsSupported:
+                RunIlgpu(work, decays, place, ref table);
                 break;
             default:
                 throw new BackendUnavailableException(nameof(EmaUpdate), backend, "it has no implementation there");
