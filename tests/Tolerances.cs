@@ -6,6 +6,20 @@ internal static class Tolerances
     /// <summary>EmaUpdate: units in the last place of max(|average|, |source|).</summary>
     public const double EmaUpdateUlps = 1;
 
+    /// <summary>IndicatorTd's gradient: units in the last place of (|Q| + |γ Q̄| + 1) / (B T).</summary>
+    public const double IndicatorTdUlps = 2;
+
+    /// <summary>IndicatorTd's losses and mean errors, relative to max(1, value): errors are rounded to float32, sums are not.</summary>
+    public const double IndicatorTdRelative = 1e-6;
+
+    /// <summary>IndicatorCalibration's loss, relative: its terms are rounded to float32, none is negative. Thresholds, bits and counts are
+    /// exact.</summary>
+    public const double IndicatorCalibrationRelative = 3e-7;
+
+    /// <summary>TabularTd, absolute, for tables of values up to 2 with step sizes of 0.1 and more: a step rounds by an ulp, and later ones
+    /// shrink that by 1 − α.</summary>
+    public const double TabularTdAbsolute = 3e-6;
+
     /// <summary>The distance of two float32 results in ulps of <paramref name="scale"/>; 0 where both are NaN or equal.</summary>
     public static double Ulps(float actual, float expected, float scale)
     {

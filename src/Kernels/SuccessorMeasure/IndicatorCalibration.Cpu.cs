@@ -44,7 +44,10 @@ public static partial class IndicatorCalibration
                 work.ActiveCounts[t] = sums.Active.Count(t);
             if (sums.Negative is null || sums.Loss is null)
                 continue;
-            loss += sums.Loss.Total(t) / work.Rows;
+            var taskLoss = sums.Loss.Total(t) / work.Rows;
+            loss += taskLoss;
+            if (work.TaskLosses != null)
+                work.TaskLosses[t] = taskLoss;
             var gradient = work.GradientOf(sums.Negative.Count(t));
             if (work.Gradient != null)
                 work.Gradient[t] = gradient;
