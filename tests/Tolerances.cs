@@ -20,6 +20,10 @@ internal static class Tolerances
     /// shrink that by 1 − α.</summary>
     public const double TabularTdAbsolute = 3e-6;
 
+    /// <summary>PvnHead, relative to the largest term of a sum times the number of terms, or to 1 + loss: sums of up to 600 products in
+    /// float32.</summary>
+    public const double PvnHeadRelative = 2e-6;
+
     /// <summary>The distance of two float32 results in ulps of <paramref name="scale"/>; 0 where both are NaN or equal.</summary>
     public static double Ulps(float actual, float expected, float scale)
     {

@@ -16,6 +16,9 @@ internal unsafe partial interface IFloatVector<TSelf>
     /// <summary>Bit i: lane i is positive.</summary>
     static abstract uint PositiveBits(TSelf value);
 
+    /// <summary>The sum of the lanes, in an order that depends on the width.</summary>
+    static abstract float Sum(TSelf value);
+
     /// <summary>Lane by lane: x · above where x &gt; 0, else x · below; NaN where x is.</summary>
     static abstract TSelf Slopes(TSelf x, TSelf above, TSelf below);
 }
@@ -32,6 +35,8 @@ internal readonly unsafe partial struct FloatVector1
         new(((bits[at >> 3] >> (at & 7)) & 1) != 0 ? height._lane : 0);
 
     public static uint PositiveBits(FloatVector1 value) => value._lane > 0 ? 1u : 0;
+
+    public static float Sum(FloatVector1 value) => value._lane;
 
     public static FloatVector1 Slopes(FloatVector1 x, FloatVector1 above, FloatVector1 below) =>
         new(x._lane * (x._lane > 0 ? above._lane : below._lane));
@@ -58,6 +63,9 @@ internal readonly unsafe partial struct FloatVector4
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static uint PositiveBits(FloatVector4 value) =>
         Vector128.GreaterThan(value._lanes, Vector128<float>.Zero).ExtractMostSignificantBits();
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static float Sum(FloatVector4 value) => Vector128.Sum(value._lanes);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static FloatVector4 Slopes(FloatVector4 x, FloatVector4 above, FloatVector4 below)
@@ -90,6 +98,9 @@ internal readonly unsafe partial struct FloatVector8
         Vector256.GreaterThan(value._lanes, Vector256<float>.Zero).ExtractMostSignificantBits();
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static float Sum(FloatVector8 value) => Vector256.Sum(value._lanes);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static FloatVector8 Slopes(FloatVector8 x, FloatVector8 above, FloatVector8 below)
     {
         var isPositive = Vector256.GreaterThan(x._lanes, Vector256<float>.Zero);
@@ -119,6 +130,9 @@ internal readonly unsafe partial struct FloatVector16
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static uint PositiveBits(FloatVector16 value) =>
         (uint)Vector512.GreaterThan(value._lanes, Vector512<float>.Zero).ExtractMostSignificantBits();
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static float Sum(FloatVector16 value) => Vector512.Sum(value._lanes);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static FloatVector16 Slopes(FloatVector16 x, FloatVector16 above, FloatVector16 below)

@@ -137,13 +137,14 @@ public static partial class IndicatorTd
         var lanes = stackalloc double[RowSums.Lanes];
         for (var chunk = fromChunk; chunk < toChunk; chunk++)
         {
-            for (var row = chunks.Begin(chunk); row < chunks.Begin(chunk + 1); row++)
+            for (var place = chunks.Begin(chunk); place < chunks.Begin(chunk + 1); place++)
             {
+                var row = work.RowAt(place);
                 new Span<double>(lanes, RowSums.Lanes).Clear();
                 for (var from = 0; from < work.Tasks; from += TileTasks)
                 {
                     var count = Math.Min(TileTasks, work.Tasks - from);
-                    Errors<TVector, TValue, TIndicator>(work, row, from, count, errors);
+                    Errors<TVector, TValue, TIndicator>(work, place, row, from, count, errors);
                     RowSums.AddSquares(errors, count, lanes);
                     if (statistics is not null)
                         AddStatistics<TVector, TIndicator>(work, row, from, count, errors, statistics, chunk);
@@ -155,15 +156,16 @@ public static partial class IndicatorTd
     }
 
     /// <summary>Errors, and the gradient, of some tasks of a row; zeros behind them, up to a whole round of the sums' lanes.</summary>
-    private static unsafe void Errors<TVector, TValue, TIndicator>(in IndicatorTdWork work, long row, int from, int count, float* errors)
+    private static unsafe void Errors<TVector, TValue, TIndicator>(
+        in IndicatorTdWork work, long place, long row, int from, int count, float* errors)
         where TVector : struct, IFloatVector<TVector>
         where TValue : unmanaged
         where TIndicator : struct, IIndicator<TIndicator>
     {
-        var at = row * work.Tasks + from;
+        var at = place * work.Tasks + from;
         var indicator = TIndicator.Of(work, row);
         var prediction = (TValue*)work.Prediction + at;
-        var next = work.Done[row] == 0 ? (TValue*)work.NextValues + at : null;
+        var next = work.Done[row] == 0 ? (TValue*)work.NextValues + (row * work.Tasks + from) : null;
         var gradient = work.Gradient == null ? null : work.Gradient + at;
         var constants = new Constants<TVector>(work);
         var t = 0;

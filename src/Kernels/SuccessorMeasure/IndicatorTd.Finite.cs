@@ -55,16 +55,11 @@ public static partial class IndicatorTd
         RequireInputs(prediction.Length, nextValues.Length, done.Length, indicators, tasks);
         fixed (T* q = prediction, next = nextValues)
         fixed (bool* ended = done)
-        fixed (float* features = indicators.Features, thresholds = indicators.Thresholds)
-        fixed (BFloat16* narrow = indicators.NarrowFeatures)
         {
             NonFinite.Refuse(q, DTypes.Of<T>(), done.Length, tasks, nameof(prediction));
             NonFinite.Refuse(next, DTypes.Of<T>(), done.Length, tasks, nameof(nextValues), (byte*)ended);
-            if (indicators.Kind == IndicatorKind.Threshold)
-                NonFinite.Refuse(features, DType.Float32, done.Length, tasks, "indicators.features");
-            if (indicators.Kind == IndicatorKind.NarrowThreshold)
-                NonFinite.Refuse(narrow, DType.BFloat16, done.Length, tasks, "indicators.features");
-            NonFinite.Refuse(thresholds, indicators.Thresholds.Length, "indicators.thresholds");
         }
+
+        indicators.RefuseNonFinite(done.Length, tasks, nameof(indicators));
     }
 }

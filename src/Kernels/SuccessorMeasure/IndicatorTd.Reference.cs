@@ -11,14 +11,15 @@ public static partial class IndicatorTd
         var loss = 0.0;
         var active = new double[work.Tasks];
         var magnitude = new double[work.Tasks];
-        for (var b = 0L; b < work.Rows; b++)
+        for (var place = 0L; place < work.Rows; place++)
         {
+            var b = work.RowAt(place);
             var rowLoss = 0.0;
             for (var t = 0; t < work.Tasks; t++)
             {
-                var at = b * work.Tasks + t;
+                var at = place * work.Tasks + t;
                 var indicator = ReferenceIndicator(work, b, t);
-                var next = work.Done[b] != 0 ? 0 : work.Discount * Widen(work.NextValues, work.ValueType, at);
+                var next = work.Done[b] != 0 ? 0 : work.Discount * Widen(work.NextValues, work.ValueType, b * work.Tasks + t);
                 var error = Widen(work.Prediction, work.ValueType, at) - (height * indicator + next);
                 rowLoss += error * error / 2;
                 active[t] += indicator;

@@ -132,11 +132,8 @@ public static partial class IndicatorTd
         work.RequireDisjoint();
         switch (backend)
         {
-            case AuxBackend.Cpu:
-                RunCpu(work);
-                break;
-            case AuxBackend.Reference:
-                RunReference(work);
+            case AuxBackend.Cpu or AuxBackend.Reference:
+                RunChecked(work, backend);
                 break;
             default:
                 throw new BackendUnavailableException(nameof(IndicatorTd), backend, "it has no implementation there");
@@ -145,9 +142,24 @@ public static partial class IndicatorTd
         Support.Count(backend);
     }
 
-    private static unsafe double RunSpans<T>(
+    /// <summary>
+    /// Host memory without a check for overlap: <see cref="PvnHead"/> writes the gradient where the prediction is, which is read first.
+    /// </summary>
+    internal static void RunChecked(in IndicatorTdWork work, AuxBackend backend)
+    {
+        if (backend == AuxBackend.Reference)
+            RunReference(work);
+        else
+            RunCpu(work);
+    }
+
+    /// <summary>
+    /// The overloads' common part. The order is empty, or a permutation: for each row of predictions and gradient the row of everything else.
+    /// </summary>
+    internal static unsafe double RunSpans<T>(
         ReadOnlySpan<T> prediction, ReadOnlySpan<T> nextValues, ReadOnlySpan<bool> done, Indicators indicators, int tasks,
-        double discount, Start start, bool normalised, Span<float> gradient, TdStatistics statistics, AuxBackend backend)
+        double discount, Start start, bool normalised, Span<float> gradient, TdStatistics statistics, AuxBackend backend,
+        ReadOnlySpan<int> order = default)
         where T : unmanaged
     {
         SuccessorArguments.CheckDiscount(discount);
@@ -166,7 +178,7 @@ public static partial class IndicatorTd
         fixed (BFloat16* narrow = indicators.NarrowFeatures)
         fixed (byte* bits = indicators.Bits)
         fixed (double* rowLosses = statistics.RowLosses)
-        fixed (int* counts = statistics.ActiveCounts)
+        fixed (int* counts = statistics.ActiveCounts, rowOrder = order)
         fixed (float* errors = statistics.MeanAbsoluteErrors)
         {
             var work = new IndicatorTdWork
@@ -179,24 +191,15 @@ public static partial class IndicatorTd
                 Prediction = q,
                 NextValues = next,
                 Done = (byte*)ended,
-                FeatureType = indicators.Kind switch
-                {
-                    IndicatorKind.Threshold => DType.Float32,
-                    IndicatorKind.NarrowThreshold => DType.BFloat16,
-                    _ => DType.UInt8,
-                },
-                Features = indicators.Kind switch
-                {
-                    IndicatorKind.Threshold => features,
-                    IndicatorKind.NarrowThreshold => narrow,
-                    _ => bits,
-                },
+                FeatureType = indicators.ElementType,
+                Features = indicators.Pick(features, narrow, bits),
                 Thresholds = thresholds,
                 Gradient = g,
                 Loss = &loss,
                 RowLosses = rowLosses,
                 ActiveCounts = counts,
                 MeanAbsoluteErrors = errors,
+                Order = rowOrder,
             };
             Run(work, backend, AuxDevice.Host, 0);
         }

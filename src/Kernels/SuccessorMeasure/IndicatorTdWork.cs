@@ -43,12 +43,45 @@ internal readonly unsafe struct IndicatorTdWork
 
     public required float* MeanAbsoluteErrors { get; init; }
 
+    /// <summary>
+    /// Null, or for each row of predictions and gradient the row of everything else that it belongs to: a permutation.
+    /// </summary>
+    public int* Order { get; init; }
+
+    /// <summary>The row of everything else at a row of predictions and gradient.</summary>
+    public long RowAt(long place) => Order == null ? place : Order[place];
+
     public bool WantsStatistics => ActiveCounts != null || MeanAbsoluteErrors != null;
 
     /// <summary>What a set counts, in float32.</summary>
     public float Height => (float)SuccessorArguments.Height(Discount, Normalised);
 
     public long BitBytes => (Tasks + 7L) / 8;
+
+    /// <summary>Bytes of all features, or of all bits.</summary>
+    public long FeatureBytes => FeatureType == DType.UInt8 ? Rows * BitBytes : Rows * Tasks * FeatureType.Size();
+
+    /// <summary>The same, with the tensors that lie between the products of <see cref="PvnHead"/>.</summary>
+    public IndicatorTdWork With(float* prediction, float* nextValues, float* gradient, int* order) => new()
+    {
+        Rows = Rows,
+        Tasks = Tasks,
+        Discount = Discount,
+        Normalised = Normalised,
+        ValueType = ValueType,
+        Prediction = prediction,
+        NextValues = nextValues,
+        Done = Done,
+        FeatureType = FeatureType,
+        Features = Features,
+        Thresholds = Thresholds,
+        Gradient = gradient,
+        Loss = Loss,
+        RowLosses = RowLosses,
+        ActiveCounts = ActiveCounts,
+        MeanAbsoluteErrors = MeanAbsoluteErrors,
+        Order = order,
+    };
 
     /// <summary>Refuses outputs that share memory with anything.</summary>
     public void RequireDisjoint()
@@ -58,8 +91,7 @@ internal readonly unsafe struct IndicatorTdWork
             NamedMemory.Read("prediction", Prediction, elements * ValueType.Size()),
             NamedMemory.Read("nextValues", NextValues, elements * ValueType.Size()),
             NamedMemory.Read("done", Done, Rows),
-            NamedMemory.Read(
-                "indicators", Features, FeatureType == DType.UInt8 ? Rows * BitBytes : elements * FeatureType.Size()),
+            NamedMemory.Read("indicators", Features, FeatureBytes),
             NamedMemory.Read("thresholds", Thresholds, Thresholds == null ? 0 : Tasks * 4L),
             NamedMemory.Written("gradient", Gradient, Gradient == null ? 0 : elements * 4),
             NamedMemory.Written("loss", Loss, Loss == null ? 0 : 8),

@@ -51,6 +51,36 @@ public readonly ref struct Indicators
 
     internal IndicatorKind Kind { get; }
 
+    /// <summary>Of features, or uint8 for bits.</summary>
+    internal DType ElementType => Kind switch
+    {
+        IndicatorKind.Threshold => DType.Float32,
+        IndicatorKind.NarrowThreshold => DType.BFloat16,
+        _ => DType.UInt8,
+    };
+
+    /// <summary>Of the three pinned spans, the one that holds what the indicators are made of.</summary>
+    internal unsafe void* Pick(float* features, BFloat16* narrow, byte* bits) => Kind switch
+    {
+        IndicatorKind.Threshold => features,
+        IndicatorKind.NarrowThreshold => narrow,
+        _ => bits,
+    };
+
+    /// <summary>Refuses features and thresholds that are NaN or infinite.</summary>
+    internal unsafe void RefuseNonFinite(int rows, int tasks, string parameter)
+    {
+        fixed (float* features = Features, thresholds = Thresholds)
+        fixed (BFloat16* narrow = NarrowFeatures)
+        {
+            if (Kind == IndicatorKind.Threshold)
+                NonFinite.Refuse(features, DType.Float32, rows, tasks, $"{parameter}.features");
+            if (Kind == IndicatorKind.NarrowThreshold)
+                NonFinite.Refuse(narrow, DType.BFloat16, rows, tasks, $"{parameter}.features");
+            NonFinite.Refuse(thresholds, Thresholds.Length, $"{parameter}.thresholds");
+        }
+    }
+
     /// <summary>Refuses lengths that do not fit.</summary>
     internal void Check(int rows, int tasks, string parameter)
     {
