@@ -24,6 +24,12 @@ internal static class Tolerances
     /// float32.</summary>
     public const double PvnHeadRelative = 2e-6;
 
+    /// <summary>SuccessorSweep, absolute, for tables of values up to 2 and a few sweeps: a few ulps each.</summary>
+    public const double SuccessorSweepAbsolute = 2e-6;
+
+    /// <summary>SuccessorSolve, relative to 1 / (1 − γ), the sum of a row.</summary>
+    public const double SuccessorSolveRelative = 1e-12;
+
     /// <summary>The distance of two float32 results in ulps of <paramref name="scale"/>; 0 where both are NaN or equal.</summary>
     public static double Ulps(float actual, float expected, float scale)
     {
