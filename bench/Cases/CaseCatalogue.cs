@@ -7,6 +7,12 @@ internal static class CaseCatalogue
     public static IReadOnlyList<Func<KernelCase>> All { get; } =
     [
         .. EmaUpdateBenchmarks.All,
+        .. IndicatorTdBenchmarks.All,
+        .. PvnHeadBenchmarks.All,
+        .. TabularTdBenchmarks.All,
+        .. IndicatorCalibrationBenchmarks.All,
+        .. SuccessorSweepBenchmarks.All,
+        .. SuccessorSolveBenchmarks.All,
     ];
 
     /// <summary>

@@ -10,7 +10,7 @@ internal unsafe partial interface IFloatVector<TSelf>
     /// <summary>Lane by lane, of x = a + b: <paramref name="height"/> where x &gt; 0, NaN where x is, else 0.</summary>
     static abstract TSelf Step(TSelf a, TSelf b, TSelf height);
 
-    /// <summary>Lane i: <paramref name="height"/> where bit <paramref name="at"/> + i is set, else 0. at is a multiple of Count.</summary>
+    /// <summary>Lane i: <paramref name="height"/> where bit <paramref name="at"/> + i is set, else 0.</summary>
     static abstract TSelf FromBits(byte* bits, int at, TSelf height);
 
     /// <summary>Bit i: lane i is positive.</summary>
@@ -56,7 +56,7 @@ internal readonly unsafe partial struct FloatVector4
     public static FloatVector4 FromBits(byte* bits, int at, FloatVector4 height)
     {
         var powers = Vector128.Create(1u, 2u, 4u, 8u);
-        var set = Vector128.Create((uint)bits[at >> 3] >> (at & 7)) & powers;
+        var set = Vector128.Create(BitString.From(bits, at, Count)) & powers;
         return new(Vector128.Equals(set, powers).AsSingle() & height._lanes);
     }
 
@@ -89,7 +89,7 @@ internal readonly unsafe partial struct FloatVector8
     public static FloatVector8 FromBits(byte* bits, int at, FloatVector8 height)
     {
         var powers = Vector256.Create(1u, 2u, 4u, 8u, 16u, 32u, 64u, 128u);
-        var set = Vector256.Create((uint)bits[at >> 3]) & powers;
+        var set = Vector256.Create(BitString.From(bits, at, Count)) & powers;
         return new(Vector256.Equals(set, powers).AsSingle() & height._lanes);
     }
 
@@ -123,7 +123,7 @@ internal readonly unsafe partial struct FloatVector16
     {
         var powers = Vector512.Create(
             1u, 2u, 4u, 8u, 16u, 32u, 64u, 128u, 256u, 512u, 1024u, 2048u, 4096u, 8192u, 16384u, 32768u);
-        var set = Vector512.Create(bits[at >> 3] | (uint)bits[(at >> 3) + 1] << 8) & powers;
+        var set = Vector512.Create(BitString.From(bits, at, Count)) & powers;
         return new(Vector512.Equals(set, powers).AsSingle() & height._lanes);
     }
 
@@ -139,5 +139,23 @@ internal readonly unsafe partial struct FloatVector16
     {
         var isPositive = Vector512.GreaterThan(x._lanes, Vector512<float>.Zero);
         return new(x._lanes * Vector512.ConditionalSelect(isPositive, above._lanes, below._lanes));
+    }
+}
+
+/// <summary>Bits in bytes, the least significant first.</summary>
+internal static unsafe class BitString
+{
+    /// <summary>At least <paramref name="count"/> bits from bit <paramref name="at"/> on; no byte is read that has none of them.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static uint From(byte* bits, int at, int count)
+    {
+        var first = bits + (at >> 3);
+        var shift = at & 7;
+        uint value = first[0];
+        if (shift + count > 8)
+            value |= (uint)first[1] << 8;
+        if (shift + count > 16)
+            value |= (uint)first[2] << 16;
+        return value >> shift;
     }
 }

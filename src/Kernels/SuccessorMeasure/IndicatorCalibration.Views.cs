@@ -104,7 +104,7 @@ public static partial class IndicatorCalibration
         CheckRate(rate);
         CheckLearningRate(learningRate);
         var (rows, tasks) = RequireFeatures(features, thresholds);
-        outputs.Check(rows, tasks, features.Device, nameof(outputs));
+        outputs.Check(rows, tasks, features.Device);
         var work = new IndicatorCalibrationWork
         {
             Entry = CalibrationEntry.Pinball,

@@ -195,7 +195,7 @@ public static partial class IndicatorCalibration
         CheckLearningRate(learningRate);
         var tasks = thresholds.Length;
         var rows = RequireRows(features.Length, tasks);
-        outputs.Check(rows, tasks, nameof(outputs));
+        outputs.Check(rows, tasks);
         backend = Support.Resolve(backend, AuxDevice.Host);
         double loss;
         fixed (T* f = features)

@@ -135,6 +135,7 @@ public static partial class IndicatorTd
     {
         var errors = stackalloc float[TileTasks];
         var lanes = stackalloc double[RowSums.Lanes];
+        var share = 0.5 / work.Tasks;
         for (var chunk = fromChunk; chunk < toChunk; chunk++)
         {
             for (var place = chunks.Begin(chunk); place < chunks.Begin(chunk + 1); place++)
@@ -150,12 +151,13 @@ public static partial class IndicatorTd
                         AddStatistics<TVector, TIndicator>(work, row, from, count, errors, statistics, chunk);
                 }
 
-                losses[row] = RowSums.Total(lanes) / 2 / work.Tasks;
+                losses[row] = RowSums.Total(lanes) * share;
             }
         }
     }
 
     /// <summary>Errors, and the gradient, of some tasks of a row; zeros behind them, up to a whole round of the sums' lanes.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)] // a call is over before tiers would have compiled it
     private static unsafe void Errors<TVector, TValue, TIndicator>(
         in IndicatorTdWork work, long place, long row, int from, int count, float* errors)
         where TVector : struct, IFloatVector<TVector>
@@ -167,42 +169,58 @@ public static partial class IndicatorTd
         var prediction = (TValue*)work.Prediction + at;
         var next = work.Done[row] == 0 ? (TValue*)work.NextValues + (row * work.Tasks + from) : null;
         var gradient = work.Gradient == null ? null : work.Gradient + at;
-        var constants = new Constants<TVector>(work);
-        var t = 0;
-        for (; t <= count - TVector.Count; t += TVector.Count)
-            Error(indicator.At(from + t, constants.Height), prediction, next, gradient, errors, t, constants);
-        if (t == count && count % RowSums.Lanes == 0)
-            return;
-
-        var single = new Constants<FloatVector1>(work);
-        for (; t < count; t++)
-            Error(indicator.At(from + t, single.Height), prediction, next, gradient, errors, t, single);
-        for (; t % RowSums.Lanes != 0; t++)
+        var (discount, height, scale) = ((float)work.Discount, work.Height, (float)(1 / (work.Rows * (double)work.Tasks)));
+        for (var t = count; t % RowSums.Lanes != 0; t++)
             errors[t] = 0;
+
+        if (count < TVector.Count)
+        {
+            for (var t = 0; t < count; t++)
+            {
+                var single = Error<FloatVector1, TValue, TIndicator>(
+                    indicator, from, prediction, next, t, FloatVector1.Broadcast(discount), FloatVector1.Broadcast(height));
+                single.Store(errors + t);
+                if (gradient != null)
+                    Scaled(single, FloatVector1.Broadcast(scale)).Store(gradient + t);
+            }
+
+            return;
+        }
+
+        // The last vector may overlap the one before it. It is computed before anything is stored, so both have the same lanes.
+        var (discounts, heights, scales) = (TVector.Broadcast(discount), TVector.Broadcast(height), TVector.Broadcast(scale));
+        var last = count - TVector.Count;
+        var end = Error<TVector, TValue, TIndicator>(indicator, from, prediction, next, last, discounts, heights);
+        for (var t = 0; t < last; t += TVector.Count)
+        {
+            var error = Error<TVector, TValue, TIndicator>(indicator, from, prediction, next, t, discounts, heights);
+            error.Store(errors + t);
+            if (gradient != null)
+                Scaled(error, scales).Store(gradient + t);
+        }
+
+        end.Store(errors + last);
+        if (gradient != null)
+            Scaled(end, scales).Store(gradient + last);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static unsafe void Error<TVector, TValue>(
-        TVector reward, TValue* prediction, TValue* next, float* gradient, float* errors, int t, in Constants<TVector> constants)
+    private static unsafe TVector Error<TVector, TValue, TIndicator>(
+        TIndicator indicator, int from, TValue* prediction, TValue* next, int t, TVector discount, TVector height)
         where TVector : struct, IFloatVector<TVector>
         where TValue : unmanaged
+        where TIndicator : struct, IIndicator<TIndicator>
     {
-        var target = next == null ? reward : TVector.MultiplyAdd(constants.Discount, TVector.Load(next + t), reward);
-        var error = TVector.Load(prediction + t) - target;
-        error.Store(errors + t);
-        if (gradient != null)
-            TVector.MultiplyAdd(error, constants.Scale, constants.MinusZero).Store(gradient + t);
+        var target = indicator.At(from + t, height);
+        if (next != null)
+            target = TVector.MultiplyAdd(discount, TVector.Load(next + t), target);
+        return TVector.Load(prediction + t) - target;
     }
 
-    private readonly struct Constants<TVector>(in IndicatorTdWork work) where TVector : struct, IFloatVector<TVector>
-    {
-        public readonly TVector Discount = TVector.Broadcast((float)work.Discount);
-        public readonly TVector Height = TVector.Broadcast(work.Height);
-        public readonly TVector Scale = TVector.Broadcast((float)(1 / (work.Rows * (double)work.Tasks)));
-
-        /// <summary>x · y + −0 is x · y with one rounding, the sign of zero included.</summary>
-        public readonly TVector MinusZero = TVector.Broadcast(-0f);
-    }
+    // x · y + −0 is x · y with one rounding, the sign of zero included.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static TVector Scaled<TVector>(TVector error, TVector scale) where TVector : struct, IFloatVector<TVector> =>
+        TVector.MultiplyAdd(error, scale, TVector.Broadcast(-0f));
 
     private static unsafe void AddStatistics<TVector, TIndicator>(
         in IndicatorTdWork work, long row, int from, int count, float* errors, TdSums statistics, long chunk)

@@ -60,6 +60,6 @@ public static partial class IndicatorTd
             NonFinite.Refuse(next, DTypes.Of<T>(), done.Length, tasks, nameof(nextValues), (byte*)ended);
         }
 
-        indicators.RefuseNonFinite(done.Length, tasks, nameof(indicators));
+        indicators.RefuseNonFinite(done.Length, tasks);
     }
 }

@@ -93,7 +93,7 @@ public static partial class IndicatorTd
         SuccessorArguments.CheckStart(start);
         var (rows, tasks) = RequireInputs(prediction, nextValues, done, indicators);
         var device = prediction.Device;
-        outputs.Check(rows, tasks, device, nameof(outputs));
+        outputs.Check(rows, tasks, device);
         backend = Support.Resolve(backend, device);
         var on = CudaStream.HandleOn(stream, device, nameof(stream));
 
@@ -168,7 +168,7 @@ public static partial class IndicatorTd
         RequireInputs(prediction.Length, nextValues.Length, rows, indicators, tasks);
         if (!gradient.IsEmpty)
             SuccessorArguments.RequireLength(nameof(gradient), gradient.Length, rows, tasks, nameof(gradient));
-        statistics.Check(rows, tasks, nameof(statistics));
+        statistics.Check(rows, tasks);
         backend = Support.Resolve(backend, AuxDevice.Host);
 
         double loss;
@@ -212,7 +212,7 @@ public static partial class IndicatorTd
         RequireSizes(rows, tasks);
         SuccessorArguments.RequireLength(nameof(prediction), prediction, rows, tasks, nameof(prediction));
         SuccessorArguments.RequireLength(nameof(nextValues), nextValues, rows, tasks, nameof(nextValues));
-        indicators.Check(rows, tasks, nameof(indicators));
+        indicators.Check(rows, tasks);
     }
 
     private static (long Rows, long Tasks) RequireInputs(
@@ -225,7 +225,7 @@ public static partial class IndicatorTd
             prediction, nameof(prediction), [DType.Float32, DType.BFloat16], [rows, tasks], device, nameof(prediction));
         SuccessorArguments.Require(nextValues, nameof(nextValues), [prediction.DType], [rows, tasks], device, nameof(nextValues));
         SuccessorArguments.Require(done, nameof(done), [DType.Bool, DType.UInt8], [rows], device, nameof(done));
-        indicators.Check(rows, tasks, device, nameof(indicators));
+        indicators.Check(rows, tasks, device);
         return (rows, tasks);
     }
 

@@ -41,6 +41,8 @@ public readonly ref struct Indicators
         return (int)(((long)tasks + 7) / 8);
     }
 
+    private const string Parameter = "indicators"; // every op calls it so
+
     internal ReadOnlySpan<float> Features { get; }
 
     internal ReadOnlySpan<BFloat16> NarrowFeatures { get; }
@@ -68,38 +70,38 @@ public readonly ref struct Indicators
     };
 
     /// <summary>Refuses features and thresholds that are NaN or infinite.</summary>
-    internal unsafe void RefuseNonFinite(int rows, int tasks, string parameter)
+    internal unsafe void RefuseNonFinite(int rows, int tasks)
     {
         fixed (float* features = Features, thresholds = Thresholds)
         fixed (BFloat16* narrow = NarrowFeatures)
         {
             if (Kind == IndicatorKind.Threshold)
-                NonFinite.Refuse(features, DType.Float32, rows, tasks, $"{parameter}.features");
+                NonFinite.Refuse(features, DType.Float32, rows, tasks, "indicators.features");
             if (Kind == IndicatorKind.NarrowThreshold)
-                NonFinite.Refuse(narrow, DType.BFloat16, rows, tasks, $"{parameter}.features");
-            NonFinite.Refuse(thresholds, Thresholds.Length, $"{parameter}.thresholds");
+                NonFinite.Refuse(narrow, DType.BFloat16, rows, tasks, "indicators.features");
+            NonFinite.Refuse(thresholds, Thresholds.Length, "indicators.thresholds");
         }
     }
 
     /// <summary>Refuses lengths that do not fit.</summary>
-    internal void Check(int rows, int tasks, string parameter)
+    internal void Check(int rows, int tasks)
     {
         switch (Kind)
         {
             case IndicatorKind.Threshold:
-                SuccessorArguments.RequireLength($"{parameter}.features", Features.Length, rows, tasks, parameter);
+                SuccessorArguments.RequireLength("indicators.features", Features.Length, rows, tasks, Parameter);
                 break;
             case IndicatorKind.NarrowThreshold:
-                SuccessorArguments.RequireLength($"{parameter}.features", NarrowFeatures.Length, rows, tasks, parameter);
+                SuccessorArguments.RequireLength("indicators.features", NarrowFeatures.Length, rows, tasks, Parameter);
                 break;
             case IndicatorKind.Bits:
-                SuccessorArguments.RequireLength($"{parameter}.bits", Bits.Length, rows, BytesPerState(tasks), parameter);
+                SuccessorArguments.RequireLength("indicators.bits", Bits.Length, rows, BytesPerState(tasks), Parameter);
                 return;
             default:
-                throw new ArgumentException($"{parameter}: made by neither Threshold nor Packed", parameter);
+                throw SuccessorArguments.Refused("indicators: made by neither Threshold nor Packed", Parameter);
         }
 
-        SuccessorArguments.RequireLength($"{parameter}.thresholds", Thresholds.Length, tasks, parameter);
+        SuccessorArguments.RequireLength("indicators.thresholds", Thresholds.Length, tasks, Parameter);
     }
 }
 
@@ -127,6 +129,8 @@ public readonly struct IndicatorViews
     /// <param name="bits">[B, <see cref="Indicators.BytesPerState"/>(T)], uint8, contiguous.</param>
     public static IndicatorViews Packed(in TensorView bits) => new(bits, default, isPacked: true);
 
+    private const string Parameter = "indicators"; // every op calls it so
+
     internal TensorView Data { get; }
 
     internal TensorView Thresholds { get; }
@@ -137,17 +141,17 @@ public readonly struct IndicatorViews
 
     internal void KeepAlive() => SuccessorArguments.KeepAlive(Data.Owner, Thresholds.Owner);
 
-    internal void Check(long rows, long tasks, AuxDevice device, string parameter)
+    internal void Check(long rows, long tasks, AuxDevice device)
     {
         if (!IsGiven)
-            throw new ArgumentException($"{parameter}: made by neither Threshold nor Packed", parameter);
+            throw SuccessorArguments.Refused("indicators: made by neither Threshold nor Packed", Parameter);
         if (IsPacked)
         {
-            SuccessorArguments.Require(Data, $"{parameter}.bits", [DType.UInt8], [rows, (tasks + 7) / 8], device, parameter);
+            SuccessorArguments.Require(Data, "indicators.bits", [DType.UInt8], [rows, (tasks + 7) / 8], device, Parameter);
             return;
         }
 
-        SuccessorArguments.Require(Data, $"{parameter}.features", [DType.Float32, DType.BFloat16], [rows, tasks], device, parameter);
-        SuccessorArguments.Require(Thresholds, $"{parameter}.thresholds", [DType.Float32], [tasks], device, parameter);
+        SuccessorArguments.Require(Data, "indicators.features", [DType.Float32, DType.BFloat16], [rows, tasks], device, Parameter);
+        SuccessorArguments.Require(Thresholds, "indicators.thresholds", [DType.Float32], [tasks], device, Parameter);
     }
 }

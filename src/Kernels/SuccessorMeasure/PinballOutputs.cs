@@ -14,13 +14,13 @@ public readonly ref struct PinballOutputs
     /// <summary>[T]: how many of the B states are in each set; −1 with a NaN.</summary>
     public Span<int> ActiveCounts { get; init; }
 
-    internal void Check(long rows, int tasks, string parameter)
+    internal void Check(long rows, int tasks)
     {
-        SuccessorArguments.RequireEmptyOrLength($"{parameter}.{nameof(Gradient)}", Gradient.Length, tasks, parameter);
+        SuccessorArguments.RequireEmptyOrLength("outputs.Gradient", Gradient.Length, tasks, "outputs");
         if (!Bits.IsEmpty)
             SuccessorArguments.RequireLength(
-                $"{parameter}.{nameof(Bits)}", Bits.Length, rows, Indicators.BytesPerState(tasks), parameter);
-        SuccessorArguments.RequireEmptyOrLength($"{parameter}.{nameof(ActiveCounts)}", ActiveCounts.Length, tasks, parameter);
+                "outputs.Bits", Bits.Length, rows, Indicators.BytesPerState(tasks), "outputs");
+        SuccessorArguments.RequireEmptyOrLength("outputs.ActiveCounts", ActiveCounts.Length, tasks, "outputs");
     }
 }
 
@@ -50,14 +50,14 @@ public readonly struct PinballViews
     internal void KeepAlive() =>
         SuccessorArguments.KeepAlive(Gradient.Owner, Loss.Owner, TaskLosses.Owner, Bits.Owner, ActiveCounts.Owner);
 
-    internal void Check(long rows, int tasks, AuxDevice device, string parameter)
+    internal void Check(long rows, int tasks, AuxDevice device)
     {
-        SuccessorArguments.RequireIfWanted(Gradient, $"{parameter}.{nameof(Gradient)}", DType.Float32, [tasks], device, parameter);
-        SuccessorArguments.RequireLoss(Loss, TaskLosses, parameter, nameof(TaskLosses), device);
-        SuccessorArguments.RequireIfWanted(TaskLosses, $"{parameter}.{nameof(TaskLosses)}", DType.Float64, [tasks], device, parameter);
+        SuccessorArguments.RequireIfWanted(Gradient, "outputs.Gradient", DType.Float32, [tasks], device, "outputs");
+        SuccessorArguments.RequireLoss(Loss, TaskLosses, "outputs.TaskLosses", device);
+        SuccessorArguments.RequireIfWanted(TaskLosses, "outputs.TaskLosses", DType.Float64, [tasks], device, "outputs");
         SuccessorArguments.RequireIfWanted(
-            Bits, $"{parameter}.{nameof(Bits)}", DType.UInt8, [rows, Indicators.BytesPerState(tasks)], device, parameter);
+            Bits, "outputs.Bits", DType.UInt8, [rows, Indicators.BytesPerState(tasks)], device, "outputs");
         SuccessorArguments.RequireIfWanted(
-            ActiveCounts, $"{parameter}.{nameof(ActiveCounts)}", DType.Int32, [tasks], device, parameter);
+            ActiveCounts, "outputs.ActiveCounts", DType.Int32, [tasks], device, "outputs");
     }
 }

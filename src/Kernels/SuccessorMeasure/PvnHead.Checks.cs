@@ -20,7 +20,7 @@ public static partial class PvnHead
         ReadOnlySpan<int> actions, ReadOnlySpan<bool> done, Indicators indicators, PvnShape shape)
     {
         RequireInputs(features, nextFeatures, weights, targetMean, actions, done, shape);
-        indicators.Check(actions.Length, shape.Tasks, nameof(indicators));
+        indicators.Check(actions.Length, shape.Tasks);
         fixed (float* phi = features, next = nextFeatures, w = weights, mean = targetMean)
         fixed (bool* ended = done)
         {
@@ -30,7 +30,7 @@ public static partial class PvnHead
             NonFinite.Refuse(mean, DType.Float32, shape.Tasks, shape.Features, nameof(targetMean));
         }
 
-        indicators.RefuseNonFinite(actions.Length, shape.Tasks, nameof(indicators));
+        indicators.RefuseNonFinite(actions.Length, shape.Tasks);
     }
 
     private static void CheckShape(PvnShape shape)

@@ -28,23 +28,23 @@ public readonly struct PvnOutputs
     internal void KeepAlive() => SuccessorArguments.KeepAlive(
         FeatureGradient.Owner, WeightGradient.Owner, Loss.Owner, RowLosses.Owner, ActiveCounts.Owner, MeanAbsoluteErrors.Owner);
 
-    internal void Check(long rows, PvnShape shape, AuxDevice device, string parameter)
+    internal void Check(long rows, PvnShape shape, AuxDevice device)
     {
         var wanted =
             SuccessorArguments.RequireIfWanted(
-                FeatureGradient, $"{parameter}.{nameof(FeatureGradient)}", DType.Float32, [rows, shape.Features], device, parameter)
+                FeatureGradient, "outputs.FeatureGradient", DType.Float32, [rows, shape.Features], device, "outputs")
             | SuccessorArguments.RequireIfWanted(
-                WeightGradient, $"{parameter}.{nameof(WeightGradient)}", DType.Float32, [shape.Tasks, shape.Actions, shape.Features],
-                device, parameter)
-            | SuccessorArguments.RequireLoss(Loss, RowLosses, parameter, nameof(RowLosses), device)
+                WeightGradient, "outputs.WeightGradient", DType.Float32, [shape.Tasks, shape.Actions, shape.Features],
+                device, "outputs")
+            | SuccessorArguments.RequireLoss(Loss, RowLosses, "outputs.RowLosses", device)
             | SuccessorArguments.RequireIfWanted(
-                RowLosses, $"{parameter}.{nameof(RowLosses)}", DType.Float64, [rows], device, parameter)
+                RowLosses, "outputs.RowLosses", DType.Float64, [rows], device, "outputs")
             | SuccessorArguments.RequireIfWanted(
-                ActiveCounts, $"{parameter}.{nameof(ActiveCounts)}", DType.Int32, [shape.Tasks], device, parameter)
+                ActiveCounts, "outputs.ActiveCounts", DType.Int32, [shape.Tasks], device, "outputs")
             | SuccessorArguments.RequireIfWanted(
-                MeanAbsoluteErrors, $"{parameter}.{nameof(MeanAbsoluteErrors)}", DType.Float32, [shape.Tasks], device, parameter);
+                MeanAbsoluteErrors, "outputs.MeanAbsoluteErrors", DType.Float32, [shape.Tasks], device, "outputs");
         if (!wanted)
-            throw new ArgumentException($"{parameter}: none is wanted", parameter);
+            throw SuccessorArguments.Refused("outputs: none is wanted", "outputs");
     }
 }
 
@@ -122,8 +122,8 @@ public static partial class PvnHead
             targetMean, nameof(targetMean), [DType.Float32], [shape.Tasks, shape.Features], device, nameof(targetMean));
         SuccessorArguments.Require(actions, nameof(actions), [DType.Int32], [rows], device, nameof(actions));
         SuccessorArguments.Require(done, nameof(done), [DType.Bool, DType.UInt8], [rows], device, nameof(done));
-        indicators.Check(rows, shape.Tasks, device, nameof(indicators));
-        outputs.Check(rows, shape, device, nameof(outputs));
+        indicators.Check(rows, shape.Tasks, device);
+        outputs.Check(rows, shape, device);
         backend = Support.Resolve(backend, device);
         var on = CudaStream.HandleOn(stream, device, nameof(stream));
         var onDevice = device.Kind != AuxDeviceKind.Host;

@@ -87,9 +87,9 @@ public static partial class PvnHead
         SuccessorArguments.CheckDiscount(discount);
         SuccessorArguments.CheckStart(start);
         RequireInputs(features, nextFeatures, weights, targetMean, actions, done, shape);
-        indicators.Check(actions.Length, shape.Tasks, nameof(indicators));
-        gradients.Check(actions.Length, shape, nameof(gradients));
-        statistics.Check(actions.Length, shape.Tasks, nameof(statistics));
+        indicators.Check(actions.Length, shape.Tasks);
+        gradients.Check(actions.Length, shape);
+        statistics.Check(actions.Length, shape.Tasks);
         backend = Support.Resolve(backend, AuxDevice.Host);
 
         double loss;

@@ -9,16 +9,16 @@ public readonly ref struct PvnGradients
     /// <summary>[T, A, F]: ∂loss/∂W.</summary>
     public Span<float> Weights { get; init; }
 
-    internal void Check(int rows, PvnShape shape, string parameter)
+    internal void Check(int rows, PvnShape shape)
     {
         if (!Features.IsEmpty)
             SuccessorArguments.RequireLength(
-                $"{parameter}.{nameof(Features)}", Features.Length, rows, shape.Features, parameter);
+                "gradients.Features", Features.Length, rows, shape.Features, "gradients");
         if (!Weights.IsEmpty && Weights.Length != (Int128)shape.Tasks * shape.Actions * shape.Features)
-            throw new ArgumentException(
-                $"{parameter}.{nameof(Weights)}: {Weights.Length} elements do not match shape "
+            throw SuccessorArguments.Refused(
+                $"gradients.Weights: {Weights.Length} elements do not match shape "
                 + $"[{shape.Tasks}, {shape.Actions}, {shape.Features}]",
-                parameter);
+                "gradients");
     }
 }
 

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 
 namespace AuxCore.Kernels;
@@ -11,9 +12,10 @@ internal static unsafe class RowSums
     public const int Lanes = 16;
 
     /// <summary>Adds the squares, exact in double, to the lanes.</summary>
-    /// <param name="values">A multiple of <see cref="Lanes"/> values.</param>
-    /// <param name="count">How many.</param>
+    /// <param name="values">The values, and zeros behind them up to a multiple of <see cref="Lanes"/>.</param>
+    /// <param name="count">How many values.</param>
     /// <param name="lanes"><see cref="Lanes"/> sums.</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void AddSquares(float* values, int count, double* lanes)
     {
         var (a, b) = (Vector256.Load(lanes), Vector256.Load(lanes + 4));

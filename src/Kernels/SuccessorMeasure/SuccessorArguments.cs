@@ -6,6 +6,9 @@ namespace AuxCore.Kernels;
 /// <summary>Argument checks that the ops of this folder share. They run before any work, and name the culprit.</summary>
 internal static class SuccessorArguments
 {
+    /// <summary>The exception for a member of an argument.</summary>
+    public static ArgumentException Refused(string message, string parameter) => new(message, parameter);
+
     public static void CheckDiscount(double discount)
     {
         if (!(discount >= 0 && discount < 1)) // also catches NaN
@@ -82,14 +85,15 @@ internal static class SuccessorArguments
     /// <summary>
     /// A float64 scalar that may be left out. On a device it is summed from parts, which then may not be left out. Whether it was not.
     /// </summary>
-    public static bool RequireLoss(in TensorView loss, in TensorView parts, string parameter, string nameOfParts, AuxDevice device)
+    public static bool RequireLoss(in TensorView loss, in TensorView parts, string nameOfParts, AuxDevice device)
     {
-        if (!RequireIfWanted(loss, $"{parameter}.Loss", DType.Float64, loss.Shape, device, parameter))
+        const string Name = "outputs.Loss";
+        if (!RequireIfWanted(loss, Name, DType.Float64, loss.Shape, device, "outputs"))
             return false;
         if (loss.ElementCount != 1)
-            throw new ArgumentException($"{parameter}.Loss: {loss} has not one element", parameter);
+            throw Refused($"{Name}: {loss} has not one element", Name);
         if (device.Kind != AuxDeviceKind.Host && !IsWanted(parts))
-            throw new ArgumentException($"{parameter}.{nameOfParts}: missing; on {device} the loss is summed from them", parameter);
+            throw new ArgumentException($"{nameOfParts}: missing; on {device} the loss is summed from them", nameOfParts);
         return true;
     }
 

@@ -14,11 +14,11 @@ public readonly ref struct TdStatistics
     /// <summary>[T]: the mean of |δ| over the batch.</summary>
     public Span<float> MeanAbsoluteErrors { get; init; }
 
-    internal void Check(long rows, long tasks, string parameter)
+    internal void Check(long rows, long tasks)
     {
-        SuccessorArguments.RequireEmptyOrLength($"{parameter}.{nameof(RowLosses)}", RowLosses.Length, rows, parameter);
-        SuccessorArguments.RequireEmptyOrLength($"{parameter}.{nameof(ActiveCounts)}", ActiveCounts.Length, tasks, parameter);
-        SuccessorArguments.RequireEmptyOrLength($"{parameter}.{nameof(MeanAbsoluteErrors)}", MeanAbsoluteErrors.Length, tasks, parameter);
+        SuccessorArguments.RequireEmptyOrLength("statistics.RowLosses", RowLosses.Length, rows, "statistics");
+        SuccessorArguments.RequireEmptyOrLength("statistics.ActiveCounts", ActiveCounts.Length, tasks, "statistics");
+        SuccessorArguments.RequireEmptyOrLength("statistics.MeanAbsoluteErrors", MeanAbsoluteErrors.Length, tasks, "statistics");
     }
 }
 
@@ -48,19 +48,19 @@ public readonly struct TdOutputs
     internal void KeepAlive() => SuccessorArguments.KeepAlive(
         Gradient.Owner, Loss.Owner, RowLosses.Owner, ActiveCounts.Owner, MeanAbsoluteErrors.Owner);
 
-    internal void Check(long rows, long tasks, AuxDevice device, string parameter)
+    internal void Check(long rows, long tasks, AuxDevice device)
     {
         var wanted =
             SuccessorArguments.RequireIfWanted(
-                Gradient, $"{parameter}.{nameof(Gradient)}", DType.Float32, [rows, tasks], device, parameter)
-            | SuccessorArguments.RequireLoss(Loss, RowLosses, parameter, nameof(RowLosses), device)
+                Gradient, "outputs.Gradient", DType.Float32, [rows, tasks], device, "outputs")
+            | SuccessorArguments.RequireLoss(Loss, RowLosses, "outputs.RowLosses", device)
             | SuccessorArguments.RequireIfWanted(
-                RowLosses, $"{parameter}.{nameof(RowLosses)}", DType.Float64, [rows], device, parameter)
+                RowLosses, "outputs.RowLosses", DType.Float64, [rows], device, "outputs")
             | SuccessorArguments.RequireIfWanted(
-                ActiveCounts, $"{parameter}.{nameof(ActiveCounts)}", DType.Int32, [tasks], device, parameter)
+                ActiveCounts, "outputs.ActiveCounts", DType.Int32, [tasks], device, "outputs")
             | SuccessorArguments.RequireIfWanted(
-                MeanAbsoluteErrors, $"{parameter}.{nameof(MeanAbsoluteErrors)}", DType.Float32, [tasks], device, parameter);
+                MeanAbsoluteErrors, "outputs.MeanAbsoluteErrors", DType.Float32, [tasks], device, "outputs");
         if (!wanted)
-            throw new ArgumentException($"{parameter}: none is wanted", parameter);
+            throw SuccessorArguments.Refused("outputs: none is wanted", "outputs");
     }
 }
