@@ -31,7 +31,7 @@ internal sealed class TabularTdCase(string name, string description, int transit
     private readonly bool[] _done = new bool[transitions];
     private int[] _current = [], _next = [];
     private Tensor _measure = null!, _baseline = null!, _map = null!, _diagonal = null!, _weights = null!, _decay = null!;
-    private Tensor _currentIndex = null!, _nextIndex = null!;
+    private Tensor _currentStates = null!, _nextStates = null!, _currentIndex = null!, _nextIndex = null!;
     private Tensor[] _rows = [], _cells = [];
 
     public override long Bytes => 3L * transitions * States * sizeof(float);
@@ -42,7 +42,7 @@ internal sealed class TabularTdCase(string name, string description, int transit
     {
         get
         {
-            TensorView measure = View(_measure), current = View(_currentIndex), next = View(_nextIndex);
+            TensorView measure = View(_measure), current = View(_currentStates), next = View(_nextStates);
             TensorView done = View(Keep(torch.zeros(transitions, torch.@bool)));
             return new("TabularTd.Run", () => TabularTd.Run(
                 measure, current, next, done, StepSize, Discount, Start.Current, false, order, backend: Backend));
@@ -93,8 +93,10 @@ internal sealed class TabularTdCase(string name, string description, int transit
         (_current, _next) = FourRooms.Walk(transitions, seed);
         _measure = Keep(torch.rand(States, States));
         _baseline = Keep(_measure.clone());
-        _currentIndex = Keep(torch.tensor(_current));
-        _nextIndex = Keep(torch.tensor(_next));
+        _currentStates = Keep(torch.tensor(_current));
+        _nextStates = Keep(torch.tensor(_next));
+        _currentIndex = Keep(_currentStates.to_type(torch.int64)); // libtorch indexes with int64
+        _nextIndex = Keep(_nextStates.to_type(torch.int64));
         _rows = [.. Enumerable.Range(0, States).Select(s => Keep(_baseline[s]))];
         _cells = [.. Enumerable.Range(0, States).Select(s => Keep(_baseline[s, s]))];
         Coefficients();

@@ -8,7 +8,7 @@ namespace AuxCore.Tests.SuccessorMeasure;
 public class IndicatorCalibrationTests
 {
     private static readonly (int Rows, int Tasks)[] Sizes =
-        [(3, 1), (20, 7), (64, 8), (65, 17), (100, 33), (256, 100), (70, 1030), (2000, 5)];
+        [(3, 1), (20, 7), (64, 8), (65, 17), (100, 33), (256, 100), (70, 1030), (2000, 5), (1500, 35)];
 
     public static TheoryData<Runner> Runners => [.. BackendMatrix.All];
 
@@ -51,28 +51,30 @@ public class IndicatorCalibrationTests
     [MemberData(nameof(Runners))]
     public void Ties_at_the_threshold_stay_out_and_dead_tasks_are_reported(Runner runner)
     {
-        // Columns: a tie across the place; all equal; mostly zeros, as behind a ReLU; zeros of both signs; infinities; a NaN.
+        // Columns: a tie across the place; all equal; mostly zeros, as behind a ReLU; zeros of both signs; infinities; a NaN; infinity at
+        // the place itself.
+        const float Infinity = float.PositiveInfinity;
         float[,] features =
         {
-            { 5, 2, 0, 0f, float.PositiveInfinity, 1 },
-            { 4, 2, 0, -0f, 1, float.NaN },
-            { 4, 2, 3, 0f, 2, 3 },
-            { 4, 2, 0, -0f, 3, 4 },
-            { 1, 2, 0, 0f, float.NegativeInfinity, 5 },
+            { 5, 2, 0, 0f, Infinity, 1, Infinity },
+            { 4, 2, 0, -0f, 1, float.NaN, 1 },
+            { 4, 2, 3, 0f, 2, 3, Infinity },
+            { 4, 2, 0, -0f, 3, 4, 4 },
+            { 1, 2, 0, 0f, -Infinity, 5, Infinity },
         };
-        var (thresholds, counts) = (new float[6], new int[6]);
+        var (thresholds, counts) = (new float[7], new int[7]);
         IndicatorReport? report = null;
 
-        runner.Run(backend => report = IndicatorCalibration.Quantile([.. features.Cast<float>()], 6, 0.4, thresholds, counts, backend));
+        runner.Run(backend => report = IndicatorCalibration.Quantile([.. features.Cast<float>()], 7, 0.4, thresholds, counts, backend));
 
-        Assert.Equal([-4, -2, 0, 0, -2, float.NaN], thresholds);
-        Assert.Equal([1, 0, 1, 0, 2, -1], counts);
+        Assert.Equal([-4, -2, 0, 0, -2, float.NaN, float.NaN], thresholds);
+        Assert.Equal([1, 0, 1, 0, 2, -1, -1], counts);
         Assert.Equal(BitConverter.SingleToInt32Bits(0f), BitConverter.SingleToInt32Bits(thresholds[3]));
         Assert.Equal([1, 3], report!.DeadTasks);
         Assert.Empty(report.FullTasks);
-        Assert.Equal([5], report.NotANumberTasks);
+        Assert.Equal([5, 6], report.NotANumberTasks);
         Assert.Equal((1 + 0 + 1 + 0 + 2) / 25.0, report.MeanRate, 1e-12);
-        Assert.Equal("5 states, 16 % of them in a set on average; 2 dead tasks, 0 full, 1 with NaN", report.ToString());
+        Assert.Equal("5 states, 16 % of them in a set on average; 2 dead tasks, 0 full, 2 with NaN", report.ToString());
     }
 
     [Theory]
@@ -279,6 +281,44 @@ public class IndicatorCalibrationTests
             IndicatorCalibration.Quantile(features, 1, rate, sorted, backend: AuxBackend.Reference);
             return selected[0] == sorted[0] && report.MeanRate <= Math.Floor(rate * values.Length + 0.5) / values.Length + 1e-12;
         });
+
+    [Fact]
+    public void Large_samples_are_selected_from_as_small_ones_are() => Gen.Select(Gen.Int[0, 1000], Gen.Double[0.002, 0.998]).Sample(
+        (seed, rate) =>
+        {
+            const int Rows = 1200, Tasks = 37;
+            var random = new Random(seed);
+            var features = new float[Rows * Tasks];
+            for (var t = 0; t < Tasks; t++)
+            {
+                // Smooth, few values, one value, mostly zeros, heavy tails with infinities, sorted, a lonely NaN.
+                Func<int, float> make = (t % 7) switch
+                {
+                    0 => _ => (float)random.NextDouble(),
+                    1 => _ => random.Next(3),
+                    2 => _ => 4,
+                    3 => _ => Math.Max(0, (float)random.NextDouble() - 0.9f),
+                    4 => _ => (float)(1 / (random.NextDouble() - 0.5) / (random.Next(20) == 0 ? 0 : 1)),
+                    5 => n => n,
+                    _ => n => n == 700 ? float.NaN : random.Next(1000),
+                };
+                for (var n = 0; n < Rows; n++)
+                    features[n * Tasks + t] = make(n);
+            }
+
+            var (fast, plain) = (new float[Tasks], new float[Tasks]);
+            var (fastCounts, plainCounts) = (new int[Tasks], new int[Tasks]);
+            IndicatorCalibration.Quantile(features, Tasks, rate, fast, fastCounts, AuxBackend.Cpu);
+            IndicatorCalibration.Quantile(features, Tasks, rate, plain, plainCounts, AuxBackend.Reference);
+            for (var t = 0; t < Tasks; t++)
+            {
+                Assert.True(
+                    fast[t].Equals(plain[t]) && fastCounts[t] == plainCounts[t],
+                    $"task {t}: {fast[t]}, {fastCounts[t]} active, not {plain[t]}, {plainCounts[t]}");
+            }
+
+            return true;
+        }, iter: 40);
 
     [Fact]
     public void Orders_that_split_badly_are_selected_from_too()

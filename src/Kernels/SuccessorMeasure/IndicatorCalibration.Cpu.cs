@@ -117,6 +117,7 @@ public static partial class IndicatorCalibration
     }
 
     /// <summary>Some tasks of a row: bits, counts, and the terms of the pinball loss.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)] // a call is over before tiers would have compiled it
     private static unsafe void Tasks<TVector, TFeature>(
         in IndicatorCalibrationWork work, long row, int from, int count, float* active, float* negative, float* terms)
         where TVector : struct, IFloatVector<TVector>
@@ -124,24 +125,27 @@ public static partial class IndicatorCalibration
     {
         var features = (TFeature*)work.Features + row * work.Tasks;
         var bits = work.Bits == null ? null : work.Bits + row * work.BitBytes;
+        var thresholds = work.Thresholds;
+        var (above, below) = ((float)(1 - work.Rate), (float)-work.Rate);
         var end = from + count;
-        var constants = new CalibrationConstants<TVector>(work);
+        terms -= from;
+        var (aboves, belows) = (TVector.Broadcast(above), TVector.Broadcast(below));
         var t = from;
         for (; t <= end - TVector.Count; t += TVector.Count)
-            Lanes(features, work.Thresholds, bits, active, negative, terms - from, t, constants);
-        var single = new CalibrationConstants<FloatVector1>(work);
+            Lanes(features, thresholds, bits, active, negative, terms, t, aboves, belows);
         for (; t < end; t++)
-            Lanes(features, work.Thresholds, bits, active, negative, terms - from, t, single);
+            Lanes(
+                features, thresholds, bits, active, negative, terms, t, FloatVector1.Broadcast(above), FloatVector1.Broadcast(below));
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static unsafe void Lanes<TVector, TFeature>(
         TFeature* features, float* thresholds, byte* bits, float* active, float* negative, float* terms, int t,
-        in CalibrationConstants<TVector> constants)
+        TVector above, TVector below)
         where TVector : struct, IFloatVector<TVector>
         where TFeature : unmanaged
     {
-        var (zero, one) = (constants.Zero, constants.One);
+        var (zero, one) = (TVector.Broadcast(0), TVector.Broadcast(1));
         var x = TVector.MultiplyAdd(TVector.Load(features + t), one, TVector.Load(thresholds + t));
         if (bits != null)
             StoreBits(TVector.PositiveBits(x), TVector.Count, bits, t);
@@ -149,7 +153,7 @@ public static partial class IndicatorCalibration
         if (negative == null)
             return;
         TVector.MultiplyAdd(TVector.Step(zero - x, zero, one), one, TVector.Load(negative + t)).Store(negative + t);
-        TVector.Slopes(x, constants.Above, constants.Below).Store(terms + t);
+        TVector.Slopes(x, above, below).Store(terms + t);
     }
 
     // A byte's first lanes overwrite it, so nothing has to be cleared before.
@@ -160,13 +164,5 @@ public static partial class IndicatorCalibration
         bits[t >> 3] = (byte)(shift == 0 ? lanes : bits[t >> 3] | lanes << shift);
         if (count > 8)
             bits[(t >> 3) + 1] = (byte)(lanes >> 8);
-    }
-
-    private readonly struct CalibrationConstants<TVector>(in IndicatorCalibrationWork work) where TVector : struct, IFloatVector<TVector>
-    {
-        public readonly TVector Zero = TVector.Broadcast(0);
-        public readonly TVector One = TVector.Broadcast(1);
-        public readonly TVector Above = TVector.Broadcast((float)(1 - work.Rate));
-        public readonly TVector Below = TVector.Broadcast((float)-work.Rate);
     }
 }

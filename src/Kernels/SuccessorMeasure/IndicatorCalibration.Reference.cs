@@ -29,7 +29,8 @@ public static partial class IndicatorCalibration
         if (column.Any(float.IsNaN))
             return float.NaN;
         Array.Sort(column);
-        return 0 - column[work.Rows - 1 - work.Active];
+        var quantile = column[work.Rows - 1 - work.Active];
+        return float.IsInfinity(quantile) ? float.NaN : 0 - quantile;
     }
 
     private static unsafe double ReferenceTask(in IndicatorCalibrationWork work, int task)
