@@ -6,6 +6,14 @@ internal static class Tolerances
     /// <summary>EmaUpdate: units in the last place of max(|average|, |source|).</summary>
     public const double EmaUpdateUlps = 1;
 
+    /// <summary>
+    /// EmaUpdate, averages in bfloat16: units of bfloat16's last place beside the float32 error; half as many to the nearest.
+    /// </summary>
+    public const double EmaUpdateBFloat16Units = 1;
+
+    /// <summary>ScatterEma: units in the last place of max(|history|, |value|) for each update of an entry.</summary>
+    public const double ScatterEmaUlps = 1;
+
     /// <summary>IndicatorTd's gradient: units in the last place of (|Q| + |γ Q̄| + 1) / (B T).</summary>
     public const double IndicatorTdUlps = 2;
 

@@ -18,6 +18,10 @@ internal readonly unsafe partial struct FloatVector1(float lane) : IFloatVector<
 
     public void Store(float* destination) => *destination = _lane;
 
+    public void Store(BFloat16* destination) => *destination = (BFloat16)_lane;
+
+    public void Store(BFloat16* destination, ushort* bits) => *destination = EmaRounding.Round(_lane, *bits);
+
     public static FloatVector1 operator -(FloatVector1 left, FloatVector1 right) => new(left._lane - right._lane);
 
     public static FloatVector1 MultiplyAdd(FloatVector1 a, FloatVector1 b, FloatVector1 c) =>

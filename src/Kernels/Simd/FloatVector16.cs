@@ -33,6 +33,17 @@ internal readonly unsafe partial struct FloatVector16(Vector512<float> lanes) : 
 
     public void Store(float* destination) => _lanes.Store(destination);
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void Store(BFloat16* destination)
+    {
+        var bits = _lanes.AsUInt32();
+        StoreUpper(destination, bits + Vector512.Create(0x7FFFu) + ((bits >>> 16) & Vector512<uint>.One));
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void Store(BFloat16* destination, ushort* bits) =>
+        StoreUpper(destination, _lanes.AsUInt32() + Vector512.WidenLower(Vector256.Load(bits).ToVector512Unsafe()));
+
     public static FloatVector16 operator -(FloatVector16 left, FloatVector16 right) => new(left._lanes - right._lanes);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -42,4 +53,13 @@ internal readonly unsafe partial struct FloatVector16(Vector512<float> lanes) : 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static FloatVector16 WhereEqual(FloatVector16 a, FloatVector16 b, FloatVector16 then, FloatVector16 otherwise) =>
         new(Vector512.ConditionalSelect(Vector512.Equals(a._lanes, b._lanes), then._lanes, otherwise._lanes));
+
+    // The upper halves of rounded bits; those of a NaN come from the value itself, which the rounding may have carried into infinity or zero.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private void StoreUpper(BFloat16* destination, Vector512<uint> rounded)
+    {
+        var quiet = _lanes.AsUInt32() | Vector512.Create(0x00400000u);
+        var upper = Vector512.ConditionalSelect(Vector512.Equals(_lanes, _lanes).AsUInt32(), rounded, quiet) >>> 16;
+        Vector256.Narrow(upper.GetLower(), upper.GetUpper()).Store((ushort*)destination);
+    }
 }

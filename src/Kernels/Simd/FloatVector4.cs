@@ -33,6 +33,17 @@ internal readonly unsafe partial struct FloatVector4(Vector128<float> lanes) : I
 
     public void Store(float* destination) => _lanes.Store(destination);
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void Store(BFloat16* destination)
+    {
+        var bits = _lanes.AsUInt32();
+        StoreUpper(destination, bits + Vector128.Create(0x7FFFu) + ((bits >>> 16) & Vector128<uint>.One));
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void Store(BFloat16* destination, ushort* bits) =>
+        StoreUpper(destination, _lanes.AsUInt32() + Vector128.WidenLower(Vector128.CreateScalarUnsafe(*(ulong*)bits).AsUInt16()));
+
     public static FloatVector4 operator -(FloatVector4 left, FloatVector4 right) => new(left._lanes - right._lanes);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -42,4 +53,13 @@ internal readonly unsafe partial struct FloatVector4(Vector128<float> lanes) : I
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static FloatVector4 WhereEqual(FloatVector4 a, FloatVector4 b, FloatVector4 then, FloatVector4 otherwise) =>
         new(Vector128.ConditionalSelect(Vector128.Equals(a._lanes, b._lanes), then._lanes, otherwise._lanes));
+
+    // The upper halves of rounded bits; those of a NaN come from the value itself, which the rounding may have carried into infinity or zero.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private void StoreUpper(BFloat16* destination, Vector128<uint> rounded)
+    {
+        var quiet = _lanes.AsUInt32() | Vector128.Create(0x00400000u);
+        var upper = Vector128.ConditionalSelect(Vector128.Equals(_lanes, _lanes).AsUInt32(), rounded, quiet) >>> 16;
+        *(ulong*)destination = Vector128.Narrow(upper, upper).AsUInt64().ToScalar();
+    }
 }

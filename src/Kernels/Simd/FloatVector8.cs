@@ -33,6 +33,17 @@ internal readonly unsafe partial struct FloatVector8(Vector256<float> lanes) : I
 
     public void Store(float* destination) => _lanes.Store(destination);
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void Store(BFloat16* destination)
+    {
+        var bits = _lanes.AsUInt32();
+        StoreUpper(destination, bits + Vector256.Create(0x7FFFu) + ((bits >>> 16) & Vector256<uint>.One));
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void Store(BFloat16* destination, ushort* bits) =>
+        StoreUpper(destination, _lanes.AsUInt32() + Vector256.WidenLower(Vector128.Load(bits).ToVector256Unsafe()));
+
     public static FloatVector8 operator -(FloatVector8 left, FloatVector8 right) => new(left._lanes - right._lanes);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -42,4 +53,13 @@ internal readonly unsafe partial struct FloatVector8(Vector256<float> lanes) : I
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static FloatVector8 WhereEqual(FloatVector8 a, FloatVector8 b, FloatVector8 then, FloatVector8 otherwise) =>
         new(Vector256.ConditionalSelect(Vector256.Equals(a._lanes, b._lanes), then._lanes, otherwise._lanes));
+
+    // The upper halves of rounded bits; those of a NaN come from the value itself, which the rounding may have carried into infinity or zero.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private void StoreUpper(BFloat16* destination, Vector256<uint> rounded)
+    {
+        var quiet = _lanes.AsUInt32() | Vector256.Create(0x00400000u);
+        var upper = Vector256.ConditionalSelect(Vector256.Equals(_lanes, _lanes).AsUInt32(), rounded, quiet) >>> 16;
+        Vector128.Narrow(upper.GetLower(), upper.GetUpper()).Store((ushort*)destination);
+    }
 }

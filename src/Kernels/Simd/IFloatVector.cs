@@ -19,6 +19,12 @@ internal unsafe partial interface IFloatVector<TSelf> where TSelf : struct, IFlo
 
     void Store(float* destination);
 
+    /// <summary>Rounds to nearest, ties to even; a NaN becomes quiet. As the conversion of <see cref="BFloat16"/>.</summary>
+    void Store(BFloat16* destination);
+
+    /// <summary>Rounds by adding 16 bits below the place that is kept; a NaN becomes quiet.</summary>
+    void Store(BFloat16* destination, ushort* bits);
+
     static abstract TSelf operator -(TSelf left, TSelf right);
 
     /// <summary>a · b + c with one rounding.</summary>

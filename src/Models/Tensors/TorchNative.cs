@@ -17,4 +17,15 @@ internal static partial class TorchNative
     /// <returns>An address on the tensor's device; may be 0 where the tensor has no elements.</returns>
     [LibraryImport(Library), SuppressGCTransition]
     internal static partial nint THSTensor_data(nint handle);
+
+    /// <summary>The number of elements.</summary>
+    /// <param name="handle">As above.</param>
+    [LibraryImport(Library), SuppressGCTransition]
+    internal static partial long THSTensor_numel(nint handle);
+
+    /// <summary>Whether the elements lie row-major without gaps.</summary>
+    /// <param name="handle">As above.</param>
+    [LibraryImport(Library), SuppressGCTransition]
+    [return: MarshalAs(UnmanagedType.U1)]
+    internal static partial bool THSTensor_is_contiguous(nint handle);
 }
