@@ -8,6 +8,12 @@ internal static class CaseCatalogue
     [
         .. EmaUpdateBenchmarks.All,
         .. ScatterEmaBenchmarks.All,
+        .. IndicatorTdBenchmarks.All,
+        .. PvnHeadBenchmarks.All,
+        .. TabularTdBenchmarks.All,
+        .. IndicatorCalibrationBenchmarks.All,
+        .. SuccessorSweepBenchmarks.All,
+        .. SuccessorSolveBenchmarks.All,
     ];
 
     /// <summary>

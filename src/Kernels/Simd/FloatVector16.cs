@@ -5,7 +5,7 @@ using AuxCore.Interop;
 namespace AuxCore.Kernels;
 
 /// <summary>Sixteen float32 lanes in a <see cref="Vector512"/>.</summary>
-internal readonly unsafe struct FloatVector16(Vector512<float> lanes) : IFloatVector<FloatVector16>
+internal readonly unsafe partial struct FloatVector16(Vector512<float> lanes) : IFloatVector<FloatVector16>
 {
     private readonly Vector512<float> _lanes = lanes;
 

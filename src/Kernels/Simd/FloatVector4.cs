@@ -5,7 +5,7 @@ using AuxCore.Interop;
 namespace AuxCore.Kernels;
 
 /// <summary>Four float32 lanes in a <see cref="Vector128"/>.</summary>
-internal readonly unsafe struct FloatVector4(Vector128<float> lanes) : IFloatVector<FloatVector4>
+internal readonly unsafe partial struct FloatVector4(Vector128<float> lanes) : IFloatVector<FloatVector4>
 {
     private readonly Vector128<float> _lanes = lanes;
 

@@ -5,7 +5,7 @@ using AuxCore.Interop;
 namespace AuxCore.Kernels;
 
 /// <summary>Eight float32 lanes in a <see cref="Vector256"/>.</summary>
-internal readonly unsafe struct FloatVector8(Vector256<float> lanes) : IFloatVector<FloatVector8>
+internal readonly unsafe partial struct FloatVector8(Vector256<float> lanes) : IFloatVector<FloatVector8>
 {
     private readonly Vector256<float> _lanes = lanes;
 
