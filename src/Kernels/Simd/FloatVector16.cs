@@ -54,7 +54,7 @@ internal readonly unsafe partial struct FloatVector16(Vector512<float> lanes) : 
     public static FloatVector16 WhereEqual(FloatVector16 a, FloatVector16 b, FloatVector16 then, FloatVector16 otherwise) =>
         new(Vector512.ConditionalSelect(Vector512.Equals(a._lanes, b._lanes), then._lanes, otherwise._lanes));
 
-    // The upper halves of rounded bits; those of a NaN come from the value itself, which the rounding may have carried into infinity or zero.
+    // The upper halves of rounded bits; those of a NaN come from the value itself, which rounding may have carried into infinity or zero.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void StoreUpper(BFloat16* destination, Vector512<uint> rounded)
     {

@@ -54,7 +54,7 @@ internal readonly unsafe partial struct FloatVector4(Vector128<float> lanes) : I
     public static FloatVector4 WhereEqual(FloatVector4 a, FloatVector4 b, FloatVector4 then, FloatVector4 otherwise) =>
         new(Vector128.ConditionalSelect(Vector128.Equals(a._lanes, b._lanes), then._lanes, otherwise._lanes));
 
-    // The upper halves of rounded bits; those of a NaN come from the value itself, which the rounding may have carried into infinity or zero.
+    // The upper halves of rounded bits; those of a NaN come from the value itself, which rounding may have carried into infinity or zero.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void StoreUpper(BFloat16* destination, Vector128<uint> rounded)
     {

@@ -54,7 +54,7 @@ internal readonly unsafe partial struct FloatVector8(Vector256<float> lanes) : I
     public static FloatVector8 WhereEqual(FloatVector8 a, FloatVector8 b, FloatVector8 then, FloatVector8 otherwise) =>
         new(Vector256.ConditionalSelect(Vector256.Equals(a._lanes, b._lanes), then._lanes, otherwise._lanes));
 
-    // The upper halves of rounded bits; those of a NaN come from the value itself, which the rounding may have carried into infinity or zero.
+    // The upper halves of rounded bits; those of a NaN come from the value itself, which rounding may have carried into infinity or zero.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void StoreUpper(BFloat16* destination, Vector256<uint> rounded)
     {
