@@ -6,6 +6,14 @@ internal static class Tolerances
     /// <summary>EmaUpdate: units in the last place of max(|average|, |source|).</summary>
     public const double EmaUpdateUlps = 1;
 
+    /// <summary>
+    /// AdamWUpdate: units in the last place of what is added up: moment and gradient, its square, parameter and step.
+    /// </summary>
+    public const double AdamWUpdateUlps = 8;
+
+    /// <summary>GradientNorm: the relative error of the sum of squares.</summary>
+    public const double GradientNormRelative = 1e-13;
+
     /// <summary>The distance of two float32 results in ulps of <paramref name="scale"/>; 0 where both are NaN or equal.</summary>
     public static double Ulps(float actual, float expected, float scale)
     {

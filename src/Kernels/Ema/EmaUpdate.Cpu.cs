@@ -61,7 +61,7 @@ public static partial class EmaUpdate
     }
 
     /// <summary>The loops for one vector width.</summary>
-    private readonly unsafe struct EmaKernels
+    internal readonly unsafe struct EmaKernels
     {
         private readonly delegate*<float*, void*, DType, long, EmaStep, void> _one;
         private readonly delegate*<float**, void*, DType, long, EmaStep[], void> _several;
@@ -145,12 +145,12 @@ public static partial class EmaUpdate
         }
     }
 
-    private interface IRule
+    internal interface IRule
     {
         static abstract TVector Apply<TVector>(TVector coefficient, TVector e, TVector p) where TVector : struct, IFloatVector<TVector>;
     }
 
-    private readonly struct FromAverage : IRule
+    internal readonly struct FromAverage : IRule
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         public static TVector Apply<TVector>(TVector weight, TVector e, TVector p) where TVector : struct, IFloatVector<TVector> =>

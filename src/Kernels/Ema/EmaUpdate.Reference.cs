@@ -13,13 +13,15 @@ public static partial class EmaUpdate
         {
             var count = work.Offset(tensor + 1) - work.Offset(tensor);
             for (var average = 0; average < work.AverageCount; average++)
-            {
-                var step = EmaStep.Of(decays[average]);
-                var averages = work.Average(tensor, average);
-                for (var i = 0L; i < count; i++)
-                    averages[i] = Reference(averages[i], Widen(work.Source(tensor), work.SourceType(tensor), i), step);
-            }
+                RunReference(work.Average(tensor, average), work.Source(tensor), work.SourceType(tensor), count, decays[average]);
         }
+    }
+
+    internal static unsafe void RunReference(float* average, void* source, DType sourceType, long count, double decay)
+    {
+        var step = EmaStep.Of(decay);
+        for (var i = 0L; i < count; i++)
+            average[i] = Reference(average[i], ReferenceFormat.Widen(source, sourceType, i), step);
     }
 
     private static float Reference(float e, float p, EmaStep step)
@@ -32,11 +34,4 @@ public static partial class EmaUpdate
         var difference = float.IsFinite(p - e) ? (double)p - e : p - e;
         return (float)((step.Rule == EmaRule.FromAverage ? e : p) + step.Coefficient * difference);
     }
-
-    private static unsafe float Widen(void* source, DType dtype, long i) => dtype switch
-    {
-        DType.Float32 => ((float*)source)[i],
-        DType.BFloat16 => ((BFloat16*)source)[i],
-        _ => (float)((Half*)source)[i],
-    };
 }

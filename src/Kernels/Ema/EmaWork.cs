@@ -25,15 +25,7 @@ internal readonly unsafe struct EmaWork(nint* addresses, long* offsets, DType* s
     public float* Average(int tensor, int average) => (float*)addresses[tensor * (averageCount + 1L) + 1 + average];
 
     /// <summary>The tensor that holds element <paramref name="element"/>, which is below <see cref="ElementCount"/>.</summary>
-    public int TensorAt(long element)
-    {
-        var at = new ReadOnlySpan<long>(offsets, tensorCount + 1).BinarySearch(element);
-        if (at < 0)
-            return ~at - 1;
-        while (offsets[at + 1] == element) // tensors without elements begin where the next one does
-            at++;
-        return at;
-    }
+    public int TensorAt(long element) => ElementOffsets.TensorAt(new(offsets, tensorCount + 1), element);
 }
 
 /// <summary>How one decay is applied; <see cref="EmaUpdate"/>'s remarks give the formulas.</summary>

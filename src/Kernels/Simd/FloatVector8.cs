@@ -20,20 +20,48 @@ internal readonly unsafe struct FloatVector8(Vector256<float> lanes) : IFloatVec
             return new(Vector256.Load((float*)source));
 
         var bits = Vector256.WidenLower(Vector128.Load((ushort*)source).ToVector256Unsafe());
-        if (typeof(T) == typeof(BFloat16))
-            return new((bits << 16).AsSingle());
-
-        // binary16: exponent and mantissa move to their places, and a product with 2^112, exact also for subnormals, mends the bias.
-        var magnitude = (bits & Vector256.Create(0x7FFFu)) << 13;
-        var scaled = (magnitude.AsSingle() * Vector256.Create(HalfBits.ExponentShift)).AsUInt32();
-        var special =
-            Vector256.GreaterThanOrEqual(magnitude, Vector256.Create(HalfBits.Infinity << 13)) & Vector256.Create(HalfBits.SingleInfinity);
-        return new((scaled | special | ((bits & Vector256.Create(0x8000u)) << 16)).AsSingle());
+        return new(typeof(T) == typeof(BFloat16) ? (bits << 16).AsSingle() : WidenHalf(bits));
     }
 
     public void Store(float* destination) => _lanes.Store(destination);
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void StoreAs<T>(T* destination) where T : unmanaged
+    {
+        if (typeof(T) == typeof(float))
+        {
+            _lanes.Store((float*)destination);
+            return;
+        }
+
+        var narrow = typeof(T) == typeof(BFloat16) ? RoundToBFloat16(_lanes).AsUInt32() >>> 16 : NarrowToHalf(_lanes);
+        Vector256.Narrow(narrow, narrow).GetLower().Store((ushort*)destination);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void AddSquares(double* sums)
+    {
+        var (lower, upper) = Vector256.Widen(_lanes);
+        (Vector256.Load(sums) + lower * lower).Store(sums);
+        (Vector256.Load(sums + Vector256<double>.Count) + upper * upper).Store(sums + Vector256<double>.Count);
+    }
+
+    public static FloatVector8 operator +(FloatVector8 left, FloatVector8 right) => new(left._lanes + right._lanes);
+
     public static FloatVector8 operator -(FloatVector8 left, FloatVector8 right) => new(left._lanes - right._lanes);
+
+    public static FloatVector8 operator *(FloatVector8 left, FloatVector8 right) => new(left._lanes * right._lanes);
+
+    public static FloatVector8 operator /(FloatVector8 left, FloatVector8 right) => new(left._lanes / right._lanes);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static FloatVector8 Sqrt(FloatVector8 value) => new(Vector256.Sqrt(value._lanes));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static FloatVector8 RoundTo<T>(FloatVector8 value) where T : unmanaged =>
+        typeof(T) == typeof(float) ? value
+        : typeof(T) == typeof(BFloat16) ? new(RoundToBFloat16(value._lanes))
+        : new(WidenHalf(NarrowToHalf(value._lanes)));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static FloatVector8 MultiplyAdd(FloatVector8 a, FloatVector8 b, FloatVector8 c) =>
@@ -42,4 +70,45 @@ internal readonly unsafe struct FloatVector8(Vector256<float> lanes) : IFloatVec
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static FloatVector8 WhereEqual(FloatVector8 a, FloatVector8 b, FloatVector8 then, FloatVector8 otherwise) =>
         new(Vector256.ConditionalSelect(Vector256.Equals(a._lanes, b._lanes), then._lanes, otherwise._lanes));
+
+    // As BFloat16's conversion, lane by lane; the lower sixteen bits become 0.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<float> RoundToBFloat16(Vector256<float> value)
+    {
+        var bits = value.AsUInt32();
+        var rounded = bits + Vector256.Create(0x7FFFu) + ((bits >>> 16) & Vector256<uint>.One);
+        var quiet = Vector256.Create(0x0040_0000u);
+        var kept = Vector256.ConditionalSelect(Vector256.Equals(value, value).AsUInt32(), rounded, bits | quiet);
+        return (kept & Vector256.Create(0xFFFF_0000u)).AsSingle();
+    }
+
+    // As HalfBits.Narrow, lane by lane.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<uint> NarrowToHalf(Vector256<float> value)
+    {
+        var bits = value.AsUInt32();
+        var magnitude = bits & Vector256.Create(0x7FFF_FFFFu);
+        var ties = (magnitude >>> 13) & Vector256<uint>.One;
+        var normal = (magnitude - Vector256.Create(HalfBits.BiasDifference - 0xFFF) + ties) >>> 13;
+        var shifted = (magnitude.AsSingle() + Vector256.Create(HalfBits.SubnormalShift)).AsUInt32();
+        var subnormal = shifted - Vector256.Create(HalfBits.SubnormalShiftBits);
+        var nan = Vector256.Create(HalfBits.QuietNaN) | ((magnitude >>> 13) & Vector256.Create(0x3FFu));
+
+        var result = Vector256.ConditionalSelect(Vector256.LessThan(magnitude, Vector256.Create(HalfBits.LeastNormal)), subnormal, normal);
+        var overflows = Vector256.GreaterThanOrEqual(magnitude, Vector256.Create(HalfBits.Overflow));
+        result = Vector256.ConditionalSelect(overflows, Vector256.Create(HalfBits.Infinity), result);
+        result = Vector256.ConditionalSelect(Vector256.GreaterThan(magnitude, Vector256.Create(HalfBits.SingleInfinity)), nan, result);
+        return result | ((bits >>> 16) & Vector256.Create(0x8000u));
+    }
+
+    // binary16: exponent and mantissa move to their places, and a product with 2^112, exact also for subnormals, mends the bias.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<float> WidenHalf(Vector256<uint> bits)
+    {
+        var magnitude = (bits & Vector256.Create(0x7FFFu)) << 13;
+        var scaled = (magnitude.AsSingle() * Vector256.Create(HalfBits.ExponentShift)).AsUInt32();
+        var special =
+            Vector256.GreaterThanOrEqual(magnitude, Vector256.Create(HalfBits.Infinity << 13)) & Vector256.Create(HalfBits.SingleInfinity);
+        return (scaled | special | ((bits & Vector256.Create(0x8000u)) << 16)).AsSingle();
+    }
 }

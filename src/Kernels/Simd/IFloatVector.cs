@@ -19,7 +19,29 @@ internal unsafe interface IFloatVector<TSelf> where TSelf : struct, IFloatVector
 
     void Store(float* destination);
 
+    /// <summary>
+    /// Stores <see cref="Count"/> elements as float, <see cref="BFloat16"/> or <see cref="Half"/>, rounded to nearest, ties to even; no
+    /// alignment needed. A NaN stays a NaN.
+    /// </summary>
+    void StoreAs<T>(T* destination) where T : unmanaged;
+
+    /// <summary>Adds each lane's square, formed in double and exact there, to the double of its number.</summary>
+    void AddSquares(double* sums);
+
+    static abstract TSelf operator +(TSelf left, TSelf right);
+
     static abstract TSelf operator -(TSelf left, TSelf right);
+
+    static abstract TSelf operator *(TSelf left, TSelf right);
+
+    /// <summary>Rounded to nearest, as IEEE 754 has it.</summary>
+    static abstract TSelf operator /(TSelf left, TSelf right);
+
+    /// <summary>Rounded to nearest, as IEEE 754 has it.</summary>
+    static abstract TSelf Sqrt(TSelf value);
+
+    /// <summary>Rounds to the values that <typeparamref name="T"/> has, as <see cref="StoreAs{T}"/> does, and stays float32.</summary>
+    static abstract TSelf RoundTo<T>(TSelf value) where T : unmanaged;
 
     /// <summary>a · b + c with one rounding.</summary>
     static abstract TSelf MultiplyAdd(TSelf a, TSelf b, TSelf c);
