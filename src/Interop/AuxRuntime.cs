@@ -36,14 +36,14 @@ public static class AuxRuntime
     /// <exception cref="ArgumentOutOfRangeException">The value names no backend.</exception>
     public static bool IsAvailable(AuxBackend backend, out string reason)
     {
-        reason = backend switch
+        reason = "";
+        return backend switch
         {
-            AuxBackend.Auto or AuxBackend.Cpu or AuxBackend.Reference => "",
-            AuxBackend.Cuda => "this version of AuxCore has no CUDA library; use host memory and the Cpu backend",
-            AuxBackend.Ilgpu => "this version of AuxCore has no ILGPU kernels; use host memory and the Cpu backend",
+            AuxBackend.Auto or AuxBackend.Cpu or AuxBackend.Reference => true,
+            AuxBackend.Cuda => CudaLibrary.IsUsable(out reason),
+            AuxBackend.Ilgpu => CudaLibrary.HasDevice(out reason) && IlgpuShim.TryLoad(out _, out reason),
             _ => throw new ArgumentOutOfRangeException(nameof(backend), backend, "Not a backend."),
         };
-        return reason.Length == 0;
     }
 
     /// <summary>
@@ -64,7 +64,12 @@ public static class AuxRuntime
         Line("threads", $"{CpuThreads} for the CPU backend");
         foreach (var backend in (AuxBackend[])[AuxBackend.Cpu, AuxBackend.Reference, AuxBackend.Cuda, AuxBackend.Ilgpu])
             Line(backend.ToString(), IsAvailable(backend, out var reason) ? "available" : "not available: " + reason);
-        foreach (var variable in (string[])[BackendVariable, ThreadsVariable, "AUXCORE_SIMD"])
+        if (CudaLibrary.DeviceImage() is { } image)
+            Line("device code", image);
+        for (var ordinal = 0; ordinal < CudaDevice.Count; ordinal++)
+            Line($"cuda:{ordinal}", DescribeDevice(ordinal));
+        foreach (var variable in
+            (string[])[BackendVariable, ThreadsVariable, "AUXCORE_SIMD", CudaContext.SynchronousVariable, NativeLibraries.FolderVariable])
         {
             if (Environment.GetEnvironmentVariable(variable) is { Length: > 0 } value)
                 Line(variable, value);
@@ -86,6 +91,23 @@ public static class AuxRuntime
             : throw new AuxException(
                 BackendVariable,
                 $"The environment variable {BackendVariable} is '{text}'; it may be {string.Join(", ", Enum.GetNames<AuxBackend>())}.");
+    }
+
+    // A device may be there and refuse all work; that is worth a line here, and no reason to fail.
+    private static string DescribeDevice(int ordinal)
+    {
+        try
+        {
+            var device = CudaDevice.Get(ordinal);
+            return string.Create(
+                CultureInfo.InvariantCulture,
+                $"{device.Name}, compute capability {device.ComputeCapability}, {device.Multiprocessors} multiprocessors, "
+                + $"{device.MemoryBytes / 1e9:F1} GB, driver for CUDA {device.DriverVersion}");
+        }
+        catch (AuxException error)
+        {
+            return error.Message;
+        }
     }
 
     private static int VectorBits =>

@@ -129,13 +129,15 @@ public class EmaGroupTests
     public unsafe void Devices_must_agree_and_be_served()
     {
         var cuda = TensorView.FromPointer((void*)4096, DType.Float32, [1], device: new AuxDevice(AuxDeviceKind.Cuda));
-        var otherCuda = TensorView.FromPointer((void*)8192, DType.Float32, [1], device: new AuxDevice(AuxDeviceKind.Cuda));
+        var elsewhere = TensorView.FromPointer((void*)4096, DType.Float32, [1], device: new AuxDevice(AuxDeviceKind.Cuda, 99));
+        var besides = TensorView.FromPointer((void*)8192, DType.Float32, [1], device: new AuxDevice(AuxDeviceKind.Cuda, 99));
 
         Refused("averages[0][0]: float32[1] on cuda:0, but sources[0] is on cpu", () => EmaGroup.FromViews([View(new float[1])], [[cuda]]));
-        using var group = EmaGroup.FromViews([cuda], [[otherCuda]]);
+        Refused("averages[0][0]: float32[1] on cuda:99, but sources[0] is on cuda:0", () => EmaGroup.FromViews([cuda], [[elsewhere]]));
+        using var group = EmaGroup.FromViews([elsewhere], [[besides]]);
         Assert.Contains("CUDA", Assert.Throws<BackendUnavailableException>(() => group.Update(0.5)).Message, StringComparison.Ordinal);
         Assert.Contains(
-            "the tensors are on cuda:0",
+            "the tensors are on cuda:99",
             Assert.Throws<BackendUnavailableException>(() => group.Update(0.5, AuxBackend.Cpu)).Message, StringComparison.Ordinal);
     }
 

@@ -299,13 +299,13 @@ public class EmaUpdateTests
     [Theory]
     [InlineData(AuxBackend.Cuda)]
     [InlineData(AuxBackend.Ilgpu)]
-    public void A_backend_that_is_not_there_is_never_replaced_silently(AuxBackend backend)
+    public void A_backend_that_is_not_there_or_not_for_host_memory_is_never_replaced_silently(AuxBackend backend)
     {
-        Assert.False(EmaUpdate.IsSupported(backend, out var reason));
+        var expected = EmaUpdate.IsSupported(backend, out var reason) ? "the tensors are on cpu" : reason;
 
         var error = Assert.Throws<BackendUnavailableException>(() => EmaUpdate.Run(new float[1], new float[1], 0.5, backend));
 
-        Assert.Equal((backend, reason, "EmaUpdate"), (error.Backend, error.Reason, error.Operation));
+        Assert.Equal((backend, expected, "EmaUpdate"), (error.Backend, error.Reason, error.Operation));
     }
 
     [Fact]

@@ -1,5 +1,5 @@
-# auxcore_device_image(PATH FILES OUT_IMAGE): compiles a hot path's device code into one image, PTX or a fat binary. CMake's own CUDA language
-# is not used: it asks for the CUDA toolkit even where clang alone would do.
+# auxcore_device_image(PATH FILES OUT_IMAGE): compiles a hot path's device code into one image, PTX or a fat binary. CMake's own CUDA
+# language is not used: it asks for the CUDA toolkit even where clang alone would do.
 
 find_program(AUXCORE_NVCC nvcc HINTS $ENV{CUDA_HOME}/bin /usr/local/cuda/bin)
 find_program(AUXCORE_CLANG NAMES clang++-19 clang++-20 clang++-21 clang++)
@@ -38,6 +38,7 @@ else()
   message(FATAL_ERROR "AUXCORE_DEVICE_IMAGE is '${AUXCORE_DEVICE_IMAGE}'; it may be AUTO, NVCC, CLANG or NONE")
 endif()
 message(STATUS "AuxCore's device code: ${AUXCORE_IMAGE_DESCRIPTION}")
+file(WRITE ${CMAKE_BINARY_DIR}/device-image.txt "${AUXCORE_IMAGE_DESCRIPTION}\n")
 
 # FILES are joined into one unit, so that an image is one file whoever compiles it.
 function(auxcore_device_image path files out_image)

@@ -1,5 +1,5 @@
-// The part of CUDA that our device code uses, for clang --cuda-device-only without NVIDIA's headers and without libdevice. What clang has as
-// a builtin of the same name (__syncthreads) is not defined here.
+// The part of CUDA that our device code uses, for clang --cuda-device-only without NVIDIA's headers and without libdevice. What clang has
+// as a builtin of the same name (__syncthreads) is not defined here.
 #pragma once
 
 #define __host__ __attribute__((host))

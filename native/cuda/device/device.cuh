@@ -79,7 +79,8 @@ __device__ __forceinline__ float widen(float16 value) {
 __device__ __forceinline__ void copy_async16(void* shared, const void* global) {
 #if defined(__CUDA_ARCH__)
   asm volatile(
-      "{ .reg .u64 to; .reg .u32 at; cvta.to.shared.u64 to, %0; cvt.u32.u64 at, to; cp.async.cg.shared.global [at], [%1], 16; }" ::"l"(shared),
+      "{ .reg .u64 to; .reg .u32 at; cvta.to.shared.u64 to, %0; cvt.u32.u64 at, to; "
+      "cp.async.cg.shared.global [at], [%1], 16; }" ::"l"(shared),
       "l"(global)
       : "memory");
 #endif

@@ -62,8 +62,8 @@ void check(CUresult result, const char* what) {
   driver().cuGetErrorName(result, &name);
   driver().cuGetErrorString(result, &text);
   // A driver does not give negative results; ours are negative, so none may pass for one of them.
-  fail(result > 0 ? result : static_cast<auxcore_status>(AUXCORE_E_INTERNAL), "%s: %s (%d): %s", what, name ? name : "unknown error", result,
-      text ? text : "no text");
+  fail(result > 0 ? result : static_cast<auxcore_status>(AUXCORE_E_INTERNAL), "%s: %s (%d): %s", what,
+      name ? name : "unknown error", result, text ? text : "no text");
 }
 
 }  // namespace auxcore

@@ -6,17 +6,20 @@
 
 #include "status.h"
 
-namespace auxcore {
-
-// The driver's own types, as far as we use them. Handles are opaque; results and attributes are the numbers of its ABI.
-using CUresult = int;
-using CUdevice = int;
-using CUdeviceptr = unsigned long long;
+// The driver's own types, as far as we use them. Handles are opaque; results and attributes are the numbers of its ABI. They are global, as
+// the driver's are: UndefinedBehaviorSanitizer compares the type of a function with that of the pointer it is called through, namespaces
+// included, and so checks our declarations against the stand-in's.
 using CUcontext = struct CUctx_st*;
 using CUmodule = struct CUmod_st*;
 using CUfunction = struct CUfunc_st*;
 using CUstream = struct CUstream_st*;
 using CUevent = struct CUevent_st*;
+
+namespace auxcore {
+
+using CUresult = int;
+using CUdevice = int;
+using CUdeviceptr = unsigned long long;
 
 constexpr CUresult kCudaSuccess = 0;
 constexpr CUresult kCudaErrorNoDevice = 100;

@@ -95,7 +95,10 @@ void Block::run(const Extent& index) {
   while (run_ready_threads() || (host().illegal == nullptr && release_barrier())) {
   }
   if (const void* address = std::exchange(host().illegal, nullptr)) {
-    // The threads stand in the middle of the kernel, on stacks that nobody will go back to.
+    // The threads stand in the middle of the kernel, on stacks that nobody will go back to. What they did comes before what the host does.
+    for (unsigned i = 0; i < thread_count_; ++i)
+      host().threads[i]->fiber.release(ended_);
+    acquire(ended_);
     host().threads.clear();
     throw IllegalAddress{address};
   }
@@ -177,8 +180,9 @@ void Block::report_deadlock() const {
   for (unsigned i = 0; i < thread_count_; ++i) {
     const Thread& thread = *host().threads[i];
     if (thread.state == State::kAtBarrier || thread.state == State::kInCollective)
-      std::fprintf(stderr, "simulator: thread %u waits %s at %s:%u\n", i, thread.state == State::kAtBarrier ? "for its block" : "for its warp",
-                   thread.where.file_name(), unsigned(thread.where.line()));
+      std::fprintf(stderr, "simulator: thread %u waits %s at %s:%u\n", i,
+                   thread.state == State::kAtBarrier ? "for its block" : "for its warp", thread.where.file_name(),
+                   unsigned(thread.where.line()));
   }
   fail(nullptr, nullptr, "deadlock: the threads above wait for others that will never come");
 }
@@ -197,7 +201,8 @@ void Block::exit(Thread& thread) {
   thread.state = State::kExited;
   for (const Rendezvous& rendezvous : warp.rendezvous)
     if (rendezvous.inside != 0 && rendezvous.arrived != rendezvous.mask && (rendezvous.mask >> lane & 1u))
-      fail(&thread, nullptr, "lane %u exited, but the mask 0x%08x of a warp collective that others wait in names it", lane, rendezvous.mask);
+      fail(&thread, nullptr, "lane %u exited, but the mask 0x%08x of a warp collective that others wait in names it", lane,
+           rendezvous.mask);
 }
 
 void Block::wait(Thread& thread, State state, const std::source_location& where) {

@@ -115,6 +115,15 @@ void Fiber::switch_to(Fiber& to) {
   arrived();
 }
 
+void Fiber::release([[maybe_unused]] char& tag) {
+#if defined(SIMT_THREAD_SANITIZER)
+  void* const running_checker = __tsan_get_current_fiber();
+  __tsan_switch_to_fiber(race_checker_, __tsan_switch_to_fiber_no_sync);
+  simt::release(tag);
+  __tsan_switch_to_fiber(running_checker, __tsan_switch_to_fiber_no_sync);
+#endif
+}
+
 void Fiber::entered() { running->arrived(); }
 
 void Fiber::arrived() {

@@ -22,8 +22,11 @@ class Fiber {
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
 
-  /// Called on this fiber: goes on with `to`, and returns when someone switches back. ThreadSanitizer is told that nothing is ordered by it.
+  /// Called on this fiber: goes on with `to`, and returns when someone switches back. ThreadSanitizer is told that this orders nothing.
   void switch_to(Fiber& to);
+
+  /// Everything that ran on this fiber, which does not run now, happens before the acquisitions of the tag that follow.
+  void release(char& tag);
 
   /// What entry has to call first.
   static void entered();

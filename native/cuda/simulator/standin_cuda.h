@@ -1,4 +1,5 @@
-// The driver's types, numbers and functions, as far as the stand-in knows them. Written from its documentation; no header of NVIDIA's is needed.
+// The driver's types, numbers and functions, as far as the stand-in knows them. Written from its documentation; no header of NVIDIA's is
+// needed.
 #pragma once
 
 #include <cstddef>
@@ -6,7 +7,9 @@
 
 #define CUDA_EXPORT extern "C" __attribute__((visibility("default")))
 
-enum CUresult : int {
+using CUresult = int;
+
+enum : CUresult {
   CUDA_SUCCESS = 0,
   CUDA_ERROR_INVALID_VALUE = 1,
   CUDA_ERROR_OUT_OF_MEMORY = 2,

@@ -137,7 +137,9 @@ void Memory::protect(int protection) const {
   }
 }
 
-Memory::Open::Open(const Memory& memory) : memory_(memory), guard_(memory.device_view_, kReserved) { memory_.protect(PROT_READ | PROT_WRITE); }
+Memory::Open::Open(const Memory& memory) : memory_(memory), guard_(memory.device_view_, kReserved) {
+  memory_.protect(PROT_READ | PROT_WRITE);
+}
 
 Memory::Open::~Open() { memory_.protect(PROT_NONE); }
 

@@ -59,7 +59,8 @@ std::vector<unsigned char> copy_parameters(const Function& function, void** para
   return buffer;
 }
 
-Operation launch_of(Driver& driver, const Function& function, const simt::Shape& shape, CUstream stream, std::vector<unsigned char> parameters) {
+Operation launch_of(
+    Driver& driver, const Function& function, const simt::Shape& shape, CUstream stream, std::vector<unsigned char> parameters) {
   if (const simt::Kernel* kernel = function.kernel)
     return [&driver, kernel, shape, parameters = std::move(parameters)] {
       ++driver.launches;
@@ -153,8 +154,8 @@ CUDA_EXPORT CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CU
   });
 }
 
-CUDA_EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
-                                    unsigned block_z, unsigned shared_bytes, CUstream stream, void** parameters, void** extra) {
+CUDA_EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+    unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream, void** parameters, void** extra) {
   return call(__func__, [&](Driver& driver) {
     const Function& launched = driver.functions.get(function);
     standin::Stream& target = driver.stream(stream);

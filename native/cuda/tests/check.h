@@ -1,12 +1,13 @@
 // A check that says what it found; a test program ends with 1 if one failed.
 #pragma once
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 
 namespace auxcore::test {
 
-inline int failures = 0;
+inline std::atomic<int> failures = 0;
 
 #define CHECK(condition, ...)                                                   \
   do {                                                                          \
@@ -20,7 +21,7 @@ inline int failures = 0;
 
 inline int result() {
   if (failures != 0)
-    std::fprintf(stderr, "%d checks failed\n", failures);
+    std::fprintf(stderr, "%d checks failed\n", failures.load());
   return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 

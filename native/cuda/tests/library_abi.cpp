@@ -198,7 +198,8 @@ void ema_agrees_with_the_formula() {
       const std::vector<float> p(sources[i].begin() + static_cast<long>(offset), sources[i].end());
       const auto verify = [&](std::vector<float>& known, std::size_t at, uint64_t address, double beta) {
         const std::vector<float> now = host_copy(address - 4 * at, known.size());
-        check_averages({now.begin() + static_cast<long>(at), now.end() - 1}, {known.begin() + static_cast<long>(at), known.end() - 1}, p, beta);
+        const auto begin = static_cast<long>(at);
+        check_averages({now.begin() + begin, now.end() - 1}, {known.begin() + begin, known.end() - 1}, p, beta);
         CHECK(now.back() == known.back(), "what lies behind the average is untouched");
         for (std::size_t before = 0; before < at; ++before)
           CHECK(now[before] == known[before], "what lies before the average is untouched");

@@ -2,6 +2,7 @@
 // leaks, and averages are as they were or as they should be. Also what a captured graph does. Needs the stand-in.
 #include <string>
 
+#include "../simulator/standin_cuda.h"
 #include "library.h"
 
 using namespace auxcore::test;
@@ -45,7 +46,8 @@ Outcome scenario(const Standin& standin) {
       outcome.ok(auxcore_allocate(context, kCount * 4, &average)) && outcome.ok(auxcore_allocate(context, kCount * 4, &copy)) &&
       outcome.ok(auxcore_copy_to_device(context, stream, average, averages.data(), kCount * 4)) &&
       outcome.ok(auxcore_copy_to_device(context, stream, source, sources.data(), kCount * 4)) &&
-      outcome.ok(auxcore_fill(context, stream, copy, 0, kCount * 4)) && outcome.ok(auxcore_copy_on_device(context, stream, copy, source, 64)) &&
+      outcome.ok(auxcore_fill(context, stream, copy, 0, kCount * 4)) &&
+      outcome.ok(auxcore_copy_on_device(context, stream, copy, source, 64)) &&
       outcome.ok(auxcore_stream_wait(context, nullptr, stream)) && outcome.ok(auxcore_ema_create(context, 1, &table));
   if (ready) {
     const Group group = {{source, average}, {kCount}, {AUXCORE_FLOAT32}}, other = {{source, copy}, {kCount}, {AUXCORE_FLOAT32}};
@@ -118,16 +120,16 @@ void every_call_may_fail(const Standin& standin) {
 
 // The driver's graph functions, which the library itself does not need.
 struct Graphs {
-  int (*begin)(void* stream, int mode);
-  int (*end)(void* stream, void** graph);
-  int (*instantiate)(void** executable, void* graph, unsigned long long flags);
-  int (*launch)(void* executable, void* stream);
-  int (*destroy_executable)(void* executable);
-  int (*destroy)(void* graph);
-  int (*push)(void* context);
-  int (*pop)(void** context);
-  int (*retain)(void** context, int device);
-  int (*release)(int device);
+  decltype(&cuStreamBeginCapture_v2) begin;
+  decltype(&cuStreamEndCapture) end;
+  decltype(&cuGraphInstantiateWithFlags) instantiate;
+  decltype(&cuGraphLaunch) launch;
+  decltype(&cuGraphExecDestroy) destroy_executable;
+  decltype(&cuGraphDestroy) destroy;
+  decltype(&cuCtxPushCurrent_v2) push;
+  decltype(&cuCtxPopCurrent_v2) pop;
+  decltype(&cuDevicePrimaryCtxRetain) retain;
+  decltype(&cuDevicePrimaryCtxRelease_v2) release;
 
   Graphs() {
     void* library = dlopen("libcuda.so.1", RTLD_NOW);
@@ -153,10 +155,14 @@ void a_captured_update_replays_with_other_decays() {
   auxcore_context context = 0;
   auxcore_ema_table table = 0;
   uint64_t source = 0, average = 0;
-  void *stream = nullptr, *primary = nullptr, *graph = nullptr, *executable = nullptr;
+  void* made = nullptr;
+  CUcontext primary = nullptr;
+  CUgraph graph = nullptr;
+  CUgraphExec executable = nullptr;
   OK(auxcore_open(AUXCORE_ABI_VERSION, 0, 0, &context));
   CHECK(graphs.retain(&primary, 0) == 0 && graphs.push(primary) == 0);
-  OK(auxcore_stream_create(context, &stream));
+  OK(auxcore_stream_create(context, &made));
+  const CUstream stream = static_cast<CUstream>(made);
   OK(auxcore_ema_create(context, 1, &table));
   OK(auxcore_allocate(context, 64, &source));
   OK(auxcore_allocate(context, 64, &average));
@@ -190,7 +196,6 @@ void a_captured_update_replays_with_other_decays() {
 }
 
 void foreign_streams_and_devices_are_refused() {
-  const Graphs driver;
   auxcore_context first = 0, second = 0;
   void* stream = nullptr;
   uint64_t on_first = 0, on_second = 0;

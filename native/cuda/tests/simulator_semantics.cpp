@@ -45,7 +45,8 @@ void shuffles_take_the_lane_that_they_name() {
     simt::launch(shuffle<T>, {1, 96, 0}, out.data(), argument);
     for (int i = 0; i < 96; ++i) {
       const int lane = i % 32, base = i - lane;
-      const int from[] = {argument, lane ^ argument, lane + argument < 32 ? lane + argument : lane, lane >= argument ? lane - argument : lane};
+      const int down = lane + argument < 32 ? lane + argument : lane, up = lane >= argument ? lane - argument : lane;
+      const int from[] = {argument, lane ^ argument, down, up};
       for (int k = 0; k < 4; ++k)
         CHECK(out[i * 4 + k] == T((base + from[k]) * 3 + 1), "thread %d, shuffle %d, argument %d", i, k, argument);
     }

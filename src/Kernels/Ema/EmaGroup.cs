@@ -17,7 +17,9 @@ public sealed unsafe class EmaGroup : IDisposable
     private readonly long[] _offsets;
     private readonly DType[] _sourceTypes;
     private readonly object?[] _owners;
+    private readonly IDeviceMemory[] _deviceMemory; // the owners that can tell whether they are alive
     private MemoryHandle[] _pins = [];
+    private IDisposable? _table;
     private bool _disposed;
 
     private EmaGroup(ReadOnlySpan<TensorView> sources, ReadOnlySpan<TensorView[]> averages)
@@ -43,6 +45,8 @@ public sealed unsafe class EmaGroup : IDisposable
                 _owners[i * width + column] = view.Owner;
             }
         }
+
+        _deviceMemory = [.. _owners.OfType<IDeviceMemory>().Distinct()];
     }
 
     /// <summary>The number of source tensors.</summary>
@@ -102,11 +106,16 @@ public sealed unsafe class EmaGroup : IDisposable
     /// <summary>average ← β · average + (1 − β) · source for every tensor, with the arithmetic of <see cref="EmaUpdate"/>.</summary>
     /// <param name="decays">β of each average, within [0, 1].</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
-    /// <exception cref="ArgumentException">Another number of decays than of averages.</exception>
+    /// <param name="stream">Where work on a device is queued; the default stream without. Work on the device is asynchronous.</param>
+    /// <exception cref="ArgumentException">
+    /// Another number of decays than of averages, a stream of another device, or an address that is not memory of the group's device.
+    /// Nothing was written.
+    /// </exception>
     /// <exception cref="ArgumentOutOfRangeException">A decay is NaN or outside [0, 1]. Nothing was written.</exception>
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or not on this memory.</exception>
-    /// <exception cref="ObjectDisposedException">The group was disposed.</exception>
-    public void Update(ReadOnlySpan<double> decays, AuxBackend backend = AuxBackend.Auto)
+    /// <exception cref="CudaException">The driver failed. Where the launch itself failed, nothing was written.</exception>
+    /// <exception cref="ObjectDisposedException">The group, the stream, or memory of the group was disposed.</exception>
+    public void Update(ReadOnlySpan<double> decays, AuxBackend backend = AuxBackend.Auto, CudaStream? stream = null)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         if (decays.Length != AverageCount)
@@ -114,25 +123,31 @@ public sealed unsafe class EmaGroup : IDisposable
         for (var i = 0; i < decays.Length; i++)
             EmaUpdate.CheckDecay(decays[i], $"decays[{i}]");
         backend = EmaUpdate.Support.Resolve(backend, Device);
+        var place = new EmaPlace(Device, CudaStream.HandleOn(stream, Device, nameof(stream)));
+        foreach (var memory in _deviceMemory)
+            ObjectDisposedException.ThrowIf(memory.IsDisposed, memory);
 
         fixed (nint* addresses = _addresses)
         fixed (long* offsets = _offsets)
         fixed (DType* types = _sourceTypes)
-            EmaUpdate.Run(new EmaWork(addresses, offsets, types, Count, AverageCount), decays, backend);
+            EmaUpdate.Run(new EmaWork(addresses, offsets, types, Count, AverageCount), decays, backend, place, ref _table);
         GC.KeepAlive(_owners);
+        GC.KeepAlive(stream);
     }
 
-    /// <inheritdoc cref="Update(ReadOnlySpan{double}, AuxBackend)"/>
+    /// <inheritdoc cref="Update(ReadOnlySpan{double}, AuxBackend, CudaStream)"/>
     /// <param name="decay">β of the only average, within [0, 1].</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
-    public void Update(double decay, AuxBackend backend = AuxBackend.Auto) => Update([decay], backend);
+    /// <param name="stream">Where work on a device is queued; the default stream without.</param>
+    public void Update(double decay, AuxBackend backend = AuxBackend.Auto, CudaStream? stream = null) => Update([decay], backend, stream);
 
-    /// <summary>Unpins the memory that <see cref="Pin{T}"/> pinned.</summary>
+    /// <summary>Unpins the memory that <see cref="Pin{T}"/> pinned, and frees what the group keeps on a device.</summary>
     public void Dispose()
     {
         if (_disposed)
             return;
         _disposed = true;
+        _table?.Dispose();
         foreach (var pin in _pins)
             pin.Dispose();
     }

@@ -24,7 +24,7 @@ public static partial class EmaUpdate
         nameof(EmaUpdate),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "its CUDA kernel is not part of this version"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "its ILGPU kernel is not part of this version"));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
@@ -78,8 +78,44 @@ public static partial class EmaUpdate
         RunMemory(ref average.GetPinnableReference(), in source.GetPinnableReference(), average.FlattenedLength, decay, backend);
     }
 
-    /// <summary>The op's one entry below the checks.</summary>
+    /// <summary>Updates one average in memory of any framework, on the host or on a device.</summary>
+    /// <param name="average">The average: float32, contiguous, updated in place.</param>
+    /// <param name="source">
+    /// The new values: float32, bfloat16 or float16, contiguous, of the average's shape and on its device; must not overlap it.
+    /// </param>
+    /// <param name="decay">β, within [0, 1].</param>
+    /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="stream">Where work on a device is queued; the default stream without.</param>
+    /// <remarks>On a device each call sends a table there and waits for it; an <see cref="EmaGroup"/> does so once.</remarks>
+    /// <exception cref="ArgumentException">
+    /// Shapes, dtypes or devices do not fit, a tensor is not contiguous, they overlap, what is said to be device memory is not, or the
+    /// stream is of another device. Nothing was written.
+    /// </exception>
+    /// <exception cref="ArgumentOutOfRangeException"><paramref name="decay"/> is NaN or outside [0, 1].</exception>
+    /// <exception cref="BackendUnavailableException">The named backend does not run here, or not on this memory.</exception>
+    /// <exception cref="CudaException">The driver failed.</exception>
+    public static void Run(
+        in TensorView average, in TensorView source, double decay, AuxBackend backend = AuxBackend.Auto, CudaStream? stream = null)
+    {
+        CheckDecay(decay, nameof(decay));
+        using var group = EmaGroup.FromViews([source], [[average]]);
+        group.Update(decay, backend, stream);
+    }
+
+    /// <summary>The op's one entry below the checks, for host memory.</summary>
     internal static void Run(in EmaWork work, ReadOnlySpan<double> decays, AuxBackend backend)
+    {
+        IDisposable? none = null;
+        Run(work, decays, backend, new EmaPlace(AuxDevice.Host), ref none);
+    }
+
+    /// <summary>The op's one entry below the checks.</summary>
+    /// <param name="work">What to update.</param>
+    /// <param name="decays">One an average, each within [0, 1].</param>
+    /// <param name="backend">Resolved: not Auto.</param>
+    /// <param name="place">Where the memory is.</param>
+    /// <param name="table">What a device backend keeps from one call to the next with the same addresses; null at first.</param>
+    internal static void Run(in EmaWork work, ReadOnlySpan<double> decays, AuxBackend backend, EmaPlace place, ref IDisposable? table)
     {
         switch (backend)
         {
@@ -88,6 +124,9 @@ public static partial class EmaUpdate
                 break;
             case AuxBackend.Reference:
                 RunReference(work, decays);
+                break;
+            case AuxBackend.Cuda:
+                RunCuda(work, decays, place, ref table);
                 break;
             default:
                 throw new BackendUnavailableException(nameof(EmaUpdate), backend, "it has no implementation there");

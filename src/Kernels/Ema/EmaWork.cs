@@ -18,6 +18,12 @@ internal readonly unsafe struct EmaWork(nint* addresses, long* offsets, DType* s
     /// <summary>Where tensor <paramref name="tensor"/> begins, counted in elements over all tensors.</summary>
     public long Offset(int tensor) => offsets[tensor];
 
+    /// <summary>The whole table of addresses, a row a tensor: the source, then its averages.</summary>
+    public nint* Addresses => addresses;
+
+    /// <summary>The types of all sources.</summary>
+    public DType* SourceTypes => sourceTypes;
+
     public DType SourceType(int tensor) => sourceTypes[tensor];
 
     public void* Source(int tensor) => (void*)addresses[tensor * (averageCount + 1L)];
@@ -27,6 +33,9 @@ internal readonly unsafe struct EmaWork(nint* addresses, long* offsets, DType* s
     /// <summary>The tensor that holds element <paramref name="element"/>, which is below <see cref="ElementCount"/>.</summary>
     public int TensorAt(long element) => ElementOffsets.TensorAt(new(offsets, tensorCount + 1), element);
 }
+
+/// <summary>Where an EMA call runs: the device that the memory is on, and the CUstream, 0 for the default one.</summary>
+internal readonly record struct EmaPlace(AuxDevice Device, nint Stream = 0);
 
 /// <summary>How one decay is applied; <see cref="EmaUpdate"/>'s remarks give the formulas.</summary>
 internal enum EmaRule

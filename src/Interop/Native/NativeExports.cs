@@ -1,0 +1,16 @@
+namespace AuxCore.Interop;
+
+/// <summary>Every function that <see cref="Native"/> imports: a library that lacks one is refused by name, before the first call.</summary>
+internal static class NativeExports
+{
+    public static ReadOnlySpan<string> Names => All;
+
+    private static readonly string[] All =
+    [
+        "auxcore_abi_version", "auxcore_last_error", "auxcore_device_image", "auxcore_device_count",
+        "auxcore_open", "auxcore_close", "auxcore_describe_device",
+        "auxcore_allocate", "auxcore_free", "auxcore_copy_to_device", "auxcore_copy_to_host", "auxcore_copy_on_device", "auxcore_fill",
+        "auxcore_stream_create", "auxcore_stream_destroy", "auxcore_stream_synchronize", "auxcore_stream_wait",
+        "auxcore_ema_create", "auxcore_ema_destroy", "auxcore_ema_set_decays", "auxcore_ema_update",
+    ];
+}
