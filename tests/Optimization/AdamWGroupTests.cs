@@ -59,7 +59,7 @@ public class AdamWGroupTests
                         for (var i = 0; i < lengths.Length; i++)
                         {
                             for (var k = 0; k < decays.Length; k++)
-                                EmaUpdate.Run(apart[i].Averages[k].Float32, apart[i].Value, decays[k], backend);
+                                apart[i].Follow(k, decays[k], backend);
                         }
                     });
                 }
@@ -67,6 +67,28 @@ public class AdamWGroupTests
                 Assert.Equal(apart.Bytes(), fused.Bytes());
             }
         }
+    }
+
+    [Theory]
+    [MemberData(nameof(Runners))]
+    public void A_parameter_may_be_without_averages(Runner runner)
+    {
+        using var some = new Parameters([30, 40, 50], "float32", "float32", averages: 2);
+        using var all = new Parameters([30, 40, 50], "float32", "float32", averages: 2);
+        var tensors = some.Tensors();
+        tensors[1] = tensors[1] with { Averages = null };
+        var (group, expected) = (AdamWGroup.FromViews(tensors), AdamWGroup.FromViews(all.Tensors()));
+        group.SetGradients(some.Gradients());
+        expected.SetGradients(all.Gradients());
+        var untouched = some[1].Averages[0].Bytes.ToArray();
+
+        runner.Run(backend => group.Update(new(), 1, [0.5, 0.9], backend));
+        runner.Run(backend => expected.Update(new(), 1, [0.5, 0.9], backend));
+
+        Assert.Equal(untouched, some[1].Averages[0].Bytes);
+        Assert.Equal(all[1].Parameter.Bytes, some[1].Parameter.Bytes);
+        Assert.Equal([.. all[0].Bytes(), .. all[2].Bytes()], (byte[])[.. some[0].Bytes(), .. some[2].Bytes()]);
+        Assert.Equal(2, group.AverageCount);
     }
 
     [Theory]
@@ -185,8 +207,8 @@ public class AdamWGroupTests
         { "secondMoments[1]: float32[2, 3] on cpu is not of its parameter's shape [6]", "shape of v" },
         { "averages[0][1]: float32[1, 6] on cpu is not of its parameter's shape [6]", "shape of average" },
         { "averages[0][1]: bfloat16[6] on cpu is not float32", "type of average" },
-        { "parameters[1]: float32[6] on cpu has 2 averages, parameters[0] has 1", "more averages" },
-        { "parameters[1]: float32[6] on cpu has 0 averages, parameters[0] has 1", "no averages" },
+        { "parameters[0]: float32[6] on cpu has 1 averages, another parameter has 2", "more averages" },
+        { "parameters[1]: float32[6] on cpu has 0 averages, another parameter has 1", "an empty list" },
         { "parameters[1] overlaps parameters[0]", "same parameter" },
         { "secondMoments[1] overlaps firstMoments[1]", "same moments" },
     };
@@ -215,7 +237,7 @@ public class AdamWGroupTests
             "shape of average" => second with { Averages = [parameters[1].Averages[0].ViewAs([1, 6])] },
             "type of average" => second with { Averages = [block.ViewAs([6])] },
             "more averages" => second with { Averages = [second.Averages![0], second.Averages[0]] },
-            "no averages" => second with { Averages = null },
+            "an empty list" => second with { Averages = [] },
             "same parameter" => second with { Parameter = first.Parameter },
             _ => second with { SecondMoment = second.FirstMoment },
         };

@@ -55,8 +55,23 @@ internal sealed class OneParameter
 
     public Block[] Averages { get; }
 
-    /// <summary>What averages follow.</summary>
-    public ReadOnlySpan<float> Value => (Master ?? Parameter).Float32;
+    /// <summary>One average's step towards the parameter as it is stored.</summary>
+    public void Follow(int average, double decay, AuxBackend backend)
+    {
+        var bytes = Parameter.Bytes.AsSpan();
+        switch (Parameter.Type)
+        {
+            case "float32":
+                EmaUpdate.Run(Averages[average].Float32, MemoryMarshal.Cast<byte, float>(bytes), decay, backend);
+                break;
+            case "bfloat16":
+                EmaUpdate.Run(Averages[average].Float32, MemoryMarshal.Cast<byte, BFloat16>(bytes), decay, backend);
+                break;
+            default:
+                EmaUpdate.Run(Averages[average].Float32, MemoryMarshal.Cast<byte, Half>(bytes), decay, backend);
+                break;
+        }
+    }
 
     public AdamWTensors Tensors() =>
         new(Parameter.View, First.View, Second.View, Master?.View, Averages.Length == 0 ? null : [.. Averages.Select(average => average.View)]);

@@ -7,7 +7,9 @@ namespace AuxCore.Kernels;
 /// <param name="FirstMoment">m, float32.</param>
 /// <param name="SecondMoment">v, float32, not negative.</param>
 /// <param name="Master">The parameter in float32, where the parameter's own type is a 16-bit one; else null.</param>
-/// <param name="Averages">float32, as many for every parameter of the group, at most four; null for none.</param>
+/// <param name="Averages">
+/// float32, at most four, as many for every parameter of the group that has any; null for none.
+/// </param>
 public readonly record struct AdamWTensors(
     TensorView Parameter, TensorView FirstMoment, TensorView SecondMoment, TensorView? Master = null,
     IReadOnlyList<TensorView>? Averages = null);
@@ -31,7 +33,8 @@ public sealed unsafe class AdamWGroup
 
     private AdamWGroup(ReadOnlySpan<AdamWTensors> tensors)
     {
-        AverageCount = tensors.IsEmpty ? 0 : tensors[0].Averages?.Count ?? 0;
+        foreach (var parameter in tensors)
+            AverageCount = Math.Max(AverageCount, parameter.Averages?.Count ?? 0);
         Device = tensors.IsEmpty ? AuxDevice.Host : tensors[0].Parameter.Device;
         _rows = GC.AllocateArray<AdamWRow>(tensors.Length, pinned: true);
         _averages = GC.AllocateArray<nint>(tensors.Length * AverageCount, pinned: true);
@@ -48,7 +51,7 @@ public sealed unsafe class AdamWGroup
     /// <summary>The number of parameters.</summary>
     public int Count => _rows.Length;
 
-    /// <summary>The number of averages of each parameter.</summary>
+    /// <summary>The number of averages of each parameter that has any.</summary>
     public int AverageCount { get; }
 
     /// <summary>Elements of all parameters together.</summary>
@@ -189,8 +192,8 @@ public sealed unsafe class AdamWGroup
         Require(parameter.DType is DType.Float32 or DType.BFloat16 or DType.Float16, name, parameter, "is not float32, bfloat16 or float16");
         Require(parameter.DType == DType.Float32 == tensors.Master is null, name, parameter,
             tensors.Master is null ? "needs a float32 master" : "is its own master; pass none");
-        Require((tensors.Averages?.Count ?? 0) == AverageCount, name, parameter,
-            $"has {tensors.Averages?.Count ?? 0} averages, parameters[0] has {AverageCount}");
+        Require(tensors.Averages is null || tensors.Averages.Count == AverageCount, name, parameter,
+            $"has {tensors.Averages?.Count} averages, another parameter has {AverageCount}");
         Require(AverageCount <= AdamWUpdate.MostAverages, name, parameter,
             $"has {AverageCount} averages; a pass carries {AdamWUpdate.MostAverages} at most");
         Check(parameter, name, parameter);
@@ -203,8 +206,8 @@ public sealed unsafe class AdamWGroup
         row.FirstMoment = HoldFloat32(tensors.FirstMoment, $"firstMoments[{i}]");
         row.SecondMoment = HoldFloat32(tensors.SecondMoment, $"secondMoments[{i}]");
         row.Master = tensors.Master is { } master ? HoldFloat32(master, $"masters[{i}]") : 0;
-        for (var k = 0; k < AverageCount; k++)
-            _averages[i * AverageCount + k] = HoldFloat32(tensors.Averages![k], $"averages[{k}][{i}]");
+        for (var k = 0; k < AverageCount && tensors.Averages is not null; k++)
+            _averages[i * AverageCount + k] = HoldFloat32(tensors.Averages[k], $"averages[{k}][{i}]");
 
         nint HoldFloat32(in TensorView view, string what)
         {
@@ -232,7 +235,7 @@ public sealed unsafe class AdamWGroup
             ranges.Add(new(_rows[i].SecondMoment, bytes, $"secondMoments[{i}]", IsWritten: true));
             if (_rows[i].Master != 0)
                 ranges.Add(new(_rows[i].Master, bytes, $"masters[{i}]", IsWritten: true));
-            for (var k = 0; k < AverageCount; k++)
+            for (var k = 0; k < AverageCount && _averages[i * AverageCount] != 0; k++)
                 ranges.Add(new(_averages[i * AverageCount + k], bytes, $"averages[{k}][{i}]", IsWritten: true));
         }
 

@@ -59,17 +59,17 @@ public static partial class AdamWUpdate
         var together = default(AdamWAverages);
         for (var k = 0; k < pass.Steps.Length; k++)
         {
-            if (pass.Steps[k].Rule == EmaRule.FromAverage)
+            if (pass.Steps[k].Rule == EmaRule.FromAverage && pass.Work.HasAverages(tensor))
                 together.Add(pass.Work.Average(tensor, k) + begin, pass.Steps[k].Coefficient);
         }
 
         pass.Kernel.Run(row, count, pass.Coefficients[row.Settings], together);
-        if (together.Count == pass.Steps.Length)
+        if (together.Count == pass.Steps.Length || !pass.Work.HasAverages(tensor))
             return;
         for (var k = 0; k < pass.Steps.Length; k++)
         {
             if (pass.Steps[k].Rule != EmaRule.FromAverage)
-                pass.EmaKernels.One(pass.Work.Average(tensor, k) + begin, (void*)row.Value, DType.Float32, count, pass.Steps[k]);
+                pass.EmaKernels.One(pass.Work.Average(tensor, k) + begin, (void*)row.Parameter, row.ParameterType, count, pass.Steps[k]);
         }
     }
 
@@ -266,7 +266,7 @@ public static partial class AdamWUpdate
                 Kernels.Prefetch.Ahead(_master + at, 2 * TVector.Count * sizeof(float));
         }
 
-        /// <summary>Returns the stepped value, in float32.</summary>
+        /// <summary>Returns the parameter as it is stored, which averages follow.</summary>
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         public TVector Take(long at)
         {
@@ -290,7 +290,7 @@ public static partial class AdamWUpdate
             if (typeof(TParameter) != typeof(float))
                 value.Store(_master + at);
             value.StoreAs(_parameter + at);
-            return value;
+            return TVector.RoundTo<TParameter>(value);
         }
     }
 }

@@ -1,5 +1,3 @@
-using AuxCore.Interop;
-
 namespace AuxCore.Kernels;
 
 public static partial class AdamWUpdate
@@ -19,8 +17,8 @@ public static partial class AdamWUpdate
                 continue;
             for (var i = 0L; i < work.Count(tensor); i++)
                 ReferenceStep(row, i, settings[row.Settings], gradientScale);
-            for (var k = 0; k < work.AverageCount; k++)
-                EmaUpdate.RunReference(work.Average(tensor, k), (void*)row.Value, DType.Float32, work.Count(tensor), decays[k]);
+            for (var k = 0; k < work.AverageCount && work.HasAverages(tensor); k++)
+                EmaUpdate.RunReference(work.Average(tensor, k), (void*)row.Parameter, row.ParameterType, work.Count(tensor), decays[k]);
         }
     }
 

@@ -27,8 +27,10 @@ namespace AuxCore.Kernels;
 /// or an infinity in the gradient makes a NaN of the parameter; <see cref="GradientNorm"/> finds it before. v never becomes negative.</para>
 /// <para>A parameter of a 16-bit type has a float32 master, which takes the step; the parameter is the master rounded to nearest, ties to
 /// even. Where a parameter is not what its master rounds to, somebody wrote to it, and the master begins from the parameter's value.</para>
-/// <para>Averages follow the stepped float32 value (the master's, where there is one) with the arithmetic of <see cref="EmaUpdate"/>: the
-/// same bits as <see cref="EmaUpdate"/> after the step.</para>
+/// <para>Averages follow the parameter as it is stored, with the arithmetic of <see cref="EmaUpdate"/>: the same bits as
+/// <see cref="EmaUpdate"/> after the step.</para>
+/// <para>Error against the formulas: a few ulps of the largest term of each sum. Where Adam's penalty cancels the gradient, or moment and
+/// gradient cancel, it is relative to those.</para>
 /// <para>For many tensors, or averages, use an <see cref="AdamWGroup"/>. The methods of this class are thread-safe.</para>
 /// </remarks>
 public static partial class AdamWUpdate

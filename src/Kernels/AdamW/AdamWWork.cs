@@ -24,12 +24,12 @@ internal struct AdamWRow
     /// <summary>Which of the call's settings apply.</summary>
     public int Settings;
 
-    /// <summary>Where the value lies that the optimiser steps and averages follow: the master, else the parameter.</summary>
+    /// <summary>Where the value lies that takes the step: the master, else the parameter.</summary>
     public readonly nint Value => Master != 0 ? Master : Parameter;
 }
 
 /// <summary>
-/// What one AdamW call works on: n rows, and the addresses of k averages of each. The tables are not moved by the garbage collector while
+/// What one AdamW call works on: n rows, and the addresses of k averages of each, 0 where a row has none. The tables are not moved by the garbage collector while
 /// the call runs; whoever makes this sees to that.
 /// </summary>
 internal readonly unsafe struct AdamWWork(AdamWRow* rows, nint* averages, long* offsets, int tensorCount, int averageCount)
@@ -47,6 +47,8 @@ internal readonly unsafe struct AdamWWork(AdamWRow* rows, nint* averages, long* 
     public long Offset(int tensor) => offsets[tensor];
 
     public long Count(int tensor) => offsets[tensor + 1] - offsets[tensor];
+
+    public bool HasAverages(int tensor) => averageCount > 0 && averages[tensor * (long)averageCount] != 0;
 
     public float* Average(int tensor, int average) => (float*)averages[tensor * (long)averageCount + average];
 
