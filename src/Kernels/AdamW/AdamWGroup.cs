@@ -22,7 +22,7 @@ public readonly record struct AdamWTensors(
 /// The group holds addresses: the views' owners keep the memory alive, and the caller promises that it does not move. Not thread-safe: one
 /// call of a group at a time.
 /// </remarks>
-public sealed unsafe class AdamWGroup
+public sealed unsafe class AdamWGroup : IDisposable
 {
     private readonly AdamWRow[] _rows;   // on the pinned heap, as the two below
     private readonly nint[] _averages;
@@ -30,6 +30,7 @@ public sealed unsafe class AdamWGroup
     private readonly TensorView[] _parameters;
     private readonly List<object?> _owners = [];
     private readonly object?[] _gradientOwners;
+    private bool _disposed;
 
     private AdamWGroup(ReadOnlySpan<AdamWTensors> tensors)
     {
@@ -73,6 +74,7 @@ public sealed unsafe class AdamWGroup
     /// <exception cref="ArgumentException">A gradient does not fit; the message names it. The gradients are those that they were.</exception>
     public void SetGradients(params ReadOnlySpan<TensorView> gradients)
     {
+        ObjectDisposedException.ThrowIf(_disposed, this);
         if (gradients.Length != Count)
             throw new ArgumentException($"gradients: {gradients.Length} for {Count} parameters", nameof(gradients));
         var ranges = WrittenRanges();
@@ -100,6 +102,7 @@ public sealed unsafe class AdamWGroup
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or not on this memory.</exception>
     public GradientSummary Norm(AuxBackend backend = AuxBackend.Auto)
     {
+        ObjectDisposedException.ThrowIf(_disposed, this);
         backend = GradientNorm.Support.Resolve(backend, Device);
         fixed (AdamWRow* rows = _rows)
         fixed (nint* averages = _averages)
@@ -134,6 +137,7 @@ public sealed unsafe class AdamWGroup
         ReadOnlySpan<AdamWSettings> settings, ReadOnlySpan<int> settingsOf, double gradientScale = 1, ReadOnlySpan<double> decays = default,
         AuxBackend backend = AuxBackend.Auto)
     {
+        ObjectDisposedException.ThrowIf(_disposed, this);
         for (var i = 0; i < settings.Length; i++)
             settings[i].Check($"settings[{i}]");
         AdamWUpdate.CheckScale(gradientScale);
@@ -154,6 +158,27 @@ public sealed unsafe class AdamWGroup
 
         GC.KeepAlive(_owners);
         GC.KeepAlive(_gradientOwners);
+    }
+
+    /// <summary>Frees what the group keeps on a device.</summary>
+    public void Dispose() => _disposed = true;
+
+    /// <summary>The first parameter whose gradient is not finite throughout; -1 if there is none.</summary>
+    internal int FirstNonFinite(AuxBackend backend)
+    {
+        backend = GradientNorm.Support.Resolve(backend, Device);
+        var offsets = stackalloc long[2];
+        for (var i = 0; i < Count; i++)
+        {
+            offsets[1] = _offsets[i + 1] - _offsets[i];
+            fixed (AdamWRow* row = &_rows[i])
+            {
+                if (!GradientNorm.Run(new AdamWWork(row, null, offsets, tensorCount: 1, averageCount: 0), backend).IsFinite)
+                    return i;
+            }
+        }
+
+        return -1;
     }
 
     /// <summary>The parameter's address as it was checked. A holder of movable tensors compares it before a step.</summary>

@@ -100,10 +100,7 @@ public sealed partial class EmaModel : IDisposable
     public void Update()
     {
         RequireUsable("Update");
-        var decays = new double[_schedules.Length];
-        for (var i = 0; i < decays.Length; i++)
-            decays[i] = _schedules[i].DecayAt(Step);
-
+        var decays = Decays();
         if (_copied.Any(buffer => buffer.Tensor.IsInvalid))
             Rebind();
         try
@@ -118,13 +115,7 @@ public sealed partial class EmaModel : IDisposable
             _mixer.Update(decays);
         }
 
-        if (_copied.Length > 0)
-        {
-            using var noGrad = torch.no_grad();
-            foreach (var buffer in _copied)
-                buffer.Copy.copy_(buffer.Tensor);
-        }
-
+        CopyBuffers();
         Step++;
     }
 
@@ -228,6 +219,17 @@ public sealed partial class EmaModel : IDisposable
         _mixer.ReplaceSources([.. averaged.Select(entry => entry.Tensor)]);
         _averaged = [.. _averaged.Zip(averaged, (old, now) => old with { Tensor = now.Tensor })];
         _copied = [.. _copied.Zip(copied, (old, now) => old with { Tensor = now.Tensor })];
+    }
+
+    private double[] Decays() => [.. _schedules.Select(schedule => schedule.DecayAt(Step))];
+
+    private void CopyBuffers()
+    {
+        if (_copied.Length == 0)
+            return;
+        using var noGrad = torch.no_grad();
+        foreach (var buffer in _copied)
+            buffer.Copy.copy_(buffer.Tensor);
     }
 
     // Parameters that are the same memory count once, under their first name.
