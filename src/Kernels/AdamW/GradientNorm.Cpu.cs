@@ -146,16 +146,9 @@ public static partial class GradientNorm
     {
         var sums = stackalloc double[ChunkSums];
         new Span<double>(sums, ChunkSums).Clear();
-        var at = 0;
-        for (; at <= count - ChunkSums; at += ChunkSums)
-        {
-            Prefetch.Ahead(gradient + at, ChunkSums * sizeof(T));
-            for (var lane = 0; lane < ChunkSums; lane += TVector.Count)
-                TVector.Load(gradient + at + lane).AddSquares(sums + lane);
-        }
-
-        for (var lane = 0; at < count; at++, lane++)
-            FloatVector1.Load(gradient + at).AddSquares(sums + lane);
+        var whole = count / ChunkSums * ChunkSums;
+        TVector.AddSquares(gradient, whole, sums);
+        FloatVector1.AddSquares(gradient + whole, count - whole, sums);
         return FoldHalves(new(sums, ChunkSums));
     }
 }

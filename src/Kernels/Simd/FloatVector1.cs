@@ -28,7 +28,14 @@ internal readonly unsafe struct FloatVector1(float lane) : IFloatVector<FloatVec
             *(ushort*)destination = HalfBits.Narrow(_lane);
     }
 
-    public void AddSquares(double* sums) => *sums += (double)_lane * _lane;
+    public static void AddSquares<T>(T* source, int count, double* sums) where T : unmanaged
+    {
+        for (var at = 0; at < count; at++)
+        {
+            double element = Load(source + at)._lane;
+            sums[at % 32] += element * element;
+        }
+    }
 
     public static FloatVector1 operator +(FloatVector1 left, FloatVector1 right) => new(left._lane + right._lane);
 

@@ -38,12 +38,27 @@ internal readonly unsafe struct FloatVector16(Vector512<float> lanes) : IFloatVe
         Vector512.Narrow(narrow, narrow).GetLower().Store((ushort*)destination);
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public void AddSquares(double* sums)
+    public static void AddSquares<T>(T* source, int count, double* sums) where T : unmanaged
     {
-        var (lower, upper) = Vector512.Widen(_lanes);
-        (Vector512.Load(sums) + lower * lower).Store(sums);
-        (Vector512.Load(sums + Vector512<double>.Count) + upper * upper).Store(sums + Vector512<double>.Count);
+        var s0 = Vector512.Load(sums);
+        var s1 = Vector512.Load(sums + Vector512<double>.Count);
+        var s2 = Vector512.Load(sums + 2 * Vector512<double>.Count);
+        var s3 = Vector512.Load(sums + 3 * Vector512<double>.Count);
+        for (var at = 0; at < count; at += 32)
+        {
+            Prefetch.Ahead(source + at, 32 * sizeof(T));
+            var (l0, u0) = Vector512.Widen(Load(source + at)._lanes);
+            var (l1, u1) = Vector512.Widen(Load(source + at + Count)._lanes);
+            s0 += l0 * l0;
+            s1 += u0 * u0;
+            s2 += l1 * l1;
+            s3 += u1 * u1;
+        }
+
+        s0.Store(sums);
+        s1.Store(sums + Vector512<double>.Count);
+        s2.Store(sums + 2 * Vector512<double>.Count);
+        s3.Store(sums + 3 * Vector512<double>.Count);
     }
 
     public static FloatVector16 operator +(FloatVector16 left, FloatVector16 right) => new(left._lanes + right._lanes);

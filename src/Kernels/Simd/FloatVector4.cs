@@ -38,12 +38,48 @@ internal readonly unsafe struct FloatVector4(Vector128<float> lanes) : IFloatVec
         *(ulong*)destination = Vector128.Narrow(narrow, narrow).AsUInt64().ToScalar();
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public void AddSquares(double* sums)
+    // Half of the sums at a time: so many fit into the registers.
+    public static void AddSquares<T>(T* source, int count, double* sums) where T : unmanaged
     {
-        var (lower, upper) = Vector128.Widen(_lanes);
-        (Vector128.Load(sums) + lower * lower).Store(sums);
-        (Vector128.Load(sums + Vector128<double>.Count) + upper * upper).Store(sums + Vector128<double>.Count);
+        AddSquaresOfHalf(source, count, sums);
+        AddSquaresOfHalf(source + 16, count, sums + 16);
+    }
+
+    private static void AddSquaresOfHalf<T>(T* source, int count, double* sums) where T : unmanaged
+    {
+        var s0 = Vector128.Load(sums);
+        var s1 = Vector128.Load(sums + Vector128<double>.Count);
+        var s2 = Vector128.Load(sums + 2 * Vector128<double>.Count);
+        var s3 = Vector128.Load(sums + 3 * Vector128<double>.Count);
+        var s4 = Vector128.Load(sums + 4 * Vector128<double>.Count);
+        var s5 = Vector128.Load(sums + 5 * Vector128<double>.Count);
+        var s6 = Vector128.Load(sums + 6 * Vector128<double>.Count);
+        var s7 = Vector128.Load(sums + 7 * Vector128<double>.Count);
+        for (var at = 0; at < count; at += 32)
+        {
+            Prefetch.Ahead(source + at, 16 * sizeof(T));
+            var (l0, u0) = Vector128.Widen(Load(source + at)._lanes);
+            var (l1, u1) = Vector128.Widen(Load(source + at + Count)._lanes);
+            var (l2, u2) = Vector128.Widen(Load(source + at + 2 * Count)._lanes);
+            var (l3, u3) = Vector128.Widen(Load(source + at + 3 * Count)._lanes);
+            s0 += l0 * l0;
+            s1 += u0 * u0;
+            s2 += l1 * l1;
+            s3 += u1 * u1;
+            s4 += l2 * l2;
+            s5 += u2 * u2;
+            s6 += l3 * l3;
+            s7 += u3 * u3;
+        }
+
+        s0.Store(sums);
+        s1.Store(sums + Vector128<double>.Count);
+        s2.Store(sums + 2 * Vector128<double>.Count);
+        s3.Store(sums + 3 * Vector128<double>.Count);
+        s4.Store(sums + 4 * Vector128<double>.Count);
+        s5.Store(sums + 5 * Vector128<double>.Count);
+        s6.Store(sums + 6 * Vector128<double>.Count);
+        s7.Store(sums + 7 * Vector128<double>.Count);
     }
 
     public static FloatVector4 operator +(FloatVector4 left, FloatVector4 right) => new(left._lanes + right._lanes);

@@ -38,12 +38,41 @@ internal readonly unsafe struct FloatVector8(Vector256<float> lanes) : IFloatVec
         Vector256.Narrow(narrow, narrow).GetLower().Store((ushort*)destination);
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public void AddSquares(double* sums)
+    public static void AddSquares<T>(T* source, int count, double* sums) where T : unmanaged
     {
-        var (lower, upper) = Vector256.Widen(_lanes);
-        (Vector256.Load(sums) + lower * lower).Store(sums);
-        (Vector256.Load(sums + Vector256<double>.Count) + upper * upper).Store(sums + Vector256<double>.Count);
+        var s0 = Vector256.Load(sums);
+        var s1 = Vector256.Load(sums + Vector256<double>.Count);
+        var s2 = Vector256.Load(sums + 2 * Vector256<double>.Count);
+        var s3 = Vector256.Load(sums + 3 * Vector256<double>.Count);
+        var s4 = Vector256.Load(sums + 4 * Vector256<double>.Count);
+        var s5 = Vector256.Load(sums + 5 * Vector256<double>.Count);
+        var s6 = Vector256.Load(sums + 6 * Vector256<double>.Count);
+        var s7 = Vector256.Load(sums + 7 * Vector256<double>.Count);
+        for (var at = 0; at < count; at += 32)
+        {
+            Prefetch.Ahead(source + at, 32 * sizeof(T));
+            var (l0, u0) = Vector256.Widen(Load(source + at)._lanes);
+            var (l1, u1) = Vector256.Widen(Load(source + at + Count)._lanes);
+            var (l2, u2) = Vector256.Widen(Load(source + at + 2 * Count)._lanes);
+            var (l3, u3) = Vector256.Widen(Load(source + at + 3 * Count)._lanes);
+            s0 += l0 * l0;
+            s1 += u0 * u0;
+            s2 += l1 * l1;
+            s3 += u1 * u1;
+            s4 += l2 * l2;
+            s5 += u2 * u2;
+            s6 += l3 * l3;
+            s7 += u3 * u3;
+        }
+
+        s0.Store(sums);
+        s1.Store(sums + Vector256<double>.Count);
+        s2.Store(sums + 2 * Vector256<double>.Count);
+        s3.Store(sums + 3 * Vector256<double>.Count);
+        s4.Store(sums + 4 * Vector256<double>.Count);
+        s5.Store(sums + 5 * Vector256<double>.Count);
+        s6.Store(sums + 6 * Vector256<double>.Count);
+        s7.Store(sums + 7 * Vector256<double>.Count);
     }
 
     public static FloatVector8 operator +(FloatVector8 left, FloatVector8 right) => new(left._lanes + right._lanes);

@@ -25,8 +25,10 @@ internal unsafe interface IFloatVector<TSelf> where TSelf : struct, IFloatVector
     /// </summary>
     void StoreAs<T>(T* destination) where T : unmanaged;
 
-    /// <summary>Adds each lane's square, formed in double and exact there, to the double of its number.</summary>
-    void AddSquares(double* sums);
+    /// <summary>
+    /// Adds the square of element i, formed in double and exact there, to sum i mod 32. <paramref name="count"/> is a multiple of 32.
+    /// </summary>
+    static abstract void AddSquares<T>(T* source, int count, double* sums) where T : unmanaged;
 
     static abstract TSelf operator +(TSelf left, TSelf right);
 
