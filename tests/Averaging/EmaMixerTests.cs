@@ -5,6 +5,7 @@ using Tensor = TorchSharp.torch.Tensor;
 
 namespace AuxCore.Tests.Averaging;
 
+[RequiresLibtorch]
 public class EmaMixerTests
 {
     [Fact]

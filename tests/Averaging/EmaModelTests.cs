@@ -6,6 +6,7 @@ using Tensor = TorchSharp.torch.Tensor;
 
 namespace AuxCore.Tests.Averaging;
 
+[RequiresLibtorch]
 public class EmaModelTests
 {
     [Fact]

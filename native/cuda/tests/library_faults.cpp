@@ -227,10 +227,7 @@ void foreign_streams_and_devices_are_refused() {
 
 int main() {
   const Standin standin;
-  if (std::strcmp(auxcore_device_image(), "none") == 0) {
-    std::printf("skipped: the library was built without device code\n");
-    return kSkipped;
-  }
+  skip_without_device_code();
   every_call_may_fail(standin);
   a_captured_update_replays_with_other_decays();
   foreign_streams_and_devices_are_refused();

@@ -310,12 +310,16 @@ class Fuzzer {
   char host_[kMostBytes] = {};
 };
 
+bool has_device_code() { return std::strcmp(auxcore_device_image(), "none") != 0; }
+
 void print(const Tallies& tallies) {
   std::printf("%-20s %9s %9s %9s\n", "auxcore_", "succeeded", "refused", "driver");
   for (int function = 0; function < kFunctions; ++function) {
     const Tally& tally = tallies[static_cast<std::size_t>(function)];
     std::printf("%-20s %9d %9d %9d\n", kEntries[function].name, tally.succeeded, tally.refused, tally.driver_failed);
-    CHECK(tally.succeeded > 0 && tally.refused > 0, "auxcore_%s: the mixture tests one side only", kEntries[function].name);
+    const bool can_succeed = has_device_code() || (function != kEmaSetDecays && function != kEmaUpdate);
+    const bool is_mixed = tally.refused > 0 && (tally.succeeded > 0) == can_succeed;
+    CHECK(is_mixed, "auxcore_%s: the mixture tests one side only", kEntries[function].name);
   }
 }
 
@@ -353,7 +357,8 @@ int main(int count, char** arguments) {
   const auxcore_standin_state now = standin.state();
   std::printf("seed %u, %u threads: %d calls succeeded, %d were refused, %d failed in the driver; %lld kernels ran\n", seed, thread_count,
       all.succeeded, all.refused, all.driver_failed, static_cast<long long>(now.launches));
-  CHECK(all.succeeded > calls / 10 && all.refused > calls / 20 && all.driver_failed > 0 && now.launches > calls / 100);
+  CHECK(all.succeeded > calls / 10 && all.refused > calls / 20 && all.driver_failed > 0);
+  CHECK(now.launches > calls / 100 || !has_device_code());
   CHECK(now.retained_contexts == 0 && now.pushed_contexts == 0 && now.allocations == 0 && now.streams == 0 && now.modules == 0 &&
           now.events == 0,
       "%lld contexts, %lld allocations, %lld streams, %lld modules, %lld events are left", static_cast<long long>(now.retained_contexts),
