@@ -14,6 +14,14 @@ internal static class Tolerances
     /// <summary>GradientNorm: the relative error of the sum of squares.</summary>
     public const double GradientNormRelative = 1e-13;
 
+    /// <summary>
+    /// EmaUpdate, averages in bfloat16: units of bfloat16's last place beside the float32 error; half as many to the nearest.
+    /// </summary>
+    public const double EmaUpdateBFloat16Units = 1;
+
+    /// <summary>ScatterEma: units in the last place of max(|history|, |value|) for each update of an entry.</summary>
+    public const double ScatterEmaUlps = 1;
+
     /// <summary>The distance of two float32 results in ulps of <paramref name="scale"/>; 0 where both are NaN or equal.</summary>
     public static double Ulps(float actual, float expected, float scale)
     {

@@ -9,6 +9,7 @@ internal static class CaseCatalogue
         .. EmaUpdateBenchmarks.All,
         .. AdamWUpdateBenchmarks.All,
         .. GradientNormBenchmarks.All,
+        .. ScatterEmaBenchmarks.All,
     ];
 
     /// <summary>

@@ -18,6 +18,11 @@ internal static class EmaUpdateBenchmarks
         () => new EmaCase("vit-s-22m", "the parameters of a ViT-S/16: 152 tensors, 22 million elements", VitS, [0.999]),
         () => new EmaCase("one-100m", "one tensor of 100 million elements", () => [[100_000_000]], [0.999]),
         () => new EmaCase("three-decays-vit-s", "a ViT-S/16 with averages of three widths, in one pass", VitS, [0.99, 0.999, 0.9999]),
+        () => new EmaCase("bf16-params-vit-s", "a ViT-S/16 in bfloat16, averages in float32", VitS, [0.999])
+        {
+            SourceType = torch.ScalarType.BFloat16,
+        },
+        () => new EmaSwapCase("swap-vit-s", "a ViT-S/16 exchanged with its average, and back", VitS),
     ];
 
     private static IReadOnlyList<long[]> ManySmall() => [.. Enumerable.Repeat<long[]>([256], 2000)];
@@ -46,15 +51,18 @@ internal sealed class EmaCase(string name, string description, Func<IReadOnlyLis
     /// <summary>Whether the mixer trusts that no tensor moved.</summary>
     public bool Frozen { get; init; }
 
+    /// <summary>The sources' type.</summary>
+    public torch.ScalarType SourceType { get; init; } = torch.ScalarType.Float32;
+
     public override string Path => "ema";
 
     public override string Name => name;
 
     public override string Description => description;
 
-    public override string DType => "f32";
+    public override string DType => IsFloat32 ? "f32" : "bf16 to f32";
 
-    public override long Bytes => _replicas[0].ElementCount * sizeof(float) * (1 + 2L * decays.Length);
+    public override long Bytes => _replicas[0].ElementCount * ((IsFloat32 ? 4 : 2) + 8L * decays.Length);
 
     public override bool InPlace => true;
 
@@ -62,9 +70,17 @@ internal sealed class EmaCase(string name, string description, Func<IReadOnlyLis
 
     public override IReadOnlyList<CaseArm> BestCandidates =>
     [
-        new("lerp_ per tensor", () => Next().Each((average, source, k) => average.lerp_(source, _weights[k]))),
+        IsFloat32
+            ? new("lerp_ per tensor", () => Next().Each((average, source, k) => average.lerp_(source, _weights[k])))
+            : new("widened, lerp_ per tensor", () => Next().Each((average, source, k) =>
+            {
+                using Tensor wide = source.to(torch.float32); // lerp_ takes no other type
+                average.lerp_(wide, _weights[k]);
+            })),
         new("mul_().add_() per tensor", () => Next().Each((average, source, k) => average.mul_(_decays[k]).add_(source, _complements[k]))),
     ];
+
+    private bool IsFloat32 => SourceType == torch.ScalarType.Float32;
 
     public override void Prepare(CaseSettings settings)
     {
@@ -73,7 +89,7 @@ internal sealed class EmaCase(string name, string description, Func<IReadOnlyLis
         AuxRuntime.CpuThreads = settings.Threads;
         torch.manual_seed(settings.Seed);
         IReadOnlyList<long[]> list = shapes();
-        do _replicas.Add(new(list, decays.Length, backend, Frozen));
+        do _replicas.Add(new(list, SourceType, decays.Length, backend, Frozen));
         while (_replicas[0].ElementCount * sizeof(float) * (1 + decays.Length) * _replicas.Count < CacheBytes);
 
         _weights = [.. decays.Select(decay => Kept(torch.tensor((float)(1 - decay))))];
@@ -114,9 +130,9 @@ internal sealed class EmaCase(string name, string description, Func<IReadOnlyLis
         private readonly Tensor[] _sources;
         private readonly Tensor[][] _averages;
 
-        public Replica(IReadOnlyList<long[]> shapes, int averages, AuxBackend backend, bool frozen)
+        public Replica(IReadOnlyList<long[]> shapes, torch.ScalarType type, int averages, AuxBackend backend, bool frozen)
         {
-            _sources = [.. shapes.Select(shape => torch.randn(shape))];
+            _sources = [.. shapes.Select(shape => torch.randn(shape, type))];
             Mixer = EmaMixer.WithOwnAverages(_sources, averages);
             Mixer.Backend = backend;
             _averages = [.. Enumerable.Range(0, averages).Select(k => Mixer.Averages(k).ToArray())];

@@ -28,8 +28,9 @@ step() {
     fi
     if ((limit > most)); then limit=$most; fi
     local log=$logs/$name.log
+    : >"$log"
     # In the background, so that a signal to us is acted on at once.
-    STEP_NOTE=$logs/$name.note STEP_SECONDS=$limit timeout -k "$GRACE" "$limit" "$@" </dev/null >"$log" 2>&1 &
+    STEP_NOTE=$logs/$name.note STEP_SECONDS=$limit timeout -k "$GRACE" "$limit" "$@" </dev/null >>"$log" 2>&1 &
     running=$!
     if [[ -n ${LIVE:-} ]]; then tail -n +1 -f --pid="$running" "$log" & fi
     wait "$running" 2>/dev/null || status=$? # without the shell's own word on a killed job

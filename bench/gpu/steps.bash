@@ -75,7 +75,7 @@ ptxas_check() {
 # on_device BUILD IMAGE [LIBRARY]: the tests labelled "device", with a library other than the build's own where one is named. A test that
 # skips itself, or that got another image, is a failure here.
 on_device() {
-    made "$1/tests/library_abi"
+    made "$1/library/libauxcore.so"
     if [[ -n ${3:-} ]]; then
         made "$3"
         export LD_PRELOAD=$3 # by its soname it takes the place of the one that the tests were linked with
@@ -94,19 +94,25 @@ ctest_nvcc() { on_device "$nvcc_build" nvcc; }
 
 # The library that was carried here, in the tests that were built here; without an archive, what clang built here.
 ctest_clang() {
-    if [[ -e $unpacked/native/libauxcore.so && -e $nvcc_build/tests/library_abi ]]; then
+    if [[ -e $unpacked/native/libauxcore.so && -e $nvcc_build/library/libauxcore.so ]]; then
         on_device "$nvcc_build" clang "$unpacked/native/libauxcore.so"
     else
         on_device "$clang_build" clang
     fi
 }
 
-# Errors that the tests provoke and handle are not reported.
+# The programs behind the tests labelled "device". Errors that the tests provoke and handle are not reported.
 sanitizer() {
     want compute-sanitizer
-    made "$nvcc_build/tests/library_abi"
-    compute-sanitizer --tool "$1" --report-api-errors no --error-exitcode 9 "$nvcc_build/tests/library_abi"
-    note "$1"
+    made "$nvcc_build/library/libauxcore.so"
+    local programs program
+    programs=$(ctest --test-dir "$nvcc_build" -L device --show-only=json-v1 |
+        python3 -c 'import json, sys; print(*(test["command"][0] for test in json.load(sys.stdin)["tests"]), sep="\n")')
+    [[ -n $programs ]] || fail "no test is labelled device"
+    while IFS= read -r program; do
+        compute-sanitizer --tool "$1" --report-api-errors no --error-exitcode 9 "$program"
+    done <<<"$programs"
+    note "$(wc -l <<<"$programs") programs"
 }
 
 memcheck() { sanitizer memcheck; }
@@ -119,12 +125,13 @@ python_tests() {
     AUXCORE_LIBRARY=$library python3 -m unittest discover -s bench/gpu/tests -t bench/gpu
 }
 
-# The archive's tests on this machine's own library, as it is what is timed.
+# The archive's tests on this machine's own library, as it is what is timed, and on its own driver.
 dotnet_tests() {
-    local folder=$unpacked/tests output status=0 file
+    local folder=$unpacked/tests output status=0
     [[ -x $folder/AuxCore.Tests ]] || missing "no ${archive#"$PWD/"}, which bench/gpu/pack makes"
     made "$library"
-    while IFS= read -r file; do cp "$library" "$file"; done < <(find "$folder" -name libauxcore.so)
+    cp "$library" "$folder/runtimes/linux-x64/native/libauxcore.so"
+    rm -rf "$folder/standin"
     mkdir -p "$rows"
     output=$(AUXCORE_GPU_ROWS=$rows "$folder/AuxCore.Tests" -noColor -noLogo) || status=$?
     printf '%s\n' "$output"
@@ -134,6 +141,7 @@ dotnet_tests() {
         exit "$status"
     fi
     grep -q 'this build has no libtorch' <<<"$output" || fail "no test was skipped for want of libtorch"
+    ! grep -q 'no CUDA here' <<<"$output" || fail "tests of CUDA were skipped"
     # TorchSharp puts libtorch there when somebody calls it.
     [[ ! -e $folder/cpu ]] || fail "something asked for libtorch"
 }

@@ -19,8 +19,13 @@ internal static unsafe class CudaDriver
     [ModuleInitializer]
     internal static void Load()
     {
-        if (NativeLibrary.TryLoad(Library, out _))
+        if (NativeLibrary.TryLoad(Library, out var found))
+        {
+            if (NativeLibrary.TryGetExport(found, "auxcore_standin", out _)) // LD_LIBRARY_PATH leads to it
+                Standin = found;
             return;
+        }
+
         var path = Path.Combine(AppContext.BaseDirectory, "standin", Library);
         if (File.Exists(path))
             Standin = NativeLibrary.Load(path);

@@ -72,20 +72,35 @@ internal sealed unsafe class EmaTensors : IDisposable
     public Span<float> Average(int tensor, int average) =>
         new(Work.Average(tensor, average), (int)(_offsets[tensor + 1] - _offsets[tensor]));
 
+    /// <summary>Updates the tensors where they are.</summary>
     public void Update(ReadOnlySpan<double> decays, AuxBackend backend)
+    {
+        using var group = Group(0, AuxDevice.Host, this);
+        group.Update(decays, backend);
+    }
+
+    /// <summary>Updates a copy of the whole block on a device, at the same distances from boundaries, and copies that back.</summary>
+    public void UpdateOnDevice(ReadOnlySpan<double> decays, AuxBackend backend)
+    {
+        using var buffer = DeviceBuffer.CopyOf(Bytes);
+        using var group = Group(buffer.Address - (nint)_memory, buffer.Device, buffer);
+        group.Update(decays, backend);
+        buffer.CopyTo(new Span<byte>(_memory, (int)ByteCount));
+    }
+
+    private EmaGroup Group(nint shift, AuxDevice device, object owner)
     {
         var views = new TensorView[AverageCount + 1][];
         for (var column = 0; column <= AverageCount; column++)
             views[column] = [.. Enumerable.Range(0, _types.Length).Select(tensor => View(tensor, column))];
-        using var group = EmaGroup.FromViews(views[0], views.AsSpan(1));
-        group.Update(decays, backend);
+        return EmaGroup.FromViews(views[0], views.AsSpan(1));
+
+        TensorView View(int tensor, int column) => TensorView.FromPointer(
+            (void*)(_addresses[tensor * (AverageCount + 1) + column] + shift), column == 0 ? _types[tensor] : DType.Float32,
+            [_offsets[tensor + 1] - _offsets[tensor]], device: device, owner: owner);
     }
 
     public void Dispose() => NativeMemory.AlignedFree(_memory);
-
-    private TensorView View(int tensor, int column) => TensorView.FromPointer(
-        (void*)_addresses[tensor * (AverageCount + 1) + column], column == 0 ? _types[tensor] : DType.Float32,
-        [_offsets[tensor + 1] - _offsets[tensor]], owner: this);
 
     private static long Stride(EmaTensor tensor, bool source)
     {

@@ -1,13 +1,14 @@
 using System.Runtime.InteropServices;
 using AuxCore.Interop;
 using AuxCore.Kernels;
+using AuxCore.Tests.Cuda;
 using AuxCore.Tests.Ilgpu;
 
 namespace AuxCore.Tests.Ema;
 
 /// <summary>
-/// The ILGPU kernel without a device, twice: as C# on ILGPU's CPU accelerator, and as the PTX that a device would get, interpreted. Both
-/// give the bits of the Cpu backend.
+/// The ILGPU kernel without a device, twice: as C# on ILGPU's CPU accelerator, and as the PTX that a device would get, interpreted; and on
+/// a device where there is one. All give the bits of the Cpu backend.
 /// </summary>
 public class EmaUpdateIlgpuTests
 {
@@ -15,6 +16,7 @@ public class EmaUpdateIlgpuTests
     {
         CpuAccelerator,
         Ptx,
+        Device,
     }
 
     private static readonly double[] Decays = [0, 1e-9, 0.25, 0.5, 0.500001, 0.9, 0.999, 1 - 1e-9, 1];
@@ -29,6 +31,7 @@ public class EmaUpdateIlgpuTests
     [Theory]
     [InlineData(Way.CpuAccelerator)]
     [InlineData(Way.Ptx)]
+    [InlineData(Way.Device)]
     public void Gives_the_bits_of_the_Cpu_backend(Way way)
     {
         int[] lengths = [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 255];
@@ -46,6 +49,7 @@ public class EmaUpdateIlgpuTests
     [Theory]
     [InlineData(Way.CpuAccelerator)]
     [InlineData(Way.Ptx)]
+    [InlineData(Way.Device)]
     public void Gives_the_bits_of_the_Cpu_backend_over_several_pieces_of_a_tensor(Way way)
     {
         EmaTensor[] tensors =
@@ -61,9 +65,11 @@ public class EmaUpdateIlgpuTests
     [Theory]
     [InlineData(Way.CpuAccelerator)]
     [InlineData(Way.Ptx)]
+    [InlineData(Way.Device)]
     public void Special_values_follow_the_rule(Way way)
     {
-        float[] values = [0f, -0f, 1f, float.PositiveInfinity, float.NegativeInfinity, float.NaN, float.MaxValue, float.MinValue, float.Epsilon];
+        float[] values =
+            [0f, -0f, 1f, float.PositiveInfinity, float.NegativeInfinity, float.NaN, float.MaxValue, float.MinValue, float.Epsilon];
         // Every pair: source value i / 9, average value i % 9; eighty-one of them meet the vectors and what is left over.
         float Value(int average, int i) => average < 0 ? values[i / 9 % 9] : values[i % 9];
         foreach (var decay in (double[])[0, 0.25, 0.9, 1])
@@ -90,6 +96,7 @@ public class EmaUpdateIlgpuTests
     [Theory]
     [InlineData(Way.CpuAccelerator)]
     [InlineData(Way.Ptx)]
+    [InlineData(Way.Device)]
     public void Every_sixteen_bit_pattern_widens_exactly(Way way)
     {
         var bits = Enumerable.Range(0, 65536).Select(i => (ushort)i).ToArray();
@@ -113,6 +120,7 @@ public class EmaUpdateIlgpuTests
     [Theory]
     [InlineData(Way.CpuAccelerator)]
     [InlineData(Way.Ptx)]
+    [InlineData(Way.Device)]
     public void Many_averages_take_several_launches_for_their_decays(Way way) =>
         Compare(way, [new EmaTensor(70, DType.Float32), new EmaTensor(0, DType.Float16), new EmaTensor(9, DType.BFloat16, 1, 1)],
             [.. Enumerable.Range(1, 11).Select(i => 1 - 1.0 / (i * i))]);
@@ -158,7 +166,8 @@ public class EmaUpdateIlgpuTests
         foreach (var expected in (string[])["ld.global.v4.f32", "st.global.v4.f32", "ld.global.v4.b32", "fma.rn.f32", "cvt.f32.f16"])
             Assert.Contains($"\t{expected}\t", kernel, StringComparison.Ordinal);
         // Loads through pointers of any address space, local memory, calls, and products that the driver's compiler may fuse or not.
-        foreach (var unwanted in (string[])["ld.f32", "ld.v4", "ld.b", "st.f32", "st.v4", "local", "call", "mul.f32", "mul.rn", "add.f32", "mad.f32"])
+        string[] notThere = ["ld.f32", "ld.v4", "ld.b", "st.f32", "st.v4", "local", "call", "mul.f32", "mul.rn", "add.f32", "mad.f32"];
+        foreach (var unwanted in notThere)
             Assert.DoesNotContain(unwanted, kernel, StringComparison.Ordinal);
         Assert.Contains(".maxntid 256, 1, 1", kernel, StringComparison.Ordinal);
     }
@@ -250,10 +259,20 @@ public class EmaUpdateIlgpuTests
 
     private static void Run(Way way, EmaTensors tensors, double[] decays)
     {
-        if (way == Way.CpuAccelerator)
-            IlgpuBackend.WithCpu(() => tensors.Update(decays, AuxBackend.Ilgpu));
-        else
-            RunPtx(tensors, decays);
+        switch (way)
+        {
+            case Way.CpuAccelerator:
+                IlgpuBackend.WithCpu(() => tensors.Update(decays, AuxBackend.Ilgpu));
+                break;
+            case Way.Ptx:
+                RunPtx(tensors, decays);
+                break;
+            default:
+                CudaDriver.Require();
+                Assert.SkipWhen(CudaDriver.IsStandin, "the stand-in driver does not run what ILGPU compiled; the way Ptx does");
+                tensors.UpdateOnDevice(decays, AuxBackend.Ilgpu);
+                break;
+        }
     }
 
     /// <summary>What EmaUpdate.Ilgpu.cs does with a device: a table, steps, a launch.</summary>

@@ -5,7 +5,6 @@ using AuxCore.Tests.Cuda;
 using ILGPU;
 using ILGPU.Algorithms;
 using ILGPU.Algorithms.ScanReduceOperations;
-using ILGPU.Runtime;
 using CudaStream = AuxCore.Interop.CudaStream;
 
 namespace AuxCore.Tests.Ilgpu;
@@ -74,43 +73,6 @@ public class IlgpuCudaTests
     }
 
     [Fact]
-    public void The_thread_keeps_the_contexts_that_it_had()
-    {
-        var device = IlgpuDevice.Of(Cuda, "test");
-        using var other = IlgpuDevice.Open(0, "test"); // stands for an application's own accelerator
-        var primary = device.Accelerator.NativePtr;
-        foreach (var pushed in (int[])[0, 1, 2])
-        {
-            foreach (var otherIsCurrent in (bool[])[false, true])
-                OnNewThread(() => Check(pushed, otherIsCurrent));
-        }
-
-        void Check(int pushed, bool otherIsCurrent)
-        {
-            if (otherIsCurrent)
-                other.Accelerator.Bind(); // ILGPU leaves its context current
-            for (var i = 0; i < pushed; i++)
-                IlgpuDriver.PushContext(primary);
-            var (depth, current) = (CudaDriver.State.PushedContexts, IlgpuDriver.CurrentContext());
-            var accelerator = Accelerator.Current;
-
-            for (var round = 0; round < 2; round++)
-            {
-                using (device.Enter())
-                {
-                    Assert.Equal(primary, IlgpuDriver.CurrentContext());
-                    Assert.Same(device.Accelerator, Accelerator.Current);
-                    using var scratch = device.Accelerator.Allocate1D<int>(4);
-                    scratch.View.CopyFromCPU(device.Stream(0), [1, 2, 3, 4]); // in which ILGPU changes contexts
-                }
-
-                Assert.Equal((depth, current), (CudaDriver.State.PushedContexts, IlgpuDriver.CurrentContext()));
-                Assert.Same(otherIsCurrent ? accelerator : device.Accelerator, Accelerator.Current);
-            }
-        }
-    }
-
-    [Fact]
     public void An_update_is_one_launch_over_a_table_on_the_device()
     {
         // Nine pieces of 4,096 elements, and one of another tensor: ten warps, of which a block has eight.
@@ -134,6 +96,23 @@ public class IlgpuCudaTests
         Assert.Equal(average.Address + 4096 * 4, averages[1]);
         Assert.Equal(new EmaPiece(source.Address + 39_000 * 4, 5, EmaKernel.NoVectors, (ushort)DType.Float32), pieces[9]);
         Assert.Equal(average.Address + 39_001 * 4, averages[9]);
+    }
+
+    [Theory]
+    [InlineData(7, 1)]
+    [InlineData(8, 1)]
+    [InlineData(9, 2)]
+    public void A_block_takes_eight_pieces(int tensors, uint blocks)
+    {
+        using var memory = DeviceBuffer.CopyOf<float>(new float[32]);
+        using var group = EmaGroup.FromViews(
+            [.. Enumerable.Range(0, tensors).Select(i => memory.ViewAt(i, 1))],
+            [[.. Enumerable.Range(0, tensors).Select(i => memory.ViewAt(16 + i, 1))]]);
+
+        group.Update(0.5, AuxBackend.Ilgpu);
+
+        CudaStream.Default().Synchronize();
+        Assert.Equal(("Kernel_EmaUpdate", blocks), (StandinLaunch.Last().Kernel, StandinLaunch.Last().Grid));
     }
 
     [Fact]
@@ -289,11 +268,15 @@ public class IlgpuCudaTests
         var tooLong = TensorView.FromPointer((float*)memory.Address + 7, DType.Float32, [2], device: Cuda, owner: memory);
         var odd = TensorView.FromPointer((byte*)memory.Address + 2, DType.Float32, [1], device: Cuda, owner: memory);
         using var other = DeviceBuffer.Allocate<float>(2);
+        using var elsewhere = DeviceBuffer.Allocate<float>(2, Math.Min(1, CudaDevice.Count - 1));
+        var onOther = TensorView.FromPointer((void*)elsewhere.Address, DType.Float32, [2], device: Cuda, owner: elsewhere);
         var before = CudaDriver.State;
 
         Refused("averages[0][0]: ", "is not device memory", () => EmaUpdate.Run(onHost, memory.ViewAt(0, 2), 0.5, AuxBackend.Ilgpu));
         Refused("sources[0]: ", "is not device memory", () => EmaUpdate.Run(memory.ViewAt(0, 2), onHost, 0.5, AuxBackend.Ilgpu));
         Refused("sources[0]: ", "where it ends", () => EmaUpdate.Run(other.View(2), tooLong, 0.5, AuxBackend.Ilgpu));
+        if (elsewhere.Device.Index == 1)
+            Refused("sources[0]: ", "is memory of cuda:1", () => EmaUpdate.Run(memory.ViewAt(0, 2), onOther, 0.5, AuxBackend.Ilgpu));
         Refused("sources[0]: ", "is not aligned", () => EmaUpdate.Run(memory.ViewAt(2, 1), odd, 0.5, AuxBackend.Ilgpu));
         Assert.Contains("the tensors are on cpu",
             Assert.Throws<BackendUnavailableException>(() => EmaUpdate.Run(new float[1], new float[1], 0.5, AuxBackend.Ilgpu)).Message,
@@ -308,31 +291,6 @@ public class IlgpuCudaTests
             Assert.StartsWith(name, error.Message, StringComparison.Ordinal);
             Assert.Contains(reason, error.Message, StringComparison.Ordinal);
         }
-    }
-
-    [Fact]
-    public void Device_buffers_are_ILGPUs_memory_too()
-    {
-        using var buffer = DeviceBuffer.CopyOf<int>([1, 2, 3, 4, 5, 6]);
-        using var stream = CudaStream.Create();
-        var device = IlgpuDevice.Of(Cuda, "test");
-        using (device.Enter())
-        {
-            var on = device.Stream(stream.Handle);
-            Assert.Same(on, device.Stream(stream.Handle));
-            Assert.Equal(stream.Handle, ((global::ILGPU.Runtime.Cuda.CudaStream)on).StreamPtr);
-            var view = device.View<int>(buffer.Address, 6);
-
-            view.SubView(4, 2).CopyFrom(on, view.SubView(0, 2));
-            view.SubView(1, 1).MemSet(on, 0);
-            var back = new int[6];
-            view.CopyToCPU(on, back);
-
-            Assert.Equal([1, 0, 3, 4, 1, 2], back);
-        }
-
-        Assert.Equal([1, 0, 3, 4, 1, 2], buffer.ToArray());
-        stream.Synchronize(); // it was not ILGPU's to destroy
     }
 
     [Fact]
@@ -351,7 +309,8 @@ public class IlgpuCudaTests
 
             var launch = StandinLaunch.Last();
             Assert.Equal(stream.Handle, launch.Stream);
-            Assert.Contains(buffer.Address, MemoryMarshal.Cast<byte, nint>(launch.Parameters.AsSpan(0, launch.Parameters.Length / 8 * 8)).ToArray());
+            var words = MemoryMarshal.Cast<byte, nint>(launch.Parameters.AsSpan(0, launch.Parameters.Length / 8 * 8));
+            Assert.Contains(buffer.Address, words.ToArray());
         }
     }
 

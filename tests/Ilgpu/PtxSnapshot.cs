@@ -16,9 +16,9 @@ internal static partial class PtxSnapshot
         var actual = Normalise(ptx);
         if (Environment.GetEnvironmentVariable("AUXCORE_UPDATE_SNAPSHOTS") == "1" && HouseTests.Root() is { } root)
         {
-            var source = Directory.GetFiles(Path.Combine(root, "tests"), file, SearchOption.AllDirectories)
-                .FirstOrDefault(path => !path.Contains($"{Path.DirectorySeparatorChar}bin{Path.DirectorySeparatorChar}", StringComparison.Ordinal));
-            File.WriteAllText(source ?? Path.Combine(root, "tests", "Ilgpu", file), actual);
+            var folders = Directory.GetDirectories(Path.Combine(root, "tests")); // of the families, among others
+            var known = folders.Select(folder => Path.Combine(folder, file)).FirstOrDefault(File.Exists);
+            File.WriteAllText(known ?? Path.Combine(root, "tests", "Ilgpu", file), actual);
             return;
         }
 

@@ -15,7 +15,8 @@ internal sealed record StandinLaunch(string Kernel, uint Grid, uint Block, nint 
         var parameters = new byte[4096];
         fixed (byte* first = parameters)
         {
-            var call = (delegate* unmanaged<Recorded*, void*, uint, int>)NativeLibrary.GetExport(Driver.Value, "auxcore_standin_last_recorded");
+            var export = NativeLibrary.GetExport(Driver.Value, "auxcore_standin_last_recorded");
+            var call = (delegate* unmanaged<Recorded*, void*, uint, int>)export;
             Assert.True(call(&recorded, first, (uint)parameters.Length) == 0, "no launch was recorded");
         }
 

@@ -2,12 +2,13 @@ using AuxCore.Interop;
 using AuxCore.Models;
 using AuxCore.Tests.Averaging;
 using TorchSharp;
-using TorchSharp.Modules;
+using static AuxCore.Tests.Optimization.Networks;
 using AdamW = AuxCore.Models.AdamW;
 
 namespace AuxCore.Tests.Optimization;
 
 /// <summary>Averages that move in the optimiser's pass.</summary>
+[RequiresLibtorch]
 public class AdamWAveragesTests
 {
     private static readonly EmaSchedule[] Schedules =
@@ -37,7 +38,7 @@ public class AdamWAveragesTests
     {
         using var scope = torch.NewDisposeScope();
         var dtype = Enum.Parse<torch.ScalarType>(type, ignoreCase: true);
-        var (fused, apart) = (Network(dtype), Network(dtype));
+        var (fused, apart) = Twins(() => NetworkWithBuffers().to(dtype));
         using var fusedEma = new EmaModel(fused, Schedules[..averages], buffers);
         using var apartEma = new EmaModel(apart, Schedules[..averages], buffers);
         // Partly: some parameters are not the optimiser's, and one is frozen for a while.
@@ -52,8 +53,8 @@ public class AdamWAveragesTests
                     model.parameters().ElementAt(2).requires_grad = step is < 3 or > 5;
             }
 
-            AdamWTests.TrainStep(fused, optimizer, step);
-            AdamWTests.TrainStep(apart, reference, step);
+            TrainStep(fused, optimizer, step);
+            TrainStep(apart, reference, step);
             apartEma.Update();
             Assert.Equal(apartEma.Step, fusedEma.Step);
             Assert.Equal(EmaModelTests.State(apart), EmaModelTests.State(fused));
@@ -65,21 +66,69 @@ public class AdamWAveragesTests
         }
     }
 
+    [Fact]
+    public void Options_of_the_averages_hold_in_the_pass_too()
+    {
+        using var scope = torch.NewDisposeScope();
+        EmaOptions[] all =
+        [
+            new() { Every = 3 }, new() { StartAfter = 4 }, new() { Every = 2, StartAfter = 3, Levels = 2, Buffers = BufferPolicy.Mix },
+            new() { Parameters = name => !name.StartsWith('0') },
+        ];
+        foreach (var options in all)
+        {
+            var (fused, apart) = Twins(() => NetworkWithBuffers());
+            using var fusedEma = new EmaModel(fused, Schedules[..2], options);
+            using var apartEma = new EmaModel(apart, Schedules[..2], options);
+            fusedEma.FeedBack(every: 5, keep: 0.5);
+            apartEma.FeedBack(every: 5, keep: 0.5);
+            using var optimizer = new AdamW(fused.parameters(), 0.01) { Averages = fusedEma };
+            using var reference = new AdamW(apart.parameters(), 0.01);
+            for (var step = 0; step < 12; step++)
+            {
+                TrainStep(fused, optimizer, step);
+                TrainStep(apart, reference, step);
+                apartEma.Update();
+                Assert.Equal((apartEma.Step, apartEma.Updates), (fusedEma.Step, fusedEma.Updates));
+                Assert.Equal(EmaModelTests.State(apart), EmaModelTests.State(fused));
+                for (var k = 0; k < apartEma.AverageCount; k++)
+                {
+                    foreach (var (name, value) in apartEma.StateDict(k))
+                        Assert.Equal(EmaModelTests.Bytes(value), EmaModelTests.Bytes(fusedEma.StateDict(k)[name]));
+                }
+            }
+        }
+    }
+
+    [Fact]
+    public void Averages_that_no_pass_can_carry_are_refused()
+    {
+        using var scope = torch.NewDisposeScope();
+        var model = NetworkWithBuffers();
+        using var narrow = new EmaModel(model, EmaSchedule.Constant(0.9), new EmaOptions { Storage = EmaStorage.BFloat16 });
+        using var elsewhere = new EmaModel(model, EmaSchedule.Constant(0.9), new EmaOptions { Device = torch.CPU });
+        using var optimizer = new AdamW(model.parameters());
+
+        Assert.Contains("bfloat16", Assert.Throws<ArgumentException>(() => optimizer.Averages = narrow).Message, StringComparison.Ordinal);
+        Assert.Contains("device", Assert.Throws<ArgumentException>(() => optimizer.Averages = elsewhere).Message, StringComparison.Ordinal);
+        Assert.Null(optimizer.Averages);
+    }
+
     [Theory]
     [InlineData(AuxBackend.Cpu)]
     [InlineData(AuxBackend.Reference)]
     public void Every_backend_carries_averages(AuxBackend backend)
     {
         using var scope = torch.NewDisposeScope();
-        var (fused, apart) = (Network(), Network());
+        var (fused, apart) = Twins(() => NetworkWithBuffers());
         using var fusedEma = new EmaModel(fused, Schedules[..2]);
         using var apartEma = new EmaModel(apart, Schedules[..2]) { Backend = backend };
         using var optimizer = new AdamW(fused.parameters()) { Averages = fusedEma, Backend = backend };
         using var reference = new AdamW(apart.parameters()) { Backend = backend };
         for (var step = 0; step < 3; step++)
         {
-            AdamWTests.TrainStep(fused, optimizer, step);
-            AdamWTests.TrainStep(apart, reference, step);
+            TrainStep(fused, optimizer, step);
+            TrainStep(apart, reference, step);
             apartEma.Update();
         }
 
@@ -91,16 +140,16 @@ public class AdamWAveragesTests
     public void Averages_can_be_taken_and_left_at_any_time()
     {
         using var scope = torch.NewDisposeScope();
-        var model = Network();
+        var model = NetworkWithBuffers();
         using var ema = new EmaModel(model, EmaSchedule.Constant(0.9));
         using var optimizer = new AdamW(model.parameters());
-        AdamWTests.TrainStep(model, optimizer, 0);
+        TrainStep(model, optimizer, 0);
         Assert.Equal(0, ema.Step);
         optimizer.Averages = ema;
-        AdamWTests.TrainStep(model, optimizer, 1);
+        TrainStep(model, optimizer, 1);
         Assert.Equal(1, ema.Step);
         optimizer.Averages = null;
-        AdamWTests.TrainStep(model, optimizer, 2);
+        TrainStep(model, optimizer, 2);
         Assert.Equal(1, ema.Step);
     }
 
@@ -108,14 +157,14 @@ public class AdamWAveragesTests
     public void Averages_of_another_model_move_beside_the_pass()
     {
         using var scope = torch.NewDisposeScope();
-        var (model, teacher) = (Network(), AdamWTests.Regression());
+        var (model, teacher) = (NetworkWithBuffers(), Regression());
         using var ema = new EmaModel(teacher, EmaSchedule.Constant(0.5));
         using var optimizer = new AdamW(model.parameters()) { Averages = ema };
         using (torch.no_grad())
             teacher.weight.fill_(3);
         var before = ema.StateDict()["weight"].clone();
 
-        AdamWTests.TrainStep(model, optimizer, 0);
+        TrainStep(model, optimizer, 0);
 
         Assert.Equal(((before + 3) / 2).data<float>(), ema.StateDict()["weight"].data<float>());
     }
@@ -124,10 +173,10 @@ public class AdamWAveragesTests
     public void Inside_a_swap_a_step_is_refused()
     {
         using var scope = torch.NewDisposeScope();
-        var model = Network();
+        var model = NetworkWithBuffers();
         using var ema = new EmaModel(model, EmaSchedule.Constant(0.9));
         using var optimizer = new AdamW(model.parameters()) { Averages = ema };
-        AdamWTests.TrainStep(model, optimizer, 0);
+        TrainStep(model, optimizer, 0);
         using (ema.Swap())
         {
             var before = EmaModelTests.State(model);
@@ -145,7 +194,7 @@ public class AdamWAveragesTests
     public void A_schedule_that_fails_leaves_everything_as_it_was()
     {
         using var scope = torch.NewDisposeScope();
-        var model = Network();
+        var model = NetworkWithBuffers();
         var ema = new EmaModel(model, EmaSchedule.Constant(0.9));
         using var optimizer = new AdamW(model.parameters()) { Averages = ema };
         model.forward(torch.ones(2, 5)).sum().backward();
@@ -161,18 +210,10 @@ public class AdamWAveragesTests
     public void More_than_four_averages_are_refused()
     {
         using var scope = torch.NewDisposeScope();
-        var model = Network();
+        var model = NetworkWithBuffers();
         using var ema = new EmaModel(model, [.. Enumerable.Repeat(EmaSchedule.Constant(0.9), 5)]);
 
         Assert.Contains("5 averages", Assert.Throws<ArgumentException>(
             () => new AdamW(model.parameters()) { Averages = ema }).Message, StringComparison.Ordinal);
-    }
-
-    // With batch norm, so that there are buffers.
-    private static Sequential Network(torch.ScalarType dtype = torch.ScalarType.Float32)
-    {
-        torch.manual_seed(7);
-        var model = torch.nn.Sequential(torch.nn.Linear(5, 40), torch.nn.BatchNorm1d(40), torch.nn.Tanh(), torch.nn.Linear(40, 3));
-        return dtype == torch.ScalarType.Float32 ? model : model.to(dtype);
     }
 }

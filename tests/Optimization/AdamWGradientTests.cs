@@ -2,42 +2,21 @@ using AuxCore.Models;
 using AuxCore.Tests.Averaging;
 using TorchSharp;
 using TorchSharp.Modules;
+using static AuxCore.Tests.Optimization.Networks;
 using AdamW = AuxCore.Models.AdamW;
 using Tensor = TorchSharp.torch.Tensor;
 
 namespace AuxCore.Tests.Optimization;
 
 /// <summary>What becomes of gradients before a step: clipping, scaling, accumulation, and those that are not finite.</summary>
+[RequiresLibtorch]
 public class AdamWGradientTests
 {
-    [Theory]
-    [InlineData(0.01)]
-    [InlineData(1)]
-    [InlineData(1e6)]
-    public void Clipping_is_that_of_clip_grad_norm(double most)
-    {
-        using var scope = torch.NewDisposeScope();
-        var (ours, theirs) = (AdamWTests.Network(), AdamWTests.Network());
-        using var optimizer = new AdamW(ours.parameters(), 0.01) { MaxGradientNorm = most };
-        using var reference = torch.optim.AdamW(theirs.parameters(), 0.01);
-        for (var step = 0; step < 10; step++)
-        {
-            AdamWTests.TrainStep(ours, optimizer, step);
-            reference.zero_grad();
-            Backward(theirs, step);
-            var norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), most);
-            reference.step();
-            Assert.Equal(norm, optimizer.LastGradientNorm, 1e-4 * norm);
-        }
-
-        AdamWTests.AssertClose(theirs, ours, 1e-4);
-    }
-
     [Fact]
     public void Accumulated_passes_step_by_the_mean_gradient()
     {
         using var scope = torch.NewDisposeScope();
-        var (ours, theirs) = (AdamWTests.Network(), AdamWTests.Network());
+        var (ours, theirs) = Twins(Network);
         using var optimizer = new AdamW(ours.parameters(), 0.01) { AccumulationSteps = 4, MaxGradientNorm = 0.1 };
         using var reference = new AdamW(theirs.parameters(), 0.01) { MaxGradientNorm = 0.1 };
         for (var step = 0; step < 3; step++)
@@ -46,9 +25,9 @@ public class AdamWGradientTests
             for (var pass = 0; pass < 4; pass++)
             {
                 var before = EmaModelTests.State(ours);
-                AdamWTests.TrainStep(ours, optimizer, 4 * step + pass); // zeroes, runs backward, steps: as without accumulation
+                TrainStep(ours, optimizer, 4 * step + pass); // zeroes, runs backward, steps: as without accumulation
                 Assert.Equal(pass < 3, before["0.weight"].SequenceEqual(EmaModelTests.State(ours)["0.weight"]));
-                Backward(theirs, 4 * step + pass);
+                Loss(theirs, 4 * step + pass).backward();
             }
 
             foreach (var parameter in theirs.parameters())
@@ -56,7 +35,7 @@ public class AdamWGradientTests
             reference.step();
         }
 
-        AdamWTests.AssertClose(theirs, ours, 1e-6);
+        AssertClose(theirs, ours, 1e-6);
         Assert.Equal(3, optimizer.Steps);
     }
 
@@ -64,15 +43,15 @@ public class AdamWGradientTests
     public void Between_accumulated_passes_some_things_are_refused()
     {
         using var scope = torch.NewDisposeScope();
-        var model = AdamWTests.Network();
+        var model = Network();
         using var optimizer = new AdamW(model.parameters()) { AccumulationSteps = 2 };
-        AdamWTests.TrainStep(model, optimizer, 0);
+        TrainStep(model, optimizer, 0);
 
         Assert.Contains("1 of 2", Assert.Throws<InvalidOperationException>(() => optimizer.Save("nowhere")).Message, StringComparison.Ordinal);
         Assert.Throws<InvalidOperationException>(() => optimizer.Load("nowhere"));
         Assert.Throws<InvalidOperationException>(() => optimizer.AccumulationSteps = 3);
         Assert.Throws<InvalidOperationException>(() => optimizer.add_param_group(new AdamW.ParamGroup(model.parameters())));
-        AdamWTests.TrainStep(model, optimizer, 1);
+        TrainStep(model, optimizer, 1);
         optimizer.AccumulationSteps = 1;
     }
 
@@ -80,7 +59,7 @@ public class AdamWGradientTests
     public void A_scaled_loss_gives_the_same_steps()
     {
         using var scope = torch.NewDisposeScope();
-        var (ours, theirs) = (AdamWTests.Network(), AdamWTests.Network());
+        var (ours, theirs) = Twins(Network);
         var scaler = new GradientScaler(1024);
         using var optimizer = new AdamW(ours.parameters(), 0.01) { Scaler = scaler, MaxGradientNorm = 1 };
         using var reference = new AdamW(theirs.parameters(), 0.01) { MaxGradientNorm = 1 };
@@ -89,7 +68,7 @@ public class AdamWGradientTests
             optimizer.zero_grad();
             scaler.Scale(Loss(ours, step)).backward();
             optimizer.step();
-            AdamWTests.TrainStep(theirs, reference, step);
+            TrainStep(theirs, reference, step);
             Assert.Equal(reference.LastGradientNorm, optimizer.LastGradientNorm);
         }
 
@@ -249,13 +228,4 @@ public class AdamWGradientTests
         Assert.Equal("backoff", Assert.Throws<ArgumentOutOfRangeException>(() => new GradientScaler(backoff: double.NaN)).ParamName);
         Assert.Equal("interval", Assert.Throws<ArgumentOutOfRangeException>(() => new GradientScaler(interval: 0)).ParamName);
     }
-
-    private static Tensor Loss(torch.nn.Module<Tensor, Tensor> model, int seed)
-    {
-        using var generator = new torch.Generator((ulong)seed);
-        var (x, y) = (torch.randn(8, 5, generator: generator), torch.randn(8, 3, generator: generator));
-        return torch.nn.functional.mse_loss(model.forward(x), y);
-    }
-
-    private static void Backward(torch.nn.Module<Tensor, Tensor> model, int seed) => Loss(model, seed).backward();
 }

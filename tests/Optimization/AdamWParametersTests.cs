@@ -3,11 +3,13 @@ using AuxCore.Models;
 using AuxCore.Tests.Averaging;
 using TorchSharp;
 using TorchSharp.Modules;
+using static AuxCore.Tests.Optimization.Networks;
 using AdamW = AuxCore.Models.AdamW;
 
 namespace AuxCore.Tests.Optimization;
 
 /// <summary>Which parameters an optimiser takes, and how it follows them.</summary>
+[RequiresLibtorch]
 public class AdamWParametersTests
 {
     [Theory]
@@ -17,7 +19,8 @@ public class AdamWParametersTests
     {
         using var scope = torch.NewDisposeScope();
         var dtype = Enum.Parse<torch.ScalarType>(type, ignoreCase: true);
-        var (narrow, wide) = (AdamWTests.Network().to(dtype), AdamWTests.Network().to(dtype).to(torch.float32));
+        var (narrow, wide) = Twins(() => Network().to(dtype));
+        wide.to(torch.float32);
         using var optimizer = new AdamW(narrow.parameters(), 1e-4);
         using var reference = new AdamW(wide.parameters(), 1e-4);
 
@@ -46,13 +49,13 @@ public class AdamWParametersTests
     public void Weights_that_are_loaded_after_the_optimiser_was_made_count()
     {
         using var scope = torch.NewDisposeScope();
-        var model = AdamWTests.Network().to(torch.bfloat16);
+        var model = Network().to(torch.bfloat16);
         using var optimizer = new AdamW(model.parameters(), 1e-3);
-        AdamWTests.TrainStep(model, optimizer, 0);
+        TrainStep(model, optimizer, 0);
         using (torch.no_grad())
             model.parameters().First().fill_(8);
 
-        AdamWTests.TrainStep(model, optimizer, 1);
+        TrainStep(model, optimizer, 1);
 
         Assert.Equal(8, model.parameters().First().to(torch.float32).mean().item<float>(), 0.1f);
     }
@@ -61,7 +64,7 @@ public class AdamWParametersTests
     public void A_model_that_is_retyped_is_followed_with_its_moments()
     {
         using var scope = torch.NewDisposeScope();
-        var (model, twin) = (AdamWTests.Network(), AdamWTests.Network());
+        var (model, twin) = Twins(Network);
         using var ema = new EmaModel(model, EmaSchedule.Constant(0.9));
         using var optimizer = new AdamW(model.named_parameters(), 0.01) { Averages = ema };
         using var reference = new AdamW(twin.parameters(), 0.01);
@@ -127,9 +130,9 @@ public class AdamWParametersTests
     public void A_model_that_is_retyped_beyond_what_can_be_stepped_is_refused()
     {
         using var scope = torch.NewDisposeScope();
-        var model = AdamWTests.Network();
+        var model = Network();
         using var optimizer = new AdamW(model.named_parameters());
-        AdamWTests.TrainStep(model, optimizer, 0);
+        TrainStep(model, optimizer, 0);
         model.to(torch.float64);
         var before = EmaModelTests.State(model);
 
@@ -139,7 +142,7 @@ public class AdamWParametersTests
 
         Assert.Equal(before, EmaModelTests.State(model));
         model.to(torch.float32);
-        AdamWTests.TrainStep(model, optimizer, 1);
+        TrainStep(model, optimizer, 1);
         Assert.Equal(2, optimizer.Steps);
     }
 
@@ -147,7 +150,7 @@ public class AdamWParametersTests
     public void A_list_of_parameters_that_were_disposed_is_refused()
     {
         using var scope = torch.NewDisposeScope();
-        var model = AdamWTests.Network();
+        var model = Network();
         using var optimizer = new AdamW(model.named_parameters().ToArray());
         model.to(torch.bfloat16);
 
@@ -255,7 +258,7 @@ public class AdamWParametersTests
     public void Two_groups_of_the_same_names_are_told_apart_by_their_numbers()
     {
         using var scope = torch.NewDisposeScope();
-        var (first, second) = (AdamWTests.Regression(), AdamWTests.Regression());
+        var (first, second) = (Regression(), Regression());
         using var optimizer = new AdamW([new AdamW.ParamGroup(first.named_parameters()), new AdamW.ParamGroup(second.named_parameters())])
         {
             NonFinite = NonFiniteGradients.Throw,

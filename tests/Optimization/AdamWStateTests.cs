@@ -3,10 +3,12 @@ using AuxCore.Tests.Averaging;
 using CsCheck;
 using TorchSharp;
 using TorchSharp.Modules;
+using static AuxCore.Tests.Optimization.Networks;
 using AdamW = AuxCore.Models.AdamW;
 
 namespace AuxCore.Tests.Optimization;
 
+[RequiresLibtorch]
 public sealed class AdamWStateTests : IDisposable
 {
     private readonly string _path = Path.Combine(Path.GetTempPath(), Path.GetRandomFileName());
@@ -21,7 +23,7 @@ public sealed class AdamWStateTests : IDisposable
     {
         using var scope = torch.NewDisposeScope();
         var dtype = Enum.Parse<torch.ScalarType>(type, ignoreCase: true);
-        var (whole, resumed) = (new Training(dtype), new Training(dtype));
+        var (whole, resumed) = (new Training(dtype), new Training(dtype)); // of other weights, until it resumes
         for (var step = 0; step < 12; step++)
         {
             whole.Step(step);
@@ -84,7 +86,7 @@ public sealed class AdamWStateTests : IDisposable
         training.Ema.Save(_path);
         Refused("auxcore.format", "is 'ema-model/1'");
 
-        using var other = AdamWTests.Regression();
+        using var other = Regression();
         using var otherOptimizer = new AdamW(other.named_parameters());
         otherOptimizer.Save(_path);
         Refused("auxcore.groups", "is '1', but this optimiser has '2'");
@@ -255,9 +257,7 @@ public sealed class AdamWStateTests : IDisposable
 
         public Training(torch.ScalarType dtype, bool decoupled = true, int width = 40)
         {
-            torch.manual_seed(7);
-            Model = torch.nn.Sequential(
-                torch.nn.Linear(5, width), torch.nn.BatchNorm1d(width), torch.nn.Tanh(), torch.nn.Linear(width, 3));
+            Model = NetworkWithBuffers(width);
             if (dtype != torch.ScalarType.Float32)
                 Model.to(dtype);
             Ema = new EmaModel(Model, [EmaSchedule.Constant(0.9), EmaSchedule.WarmUp()]);
@@ -285,7 +285,7 @@ public sealed class AdamWStateTests : IDisposable
                 group.LearningRate = 0.005 / (1 + step);
             if (step == 2)
                 Model.parameters().First().requires_grad = false; // another count of steps than its neighbours
-            AdamWTests.TrainStep(Model, Optimizer, step);
+            TrainStep(Model, Optimizer, step);
             if (step == 3) // an overflow
             {
                 Model.parameters().Last().grad!.fill_(float.NaN);

@@ -37,11 +37,11 @@ class RunnerTests(unittest.TestCase):
     def test_what_a_machine_does_not_have_is_no_failure(self):
         done = self.run_steps("step one 1 9 bash -c 'echo no ncu; exit 77'")
         self.assertEqual(done.returncode, 0)
-        self.assertRegex(done.stdout, r"one +missing +0 s  no ncu\n")
+        self.assertRegex(done.stdout, r"one +missing +\d+ s  no ncu\n")
 
     def test_a_step_leaves_a_remark_and_a_log(self):
         done = self.run_steps("step one 1 9 bash -c 'echo loud; echo 12 tests >$STEP_NOTE'")
-        self.assertRegex(done.stdout, r"one +ok +0 s  12 tests\n")
+        self.assertRegex(done.stdout, r"one +ok +\d+ s  12 tests\n")
         self.assertNotIn("loud", done.stdout)
         self.assertEqual((self.folder / "logs/one.log").read_text(encoding="utf-8"), "loud\n")
 
@@ -53,7 +53,7 @@ class RunnerTests(unittest.TestCase):
     def test_a_step_that_hangs_is_ended_with_all_that_it_started(self):
         begin = time.monotonic()
         done = self.run_steps(f"step one 1 1 bash -c 'sleep 30 & echo $! >{self.folder}/pid; wait'; step two 1 9 true")
-        self.assertLess(time.monotonic() - begin, 20)
+        self.assertLess(time.monotonic() - begin, 25)  # of the 30 that it would take
         self.assertEqual(self.lines()[:2], [["one", "FAILED"], ["two", "ok"]])
         self.assertIn("its 1 s are over", done.stdout)
         pid = (self.folder / "pid").read_text(encoding="utf-8").strip()
@@ -64,15 +64,15 @@ class RunnerTests(unittest.TestCase):
         self.assertEqual(self.lines()[0], ["one", "FAILED"])
 
     def test_steps_get_what_is_left_and_are_not_run_with_too_little(self):
-        steps = "step one 1 99 bash -c 'echo $STEP_SECONDS >$STEP_NOTE'; step two 8 99 true; step three 7 99 true"
-        done = self.run_steps(steps, seconds=10)
+        steps = "step one 1 99 bash -c 'echo $STEP_SECONDS >$STEP_NOTE'; step two 28 99 true; step three 5 99 true"
+        done = self.run_steps(steps, seconds=30)
         self.assertEqual(done.returncode, 0)
-        self.assertRegex(done.stdout, r"one +ok +0 s  7\n")  # 10 less the grace of 3
+        self.assertRegex(done.stdout, r"one +ok +\d+ s  2[0-7]\n")  # 30 less the grace of 3, and what a busy machine takes to get there
         self.assertEqual([line[1] for line in self.lines()[:3]], ["ok", "not", "ok"])
-        self.assertRegex(done.stdout, r"two +not run: time +0 s  it takes 8 s, 7 are left\n")
+        self.assertRegex(done.stdout, r"two +not run: time +0 s  it takes 28 s, [12]\d are left\n")
 
     def test_time_is_kept_for_what_matters_more(self):
-        done = self.run_steps("reserved=6; step one 5 99 true; reserved=0; step two 5 99 true", seconds=10)
+        done = self.run_steps("reserved=20; step one 8 99 true; reserved=0; step two 8 99 true", seconds=30)
         self.assertEqual([line[1] for line in self.lines()[:2]], ["not", "ok"])
         self.assertEqual(done.returncode, 0)
 

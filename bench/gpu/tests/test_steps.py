@@ -1,3 +1,4 @@
+import json
 import pathlib
 import shutil
 import subprocess
@@ -5,7 +6,8 @@ import tempfile
 import unittest
 
 STEPS = pathlib.Path(__file__).parents[1] / "steps.bash"
-BASE = ("bash", "mkdir", "grep", "tail", "head", "cat", "cp", "find", "tar", "xz", "sed", "wc", "touch")
+BASE = ("bash", "mkdir", "grep", "tail", "head", "cat", "cp", "find", "tar", "xz", "sed", "wc", "rm", "python3")
+NATIVE = "unpacked/tests/runtimes/linux-x64/native/libauxcore.so"
 PASSED = "1: Example 1, 9.0, driver 13000; image: {image} 13.0, sm_80\n100% tests passed, 0 tests failed out of 1\n"
 
 
@@ -60,13 +62,13 @@ class StepsTests(unittest.TestCase):
         self.assertEqual(self.run_step("ptxas_check")[0], 255)
 
     def test_device_tests_pass_by_passing(self):
-        self.file("nvcc_build/tests/library_abi")
+        self.file("nvcc_build/library/libauxcore.so")
         self.tool("ctest", f"echo '{PASSED.format(image='nvcc')}'")
         self.assertEqual(self.run_step("ctest_nvcc")[0], 0)
         self.assertIn("image: nvcc 13.0", self.note())
 
     def test_device_tests_that_skip_or_take_another_image_fail(self):
-        self.file("nvcc_build/tests/library_abi")
+        self.file("nvcc_build/library/libauxcore.so")
         for output, why in (
             (PASSED.format(image="nvcc") + "1/1 Test #1: library.abi.device ...***Skipped", "tests were skipped"),
             (PASSED.format(image="clang"), "the device code was not that of nvcc"),
@@ -80,7 +82,7 @@ class StepsTests(unittest.TestCase):
         self.assertEqual(self.note(), "ctest: exit code 8")
 
     def test_the_library_that_was_carried_takes_the_place_of_the_one_built_here(self):
-        self.file("nvcc_build/tests/library_abi")
+        self.file("nvcc_build/library/libauxcore.so")
         self.file("unpacked/native/libauxcore.so")
         self.tool("ctest", f"echo \"preloaded: $LD_PRELOAD; $*\"; echo '{PASSED.format(image='clang')}'")
         status, output = self.run_step("ctest_clang")
@@ -88,39 +90,52 @@ class StepsTests(unittest.TestCase):
         self.assertIn(f"preloaded: {self.folder}/unpacked/native/libauxcore.so; --test-dir {self.folder}/nvcc_build -L device", output)
 
     def test_without_an_archive_the_tests_that_clang_built_run(self):
-        self.file("clang_build/tests/library_abi")
+        self.file("clang_build/library/libauxcore.so")
         self.tool("ctest", f"echo \"preloaded: $LD_PRELOAD; $*\"; echo '{PASSED.format(image='clang')}'")
         status, output = self.run_step("ctest_clang")
         self.assertEqual(status, 0)
         self.assertIn(f"preloaded: ; --test-dir {self.folder}/clang_build", output)
 
-    def test_a_sanitizer_fails_by_what_it_found(self):
-        self.file("nvcc_build/tests/library_abi")
-        self.tool("compute-sanitizer", 'echo "$*"; exit 9')
-        status, output = self.run_step("racecheck")
-        self.assertEqual(status, 9)
-        self.assertIn("--tool racecheck --report-api-errors no --error-exitcode 9", output)
+    def test_a_sanitizer_watches_every_device_test_and_fails_by_what_it_found(self):
+        self.file("nvcc_build/library/libauxcore.so")
+        tests = json.dumps({"tests": [{"command": ["/one", "x"]}, {"command": ["/two"]}]})
+        self.tool("ctest", f"echo '{tests}'")
+        self.tool("compute-sanitizer", 'echo "$*"; [[ $* != *"$(cat "$scratch/bad")" ]] || exit 9')
+        for bad, expected, seen in (("/none", 0, "/two"), ("/two", 9, "/two"), ("/one", 9, "/one")):
+            self.file("scratch/bad", bad)
+            status, output = self.run_step("racecheck")
+            self.assertEqual(status, expected)
+            self.assertEqual(output.splitlines()[-1], f"--tool racecheck --report-api-errors no --error-exitcode 9 {seen}")
+        self.tool("ctest", """echo '{"tests": []}'""")
+        self.assertEqual(self.run_step("memcheck")[0], 1)
+        self.assertEqual(self.note(), "no test is labelled device")
 
     def test_dotnet_tests_run_on_the_library_that_is_timed(self):
         self.file("library", "the new one")
-        self.file("unpacked/tests/libauxcore.so", "the old one")
-        self.file("unpacked/tests/runtimes/linux-x64/native/libauxcore.so", "the old one")
+        self.file("unpacked/tests/misfits/libauxcore.so", "another")
+        self.file("unpacked/tests/standin/libcuda.so.1")
+        self.file(NATIVE, "the old one")
         self.tool("AuxCore.Tests", 'echo this build has no libtorch; echo "rows: $AUXCORE_GPU_ROWS"; echo "  Total: 3, Failed: 0"',
                   "unpacked/tests")
         status, output = self.run_step("dotnet_tests")
         self.assertEqual((status, self.note()), (0, "Total: 3, Failed: 0"))
         self.assertIn(f"rows: {self.folder}/rows", output)
-        for place in ("", "runtimes/linux-x64/native/"):
-            self.assertEqual((self.folder / f"unpacked/tests/{place}libauxcore.so").read_text(encoding="utf-8"), "the new one")
+        self.assertEqual((self.folder / NATIVE).read_text(encoding="utf-8"), "the new one")
+        self.assertEqual((self.folder / "unpacked/tests/misfits/libauxcore.so").read_text(encoding="utf-8"), "another")
+        self.assertFalse((self.folder / "unpacked/tests/standin").exists())
 
     def test_dotnet_tests_that_fail_or_touch_libtorch_fail(self):
         self.file("library")
+        self.file(NATIVE)
         self.tool("AuxCore.Tests", "echo this build has no libtorch; echo 'Total: 3, Failed: 1'; exit 1", "unpacked/tests")
         self.assertEqual(self.run_step("dotnet_tests")[0], 1)
         self.assertEqual(self.note(), "Total: 3, Failed: 1")
         self.tool("AuxCore.Tests", "echo 'Total: 3, Failed: 0'", "unpacked/tests")
         self.assertEqual(self.run_step("dotnet_tests")[0], 1)
         self.assertEqual(self.note(), "no test was skipped for want of libtorch")
+        self.tool("AuxCore.Tests", "echo this build has no libtorch; echo no CUDA here: no driver", "unpacked/tests")
+        self.assertEqual(self.run_step("dotnet_tests")[0], 1)
+        self.assertEqual(self.note(), "tests of CUDA were skipped")
         self.tool("AuxCore.Tests", "echo this build has no libtorch; mkdir $unpacked/tests/cpu", "unpacked/tests")
         self.assertEqual(self.run_step("dotnet_tests")[0], 1)
         self.assertEqual(self.note(), "something asked for libtorch")
@@ -133,7 +148,7 @@ class StepsTests(unittest.TestCase):
     def test_what_it_may_do_without_is_missing(self):
         for name, why in (
             ("unpack", "no archive, which bench/gpu/pack makes"), ("memcheck", "no compute-sanitizer"), ("counters", "no ncu"),
-            ("ctest_nvcc", "no nvcc_build/tests/library_abi, see the steps before"),
+            ("ctest_nvcc", "no nvcc_build/library/libauxcore.so, see the steps before"),
         ):
             status, output = self.run_step(name)
             self.assertEqual((status, output.splitlines()[-1]), (77, why))

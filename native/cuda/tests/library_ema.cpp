@@ -196,6 +196,42 @@ void many_threads_share_a_context() {
   OK(auxcore_free(context, shared_source));
 }
 
+// Calls on one table run one after the other, also where each has other tensors than the one before.
+void threads_share_a_table() {
+  constexpr int kThreads = 4, kRounds = 20;
+  const uint64_t source = device_copy(std::vector<float>(100, 1.0f));
+  std::vector<uint64_t> averages;
+  for (int t = 0; t < kThreads; ++t)
+    averages.push_back(device_copy(std::vector<float>(100)));
+  auxcore_ema_table table = 0;
+  OK(auxcore_ema_create(context, 1, &table));
+  const double half = 0.5;
+  OK(auxcore_ema_set_decays(table, nullptr, &half, 1));
+  std::atomic<int> wrong = 0;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t)
+    threads.emplace_back([&, t] {
+      Group group = {{source, averages[static_cast<std::size_t>(t)]}, {100}, {AUXCORE_FLOAT32}};
+      group.addresses.resize(4000);  // empty tensors: comparing takes long enough to be met by another thread
+      group.counts.resize(2000);
+      group.types.resize(2000);
+      const auxcore_ema_tensors tensors = group.tensors();
+      for (int round = 0; round < kRounds; ++round) {
+        wrong += auxcore_ema_set_decays(table, nullptr, &half, 1) != 0;
+        wrong += auxcore_ema_update(table, nullptr, &tensors) != 0;
+      }
+    });
+  for (std::thread& thread : threads)
+    thread.join();
+  CHECK(wrong == 0, "%d calls", wrong.load());
+  for (const uint64_t average : averages) {
+    CHECK(host_copy(average, 100) == std::vector<float>(100, static_cast<float>(1 - std::pow(0.5, kRounds))));
+    OK(auxcore_free(context, average));
+  }
+  OK(auxcore_ema_destroy(table));
+  OK(auxcore_free(context, source));
+}
+
 }  // namespace
 
 int main() {
@@ -205,6 +241,7 @@ int main() {
   ema_is_checked();
   sources_of_sixteen_bits_are_widened();
   many_threads_share_a_context();
+  threads_share_a_table();
   OK(auxcore_close(context));
   return result();
 }

@@ -33,7 +33,11 @@ internal static class IlgpuBackend
     public static bool IsUsable(out string reason)
     {
         if (IsSupported)
-            return IsOnCpu ? IsUsableOnCpu(out reason) : AuxRuntime.IsAvailable(AuxBackend.Ilgpu, out reason) && IlgpuDriver.TryInstall(out reason);
+        {
+            reason = "";
+            return IsOnCpu || (AuxRuntime.IsAvailable(AuxBackend.Ilgpu, out reason) && IlgpuDriver.TryInstall(out reason));
+        }
+
         reason = "ILGPU compiles kernels at run time, which an application that was trimmed or compiled ahead of time cannot; use Cuda";
         return false;
     }
@@ -53,11 +57,5 @@ internal static class IlgpuBackend
         {
             OnCpu = false;
         }
-    }
-
-    private static bool IsUsableOnCpu(out string reason)
-    {
-        reason = "";
-        return true;
     }
 }

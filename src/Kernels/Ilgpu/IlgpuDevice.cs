@@ -97,7 +97,7 @@ internal sealed class IlgpuDevice : IDisposable
     /// <summary>Threads of a block: as many as asked for, or as many warps as the accelerator has.</summary>
     public int Threads(int wanted) => Math.Min(wanted, Accelerator.MaxNumThreadsPerGroup / Accelerator.WarpSize * Accelerator.WarpSize);
 
-    /// <summary>Waits for a launch where <c>AUXCORE_SYNC=1</c> asks for that, so that a fault is reported by the op that caused it.</summary>
+    /// <summary>Waits for a launch where <c>AUXCORE_SYNC=1</c> asks for that: then the op that caused a fault reports it.</summary>
     public void AfterLaunch(AcceleratorStream stream)
     {
         if (_synchronous)

@@ -50,7 +50,7 @@ internal static unsafe class IlgpuDriver
         catch (InvalidOperationException)
         {
             reason = $"the application has set a DllImport resolver for {ilgpu.GetName().Name}, and an assembly has only one; without "
-                + "AuxCore's, ILGPU would work in a CUDA context of its own, where no other library's memory is valid. Remove that resolver";
+                + "AuxCore's, ILGPU would work in a CUDA context of its own, where nobody else's memory is valid. Remove that resolver";
             return false;
         }
     }

@@ -13,8 +13,8 @@ namespace AuxCore.Kernels;
 internal static class KernelMath
 {
     /// <summary>
-    /// a · b + c, rounded once. ILGPU knows no fused multiply-add (it compiles <see cref="MathF.FusedMultiplyAdd"/> to a function that
-    /// calls itself), and <c>a * b + c</c> leaves it to the driver's compiler whether it rounds once or twice.
+    /// a · b + c, rounded once. ILGPU knows no fused multiply-add: it compiles <see cref="MathF.FusedMultiplyAdd"/> to a call of a function
+    /// that nobody defines, and <c>a * b + c</c> leaves it to the driver's compiler whether it rounds once or twice.
     /// </summary>
     [IntrinsicImplementation]
     public static float MultiplyAdd(float a, float b, float c) => MathF.FusedMultiplyAdd(a, b, c);

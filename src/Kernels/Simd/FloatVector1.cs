@@ -28,6 +28,8 @@ internal readonly unsafe struct FloatVector1(float lane) : IFloatVector<FloatVec
             *(ushort*)destination = HalfBits.Narrow(_lane);
     }
 
+    public void Store(BFloat16* destination, ushort* bits) => *destination = EmaRounding.Round(_lane, *bits);
+
     public static void AddSquares<T>(T* source, int count, double* sums) where T : unmanaged
     {
         for (var at = 0; at < count; at++)

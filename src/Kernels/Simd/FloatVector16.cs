@@ -38,6 +38,10 @@ internal readonly unsafe struct FloatVector16(Vector512<float> lanes) : IFloatVe
         Vector512.Narrow(narrow, narrow).GetLower().Store((ushort*)destination);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void Store(BFloat16* destination, ushort* bits) =>
+        StoreUpper(destination, _lanes.AsUInt32() + Vector512.WidenLower(Vector256.Load(bits).ToVector512Unsafe()));
+
     public static void AddSquares<T>(T* source, int count, double* sums) where T : unmanaged
     {
         var s0 = Vector512.Load(sums);
@@ -125,5 +129,14 @@ internal readonly unsafe struct FloatVector16(Vector512<float> lanes) : IFloatVe
         var special =
             Vector512.GreaterThanOrEqual(magnitude, Vector512.Create(HalfBits.Infinity << 13)) & Vector512.Create(HalfBits.SingleInfinity);
         return (scaled | special | ((bits & Vector512.Create(0x8000u)) << 16)).AsSingle();
+    }
+
+    // The upper halves of rounded bits; those of a NaN come from the value itself, which the rounding may have carried into infinity or zero.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private void StoreUpper(BFloat16* destination, Vector512<uint> rounded)
+    {
+        var quiet = _lanes.AsUInt32() | Vector512.Create(0x00400000u);
+        var upper = Vector512.ConditionalSelect(Vector512.Equals(_lanes, _lanes).AsUInt32(), rounded, quiet) >>> 16;
+        Vector256.Narrow(upper.GetLower(), upper.GetUpper()).Store((ushort*)destination);
     }
 }

@@ -38,6 +38,10 @@ internal readonly unsafe struct FloatVector4(Vector128<float> lanes) : IFloatVec
         *(ulong*)destination = Vector128.Narrow(narrow, narrow).AsUInt64().ToScalar();
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void Store(BFloat16* destination, ushort* bits) =>
+        StoreUpper(destination, _lanes.AsUInt32() + Vector128.WidenLower(Vector128.CreateScalarUnsafe(*(ulong*)bits).AsUInt16()));
+
     // Half of the sums at a time: so many fit into the registers.
     public static void AddSquares<T>(T* source, int count, double* sums) where T : unmanaged
     {
@@ -146,5 +150,14 @@ internal readonly unsafe struct FloatVector4(Vector128<float> lanes) : IFloatVec
         var special =
             Vector128.GreaterThanOrEqual(magnitude, Vector128.Create(HalfBits.Infinity << 13)) & Vector128.Create(HalfBits.SingleInfinity);
         return (scaled | special | ((bits & Vector128.Create(0x8000u)) << 16)).AsSingle();
+    }
+
+    // The upper halves of rounded bits; those of a NaN come from the value itself, which the rounding may have carried into infinity or zero.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private void StoreUpper(BFloat16* destination, Vector128<uint> rounded)
+    {
+        var quiet = _lanes.AsUInt32() | Vector128.Create(0x00400000u);
+        var upper = Vector128.ConditionalSelect(Vector128.Equals(_lanes, _lanes).AsUInt32(), rounded, quiet) >>> 16;
+        *(ulong*)destination = Vector128.Narrow(upper, upper).AsUInt64().ToScalar();
     }
 }

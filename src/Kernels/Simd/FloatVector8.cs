@@ -38,6 +38,10 @@ internal readonly unsafe struct FloatVector8(Vector256<float> lanes) : IFloatVec
         Vector256.Narrow(narrow, narrow).GetLower().Store((ushort*)destination);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void Store(BFloat16* destination, ushort* bits) =>
+        StoreUpper(destination, _lanes.AsUInt32() + Vector256.WidenLower(Vector128.Load(bits).ToVector256Unsafe()));
+
     public static void AddSquares<T>(T* source, int count, double* sums) where T : unmanaged
     {
         var s0 = Vector256.Load(sums);
@@ -139,5 +143,14 @@ internal readonly unsafe struct FloatVector8(Vector256<float> lanes) : IFloatVec
         var special =
             Vector256.GreaterThanOrEqual(magnitude, Vector256.Create(HalfBits.Infinity << 13)) & Vector256.Create(HalfBits.SingleInfinity);
         return (scaled | special | ((bits & Vector256.Create(0x8000u)) << 16)).AsSingle();
+    }
+
+    // The upper halves of rounded bits; those of a NaN come from the value itself, which the rounding may have carried into infinity or zero.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private void StoreUpper(BFloat16* destination, Vector256<uint> rounded)
+    {
+        var quiet = _lanes.AsUInt32() | Vector256.Create(0x00400000u);
+        var upper = Vector256.ConditionalSelect(Vector256.Equals(_lanes, _lanes).AsUInt32(), rounded, quiet) >>> 16;
+        Vector128.Narrow(upper.GetLower(), upper.GetUpper()).Store((ushort*)destination);
     }
 }

@@ -25,6 +25,9 @@ internal unsafe interface IFloatVector<TSelf> where TSelf : struct, IFloatVector
     /// </summary>
     void StoreAs<T>(T* destination) where T : unmanaged;
 
+    /// <summary>Rounds to bfloat16 by adding 16 bits below the place that is kept; a NaN becomes quiet.</summary>
+    void Store(BFloat16* destination, ushort* bits);
+
     /// <summary>
     /// Adds the square of element i, formed in double and exact there, to sum i mod 32. <paramref name="count"/> is a multiple of 32.
     /// </summary>

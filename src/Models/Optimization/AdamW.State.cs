@@ -7,7 +7,7 @@ namespace AuxCore.Models;
 
 /// <content>
 /// State in safetensors: the tensors <c>exp_avg.NAME</c>, <c>exp_avg_sq.NAME</c>, <c>master.NAME</c> for 16-bit parameters, <c>steps</c> (int64,
-/// one a parameter), with averages <c>ema.KEY</c> for each key of <see cref="EmaModel.Save"/>, and what the metadata keys below say. A
+/// one a parameter), with averages <c>ema.KEY</c> for each key of <see cref="EmaModel.Save(string)"/>, and what the metadata keys below say. A
 /// parameter without a name is called by the numbers of its group and its place there: <c>0.3</c>.
 /// </content>
 public sealed partial class AdamW

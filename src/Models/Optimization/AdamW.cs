@@ -152,17 +152,22 @@ public sealed partial class AdamW : OptimizerHelper, torch.optim.IBetas
 
     /// <summary>
     /// Averages that move in the optimiser's pass, so that <see cref="EmaModel.Update"/> is not called any longer: the bits are the same. What
-    /// the averages have beside this optimiser's parameters is updated as well. At most four averages; the optimiser does not dispose them.
+    /// the averages have beside this optimiser's parameters is updated as well. At most four schedules, in float32, where the parameters are;
+    /// the optimiser does not dispose the averages.
     /// </summary>
-    /// <exception cref="ArgumentException">There are more averages than one pass carries.</exception>
+    /// <exception cref="ArgumentException">
+    /// There are more averages than one pass carries, or they are stored in another way; call <see cref="EmaModel.Update"/> then.
+    /// </exception>
     public EmaModel? Averages
     {
         get => _links.Averages;
         set
         {
-            if (value?.AverageCount > AdamWUpdate.MostAverages)
+            if (value?.DirectAverageCount > AdamWUpdate.MostAverages)
                 throw new ArgumentException(
-                    $"Averages: {value.AverageCount} averages; one pass carries {AdamWUpdate.MostAverages} at most", nameof(value));
+                    $"Averages: {value.DirectAverageCount} averages; one pass carries {AdamWUpdate.MostAverages} at most", nameof(value));
+            if (value?.WhyNotFused is { } reason)
+                throw new ArgumentException($"Averages: they {reason}; call their Update after each step instead", nameof(value));
             _links.Averages = value;
             _group = null;
         }
