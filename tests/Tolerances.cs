@@ -7,6 +7,14 @@ internal static class Tolerances
     public const double EmaUpdateUlps = 1;
 
     /// <summary>
+    /// AdamWUpdate: units in the last place of what is added up: moment and gradient, its square, parameter and step.
+    /// </summary>
+    public const double AdamWUpdateUlps = 8;
+
+    /// <summary>GradientNorm: the relative error of the sum of squares.</summary>
+    public const double GradientNormRelative = 1e-13;
+
+    /// <summary>
     /// EmaUpdate, averages in bfloat16: units of bfloat16's last place beside the float32 error; half as many to the nearest.
     /// </summary>
     public const double EmaUpdateBFloat16Units = 1;

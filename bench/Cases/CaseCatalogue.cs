@@ -7,6 +7,8 @@ internal static class CaseCatalogue
     public static IReadOnlyList<Func<KernelCase>> All { get; } =
     [
         .. EmaUpdateBenchmarks.All,
+        .. AdamWUpdateBenchmarks.All,
+        .. GradientNormBenchmarks.All,
         .. ScatterEmaBenchmarks.All,
         .. IndicatorTdBenchmarks.All,
         .. PvnHeadBenchmarks.All,

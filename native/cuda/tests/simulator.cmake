@@ -50,9 +50,11 @@ auxcore_planted(mask_names_the_caller "simulator: the mask .* does not name lane
 auxcore_planted(one_collective "simulator: lanes of a warp meet in different collectives")
 auxcore_planted(everybody_comes "simulator: deadlock")
 
-auxcore_simulator_test(simulator_ema simulator_ema.cpp)
-target_link_libraries(simulator_ema PRIVATE auxcore_simulated_kernels)
-add_test(NAME simulator.ema COMMAND simulator_ema)
+foreach(path ${AUXCORE_PATHS})
+  auxcore_simulator_test(simulator_${path} simulator_${path}.cpp)
+  target_link_libraries(simulator_${path} PRIVATE auxcore_simulated_kernels)
+  add_test(NAME simulator.${path} COMMAND simulator_${path})
+endforeach()
 
 foreach(test standin standin_work)
   add_executable(simulator_${test} simulator_${test}.cpp)
