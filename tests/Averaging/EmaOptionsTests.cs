@@ -163,7 +163,8 @@ public sealed class EmaOptionsTests : IDisposable
         ];
 
         foreach (var schedule in slow)
-            Refused<ArgumentException>($"schedules[1]: {schedule}", () => new EmaModel(model, [EmaSchedule.Constant(0.9), schedule], nearest));
+            Refused<ArgumentException>(
+                $"schedules[1]: {schedule}", () => new EmaModel(model, [EmaSchedule.Constant(0.9), schedule], nearest));
         using var custom = new EmaModel(model, EmaSchedule.Custom(t => t > 1 ? 0.995 : 0.5), nearest);
         custom.Update();
         custom.Update();
