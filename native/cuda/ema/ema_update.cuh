@@ -44,7 +44,7 @@ struct Steps {
 
 constexpr int kWarp = 32;
 constexpr int kThreads = 256;                ///< of a block
-constexpr int kBlocksPerMultiprocessor = 4;  ///< at least: leaves a thread 64 registers, of which it needs about 50
+constexpr int kBlocksPerMultiprocessor = 4;  ///< at least: leaves a thread 64 registers; what it has under way takes 32
 
 /// Elements of a piece: as many as give kWishedPieces of them, a multiple of kPieceStep within these. Short pieces spread a small model
 /// over all multiprocessors; long ones keep the table of a large one small. An H100 holds 4224 to 8448 warps, each with a piece.
