@@ -145,7 +145,7 @@ public sealed class EmaLayoutTests : IDisposable
             state => { state["0.bias"] = torch.zeros(4, torch.int64); return state; });
         Refused("state['0.bias']: the tensor is null or disposed", EmaLayout.Timm, state => { state["0.bias"] = disposed; return state; });
         Refused("state['0.bias']: the tensor is null or disposed", EmaLayout.Timm, state => { state["0.bias"] = null!; return state; });
-        foreach (var count in (Tensor[])[torch.tensor(-1L), torch.tensor(1.5), torch.zeros(2, torch.int64)])
+        foreach (var count in (Tensor[])[torch.tensor(-1L), torch.tensor(long.MaxValue), torch.tensor(1.5), torch.zeros(2, torch.int64)])
         {
             Refused("state['n_averaged'] is not one count", EmaLayout.SwaUtils, _ =>
             {
