@@ -155,6 +155,14 @@ public sealed class EmaLayoutTests : IDisposable
             });
         }
 
+        using (var never = new EmaModel(_model, EmaSchedule.Mean(), new EmaOptions { StartAfter = long.MaxValue }))
+        {
+            var state = Foreign("module.", torch.float32);
+            state["n_averaged"] = torch.tensor(2L);
+            var far = Assert.Throws<ArgumentException>(() => never.Load(state, EmaLayout.SwaUtils));
+            Assert.Contains("out of reach", far.Message, StringComparison.Ordinal);
+        }
+
         Assert.Throws<ArgumentOutOfRangeException>(() => ema.Load(Foreign("", torch.float32), (EmaLayout)9));
         Assert.Throws<ArgumentOutOfRangeException>(() => ema.Load(Foreign("", torch.float32), EmaLayout.Timm, average: 1));
         Assert.Throws<ArgumentOutOfRangeException>(() => ema.Load(Foreign("", torch.float32), EmaLayout.Timm, step: -1));

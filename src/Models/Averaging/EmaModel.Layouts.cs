@@ -133,7 +133,13 @@ public sealed partial class EmaModel
         .Concat(_model.named_buffers(include_nonpersistent: false).Select(entry => (entry.name, entry.buffer)))
         .ToDictionary(entry => entry.name, entry => entry.Item2);
 
-    private long StepAfter(long updates) => updates == 0 ? 0 : checked(FirstStep + (updates - 1) * Every);
+    private long StepAfter(long updates)
+    {
+        var step = updates == 0 ? 0 : FirstStep + (updates - (Int128)1) * Every;
+        return step <= long.MaxValue - Every
+            ? (long)step
+            : throw new ArgumentException($"state['{CountKey}']: {updates} updates are out of reach, averaging after step {StartAfter}");
+    }
 
     private static void RequireFit(IReadOnlyDictionary<string, Tensor> state, string key, Tensor target)
     {
