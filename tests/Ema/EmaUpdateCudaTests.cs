@@ -100,7 +100,8 @@ public class EmaUpdateCudaTests
         var sources = lengths.Select(length => Values(random, length)).ToArray();
         var averages = lengths.Select(length => Values(random, length)).ToArray();
         using var devices = new Tensors();
-        TensorView[] sourceViews = [.. sources.Select((values, i) => devices.Add(values, dtypes[i % 3], i % 2, Math.Max(0, values.Length - i % 2)))];
+        TensorView[] sourceViews =
+            [.. sources.Select((values, i) => devices.Add(values, dtypes[i % 3], i % 2, Math.Max(0, values.Length - i % 2)))];
         var averageBuffers = averages.Select(devices.Add).ToArray();
         using var group = EmaGroup.FromViews(
             sourceViews, [[.. averageBuffers.Select((buffer, i) => buffer.ViewAt(0, sourceViews[i].ElementCount))]]);

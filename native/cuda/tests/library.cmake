@@ -23,12 +23,13 @@ endfunction()
 
 auxcore_library_test(library_abi)
 auxcore_library_test(library_ema)
+auxcore_library_test(library_adamw)
 auxcore_library_test(library_large)
 auxcore_library_test(library_faults)
 auxcore_library_test(library_fuzz)
 auxcore_library_test(library_driver)
 
-foreach(test abi ema)
+foreach(test abi ema adamw)
   auxcore_on_standin(library.${test} library_${test})
   auxcore_on_standin(library.${test}.synchronous library_${test})
   set_property(TEST library.${test}.synchronous APPEND PROPERTY ENVIRONMENT AUXCORE_SYNC=1)
@@ -37,7 +38,7 @@ if(NOT AUXCORE_SANITIZE)  # many elements of what other tests check with few
   auxcore_on_standin(library.large library_large)
 endif()
 # On a machine with a GPU: ctest -L device.
-foreach(test abi ema large)
+foreach(test abi ema adamw large)
   add_test(NAME library.${test}.device COMMAND library_${test})
   set_tests_properties(library.${test}.device PROPERTIES SKIP_RETURN_CODE 77 LABELS device)
 endforeach()

@@ -67,7 +67,7 @@ public static partial class EmaUpdate
     }
 
     /// <summary>The loops for one vector width.</summary>
-    private readonly unsafe struct EmaKernels
+    internal readonly unsafe struct EmaKernels
     {
         private readonly delegate*<float*, void*, DType, long, EmaStep, void> _one;
         private readonly delegate*<float**, void*, DType, long, EmaStep[], void> _several;

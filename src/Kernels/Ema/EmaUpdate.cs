@@ -137,7 +137,7 @@ public static partial class EmaUpdate
             case AuxBackend.Cuda:
                 RunCuda(work, decays, place, ref table);
                 break;
-            case AuxBackend.Ilgpu when IlgpuBackend.IsSupported:
+            case AuxBackend.Ilgpu when IlgpuShim.IsSupported:
                 RunIlgpu(work, decays, place, ref table);
                 break;
             default:
