@@ -145,7 +145,7 @@ public sealed class EmaLayoutTests : IDisposable
             state => { state["0.bias"] = torch.zeros(4, torch.int64); return state; });
         Refused("state['0.bias']: the tensor is null or disposed", EmaLayout.Timm, state => { state["0.bias"] = disposed; return state; });
         Refused("state['0.bias']: the tensor is null or disposed", EmaLayout.Timm, state => { state["0.bias"] = null!; return state; });
-        foreach (var count in (Tensor[])[torch.tensor(-1L), torch.tensor(1.5), torch.zeros(2, torch.int64)])
+        foreach (var count in (Tensor[])[torch.tensor(-1L), torch.tensor(long.MaxValue), torch.tensor(1.5), torch.zeros(2, torch.int64)])
         {
             Refused("state['n_averaged'] is not one count", EmaLayout.SwaUtils, _ =>
             {
@@ -153,6 +153,14 @@ public sealed class EmaLayoutTests : IDisposable
                 state["n_averaged"] = count;
                 return state;
             });
+        }
+
+        using (var never = new EmaModel(_model, EmaSchedule.Mean(), new EmaOptions { StartAfter = long.MaxValue }))
+        {
+            var state = Foreign("module.", torch.float32);
+            state["n_averaged"] = torch.tensor(2L);
+            var far = Assert.Throws<ArgumentException>(() => never.Load(state, EmaLayout.SwaUtils));
+            Assert.Contains("out of reach", far.Message, StringComparison.Ordinal);
         }
 
         Assert.Throws<ArgumentOutOfRangeException>(() => ema.Load(Foreign("", torch.float32), (EmaLayout)9));
