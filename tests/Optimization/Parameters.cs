@@ -21,11 +21,15 @@ internal sealed class Parameters : IDisposable
 
     public TensorView[] Gradients() => [.. _parameters.Select(parameter => parameter.Gradient.View)];
 
+    public IEnumerable<OneParameter> Each() => _parameters;
+
+    public IEnumerable<Block> Blocks() => _parameters.SelectMany(parameter => parameter.Blocks());
+
     public byte[] Bytes() => [.. _parameters.SelectMany(parameter => parameter.Bytes())];
 
     public void Dispose()
     {
-        foreach (var block in _parameters.SelectMany(parameter => parameter.Blocks()))
+        foreach (var block in Blocks())
             block.Dispose();
     }
 }

@@ -22,7 +22,7 @@ public readonly record struct AdamWTensors(
 /// The group holds addresses: the views' owners keep the memory alive, and the caller promises that it does not move. Not thread-safe: one
 /// call of a group at a time.
 /// </remarks>
-public sealed unsafe class AdamWGroup : IDisposable
+public sealed unsafe partial class AdamWGroup : IDisposable
 {
     private readonly AdamWRow[] _rows;   // on the pinned heap, as the two below
     private readonly nint[] _averages;
@@ -30,6 +30,8 @@ public sealed unsafe class AdamWGroup : IDisposable
     private readonly TensorView[] _parameters;
     private readonly List<object?> _owners = [];
     private readonly object?[] _gradientOwners;
+    private AdamWCudaTable? _table;
+    private GradientSummary? _lastNorm; // on the host; a device keeps its own
     private bool _disposed;
 
     private AdamWGroup(ReadOnlySpan<AdamWTensors> tensors)
@@ -97,28 +99,35 @@ public sealed unsafe class AdamWGroup : IDisposable
         }
     }
 
-    /// <summary>The 2-norm of all gradients together, by <see cref="GradientNorm"/>.</summary>
+    /// <summary>The 2-norm of all gradients together, by <see cref="GradientNorm"/>. Waits for a device to find it.</summary>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="stream">Where work on a device is queued; the default stream without.</param>
+    /// <exception cref="ArgumentException">A stream of another device, or an address that is not memory of the group's device.</exception>
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or not on this memory.</exception>
-    public GradientSummary Norm(AuxBackend backend = AuxBackend.Auto)
+    /// <exception cref="CudaException">The driver failed.</exception>
+    /// <exception cref="ObjectDisposedException">The group, the stream, or memory of the group was disposed.</exception>
+    public GradientSummary Norm(AuxBackend backend = AuxBackend.Auto, CudaStream? stream = null)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         backend = GradientNorm.Support.Resolve(backend, Device);
+        var place = Place(stream);
         fixed (AdamWRow* rows = _rows)
         fixed (nint* averages = _averages)
         fixed (long* offsets = _offsets)
         {
-            var summary = GradientNorm.Run(new AdamWWork(rows, averages, offsets, Count, AverageCount), backend);
-            GC.KeepAlive(_gradientOwners);
+            var work = new AdamWWork(rows, averages, offsets, Count, AverageCount);
+            var summary = GradientNorm.Run(work, backend, place, ref _table);
+            KeepAlive(stream);
             return summary;
         }
     }
 
     /// <summary>One step of every parameter that has a gradient, with its averages, by the same settings.</summary>
-    /// <inheritdoc cref="Update(ReadOnlySpan{AdamWSettings}, ReadOnlySpan{int}, double, ReadOnlySpan{double}, AuxBackend)"/>
+    /// <inheritdoc cref="Update(ReadOnlySpan{AdamWSettings}, ReadOnlySpan{int}, double, ReadOnlySpan{double}, AuxBackend, CudaStream)"/>
     public void Update(
-        in AdamWSettings settings, double gradientScale = 1, ReadOnlySpan<double> decays = default, AuxBackend backend = AuxBackend.Auto) =>
-        Update([settings], [], gradientScale, decays, backend);
+        in AdamWSettings settings, double gradientScale = 1, ReadOnlySpan<double> decays = default, AuxBackend backend = AuxBackend.Auto,
+        CudaStream? stream = null) =>
+        Update([settings], [], gradientScale, decays, backend, stream);
 
     /// <summary>One step of every parameter that has a gradient, with its averages. What has no gradient stays as it is.</summary>
     /// <param name="settings">Hyper-parameters with the number of the step, one for each kind of parameter.</param>
@@ -126,42 +135,107 @@ public sealed unsafe class AdamWGroup : IDisposable
     /// <param name="gradientScale">What gradients are multiplied by: the inverse of a loss scale, a clip factor, or both.</param>
     /// <param name="decays">β of each average, within [0, 1].</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="stream">Where work on a device is queued; the default stream without. Work on the device is asynchronous.</param>
     /// <exception cref="ArgumentException">
-    /// Another number of decays than of averages, or of <paramref name="settingsOf"/> than of parameters. Nothing was written.
+    /// Another number of decays than of averages, or of <paramref name="settingsOf"/> than of parameters; a stream of another device, or an
+    /// address that is not memory of the group's device. Nothing was written.
     /// </exception>
     /// <exception cref="ArgumentOutOfRangeException">
     /// A setting, an index, a decay or the scale is out of its range. Nothing was written.
     /// </exception>
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or not on this memory.</exception>
+    /// <exception cref="CudaException">The driver failed. Where the launch itself failed, nothing was written.</exception>
+    /// <exception cref="ObjectDisposedException">The group, the stream, or memory of the group was disposed.</exception>
     public void Update(
         ReadOnlySpan<AdamWSettings> settings, ReadOnlySpan<int> settingsOf, double gradientScale = 1, ReadOnlySpan<double> decays = default,
-        AuxBackend backend = AuxBackend.Auto)
+        AuxBackend backend = AuxBackend.Auto, CudaStream? stream = null)
     {
-        ObjectDisposedException.ThrowIf(_disposed, this);
-        for (var i = 0; i < settings.Length; i++)
-            settings[i].Check($"settings[{i}]");
-        AdamWUpdate.CheckScale(gradientScale);
-        if (decays.Length != AverageCount)
-            throw new ArgumentException($"decays: {decays.Length} for {AverageCount} averages", nameof(decays));
-        for (var i = 0; i < decays.Length; i++)
-            EmaUpdate.CheckDecay(decays[i], $"decays[{i}]");
-        backend = AdamWUpdate.Support.Resolve(backend, Device);
-        Assign(settings.Length, settingsOf);
+        (backend, var place) = Prepare(settings, settingsOf, gradientScale, decays, backend, stream);
+        Run(settings, gradientScale, decays, backend, place, clipped: false);
+        KeepAlive(stream);
+    }
 
-        fixed (AdamWRow* rows = _rows)
-        fixed (nint* averages = _averages)
-        fixed (long* offsets = _offsets)
+    /// <summary>
+    /// <see cref="Norm"/>, then <see cref="Update(ReadOnlySpan{AdamWSettings}, ReadOnlySpan{int}, double, ReadOnlySpan{double}, AuxBackend, CudaStream)"/>
+    /// with gradients scaled down to a greatest norm. On a device the host waits for nothing, so a CUDA graph can capture the whole step; it
+    /// replays with what <see cref="SetForReplay"/> set, as long as the tensors stay the same.
+    /// </summary>
+    /// <param name="greatest">The norm, after <paramref name="gradientScale"/>, beyond which gradients are scaled down; null for none.</param>
+    /// <param name="skipNonFinite">Whether to leave the step out where a gradient is NaN or infinite; else it is taken, unclipped.</param>
+    /// <param name="settings">Hyper-parameters with the number of the step, one for each kind of parameter.</param>
+    /// <param name="settingsOf">For each parameter, which of <paramref name="settings"/> it follows; empty for the first of them.</param>
+    /// <param name="gradientScale">What gradients are multiplied by before: the inverse of a loss scale.</param>
+    /// <param name="decays">β of each average, within [0, 1].</param>
+    /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="stream">Where work on a device is queued; the default stream without. Work on the device is asynchronous.</param>
+    /// <exception cref="ArgumentOutOfRangeException">
+    /// A setting, an index, a decay, the scale or the greatest norm is out of its range. Nothing was written.
+    /// </exception>
+    /// <inheritdoc cref="Update(ReadOnlySpan{AdamWSettings}, ReadOnlySpan{int}, double, ReadOnlySpan{double}, AuxBackend, CudaStream)" path="/exception"/>
+    public void UpdateClipped(
+        double? greatest, bool skipNonFinite, ReadOnlySpan<AdamWSettings> settings, ReadOnlySpan<int> settingsOf = default,
+        double gradientScale = 1, ReadOnlySpan<double> decays = default, AuxBackend backend = AuxBackend.Auto, CudaStream? stream = null)
+    {
+        if (greatest is { } norm && !(norm > 0 && double.IsFinite(norm)))
+            throw new ArgumentOutOfRangeException(nameof(greatest), greatest, "A greatest norm is finite and above 0.");
+        (backend, var place) = Prepare(settings, settingsOf, gradientScale, decays, backend, stream);
+        if (backend == AuxBackend.Cuda)
         {
-            var work = new AdamWWork(rows, averages, offsets, Count, AverageCount);
-            AdamWUpdate.Run(work, settings, gradientScale, decays, backend);
+            TakeNorm(gradientScale, greatest, skipNonFinite, place);
+            Run(settings, gradientScale, decays, backend, place, clipped: true);
+        }
+        else
+        {
+            _lastNorm = Norm(backend);
+            if (_lastNorm.Value.IsFinite || !skipNonFinite)
+            {
+                var factor = GradientNorm.ClipFactor(_lastNorm.Value, Math.Abs(gradientScale), greatest);
+                Run(settings, gradientScale * factor, decays, backend, place, clipped: false);
+            }
         }
 
-        GC.KeepAlive(_owners);
-        GC.KeepAlive(_gradientOwners);
+        KeepAlive(stream);
+    }
+
+    /// <summary>
+    /// Gives a device the settings, scale and decays with which a CUDA graph that captured a step is to be replayed on the stream next.
+    /// </summary>
+    /// <param name="settings">As many as at the capture.</param>
+    /// <param name="gradientScale">What gradients are multiplied by.</param>
+    /// <param name="decays">β of each average, within [0, 1].</param>
+    /// <param name="stream">The stream of the replay; the default stream without.</param>
+    /// <exception cref="InvalidOperationException">No step ran on a device before.</exception>
+    /// <inheritdoc cref="Update(ReadOnlySpan{AdamWSettings}, ReadOnlySpan{int}, double, ReadOnlySpan{double}, AuxBackend, CudaStream)" path="/exception"/>
+    public void SetForReplay(
+        ReadOnlySpan<AdamWSettings> settings, double gradientScale = 1, ReadOnlySpan<double> decays = default, CudaStream? stream = null)
+    {
+        CheckArguments(settings, gradientScale, decays);
+        if (_table is null)
+            throw new InvalidOperationException("No step of this group ran on a device before.");
+        _table.Set(settings, gradientScale, decays, Place(stream).Stream);
+        KeepAlive(stream);
+    }
+
+    /// <summary>What the last <see cref="UpdateClipped"/> found. Waits for a device to come to it.</summary>
+    /// <param name="stream">The stream of that call.</param>
+    /// <exception cref="InvalidOperationException">There was none.</exception>
+    /// <exception cref="CudaException">The driver failed, or a launch before it did.</exception>
+    public GradientSummary LastNorm(CudaStream? stream = null)
+    {
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        if (_lastNorm is { } known)
+            return known;
+        return _table is { HasNorm: true }
+            ? _table.ReadNorm(Place(stream).Stream)
+            : throw new InvalidOperationException("There was no clipped update before.");
     }
 
     /// <summary>Frees what the group keeps on a device.</summary>
-    public void Dispose() => _disposed = true;
+    public void Dispose()
+    {
+        _disposed = true;
+        _table?.Dispose();
+    }
 
     /// <summary>The first parameter whose gradient is not finite throughout; -1 if there is none.</summary>
     internal int FirstNonFinite(AuxBackend backend)
@@ -171,9 +245,13 @@ public sealed unsafe class AdamWGroup : IDisposable
         for (var i = 0; i < Count; i++)
         {
             offsets[1] = _offsets[i + 1] - _offsets[i];
+            AdamWCudaTable? table = null;
             fixed (AdamWRow* row = &_rows[i])
             {
-                if (!GradientNorm.Run(new AdamWWork(row, null, offsets, tensorCount: 1, averageCount: 0), backend).IsFinite)
+                var work = new AdamWWork(row, null, offsets, tensorCount: 1, averageCount: 0);
+                var isFinite = GradientNorm.Run(work, backend, Place(null), ref table).IsFinite;
+                table?.Dispose();
+                if (!isFinite)
                     return i;
             }
         }
@@ -191,92 +269,63 @@ public sealed unsafe class AdamWGroup : IDisposable
     internal void SetGradient(int tensor, nint address, DType dtype)
     {
         ref var row = ref _rows[tensor];
+        if (row.Gradient == address && row.GradientType == dtype)
+            return;
         row.Gradient = address;
         row.GradientType = dtype;
+        Forget();
     }
 
-    private void Assign(int settings, ReadOnlySpan<int> settingsOf)
+    // What the device knows of the tensors holds no longer.
+    private void Forget()
     {
-        if (settings == 0)
-            throw new ArgumentException("settings: at least one", nameof(settings));
-        if (!settingsOf.IsEmpty && settingsOf.Length != Count)
-            throw new ArgumentException($"settingsOf: {settingsOf.Length} for {Count} parameters", nameof(settingsOf));
-        for (var i = 0; i < settingsOf.Length; i++)
-        {
-            if ((uint)settingsOf[i] >= (uint)settings)
-                throw new ArgumentOutOfRangeException($"settingsOf[{i}]", settingsOf[i], $"There are {settings} settings.");
-        }
-
-        for (var i = 0; i < Count; i++)
-            _rows[i].Settings = settingsOf.IsEmpty ? 0 : settingsOf[i];
+        if (_table is not null)
+            _table.HasTensors = false;
     }
 
-    private void Add(int i, in AdamWTensors tensors, List<MemoryRange> ranges)
+    private void TakeNorm(double gradientScale, double? greatest, bool skip, AdamWPlace place)
     {
-        var (parameter, name) = (tensors.Parameter, $"parameters[{i}]");
-        Require(parameter.DType is DType.Float32 or DType.BFloat16 or DType.Float16, name, parameter, "is not float32, bfloat16 or float16");
-        Require(parameter.DType == DType.Float32 == tensors.Master is null, name, parameter,
-            tensors.Master is null ? "needs a float32 master" : "is its own master; pass none");
-        Require(tensors.Averages is null || tensors.Averages.Count == AverageCount, name, parameter,
-            $"has {tensors.Averages?.Count} averages, another parameter has {AverageCount}");
-        Require(AverageCount <= AdamWUpdate.MostAverages, name, parameter,
-            $"has {AverageCount} averages; a pass carries {AdamWUpdate.MostAverages} at most");
-        Check(parameter, name, parameter);
-
-        _parameters[i] = parameter;
-        _offsets[i + 1] = checked(_offsets[i] + parameter.ElementCount);
-        ref var row = ref _rows[i];
-        row.ParameterType = parameter.DType;
-        row.Parameter = Hold(parameter, name);
-        row.FirstMoment = HoldFloat32(tensors.FirstMoment, $"firstMoments[{i}]");
-        row.SecondMoment = HoldFloat32(tensors.SecondMoment, $"secondMoments[{i}]");
-        row.Master = tensors.Master is { } master ? HoldFloat32(master, $"masters[{i}]") : 0;
-        for (var k = 0; k < AverageCount && tensors.Averages is not null; k++)
-            _averages[i * AverageCount + k] = HoldFloat32(tensors.Averages[k], $"averages[{k}][{i}]");
-
-        nint HoldFloat32(in TensorView view, string what)
+        fixed (AdamWRow* rows = _rows)
+        fixed (nint* averages = _averages)
+        fixed (long* offsets = _offsets)
         {
-            Require(view.DType == DType.Float32, what, view, "is not float32");
-            Check(view, what, parameter);
-            return Hold(view, what);
-        }
-
-        nint Hold(in TensorView view, string what)
-        {
-            ranges.Add(new(view.Address, (nint)view.ByteCount, what, IsWritten: true));
-            _owners.Add(view.Owner);
-            return view.Address;
+            _table ??= new AdamWCudaTable(Device.Index, AverageCount);
+            _table.Norm(new AdamWWork(rows, averages, offsets, Count, AverageCount), Math.Abs(gradientScale), greatest, skip, place.Stream);
+            GradientNorm.Support.Count(AuxBackend.Cuda);
         }
     }
 
-    private List<MemoryRange> WrittenRanges()
+    private void Run(
+        ReadOnlySpan<AdamWSettings> settings, double gradientScale, ReadOnlySpan<double> decays, AuxBackend backend, AdamWPlace place,
+        bool clipped)
     {
-        var ranges = new List<MemoryRange>();
-        for (var i = 0; i < Count; i++)
+        fixed (AdamWRow* rows = _rows)
+        fixed (nint* averages = _averages)
+        fixed (long* offsets = _offsets)
         {
-            var bytes = (nint)_parameters[i].ElementCount * sizeof(float);
-            ranges.Add(new(_rows[i].Parameter, (nint)_parameters[i].ByteCount, $"parameters[{i}]", IsWritten: true));
-            ranges.Add(new(_rows[i].FirstMoment, bytes, $"firstMoments[{i}]", IsWritten: true));
-            ranges.Add(new(_rows[i].SecondMoment, bytes, $"secondMoments[{i}]", IsWritten: true));
-            if (_rows[i].Master != 0)
-                ranges.Add(new(_rows[i].Master, bytes, $"masters[{i}]", IsWritten: true));
-            for (var k = 0; k < AverageCount && _averages[i * AverageCount] != 0; k++)
-                ranges.Add(new(_averages[i * AverageCount + k], bytes, $"averages[{k}][{i}]", IsWritten: true));
+            var work = new AdamWWork(rows, averages, offsets, Count, AverageCount);
+            AdamWUpdate.Run(work, settings, gradientScale, decays, backend, place, clipped, ref _table);
         }
-
-        return ranges;
     }
 
-    private void Check(in TensorView view, string name, in TensorView parameter)
+    private AdamWPlace Place(CudaStream? stream)
     {
-        Require(view.Shape.SequenceEqual(parameter.Shape), name, view, $"is not of its parameter's shape {TensorView.Format(parameter.Shape)}");
-        Require(view.IsContiguous, name, view, "is not contiguous");
-        Require(view.Device == Device, name, view, $"is not on {Device}, where parameters[0] is");
+        var place = new AdamWPlace(Device, CudaStream.HandleOn(stream, Device, nameof(stream)));
+        if (Device.Kind == AuxDeviceKind.Host)
+            return place;
+        foreach (var owner in _owners)
+            RequireAlive(owner);
+        foreach (var owner in _gradientOwners)
+            RequireAlive(owner);
+        return place;
+
+        static void RequireAlive(object? owner) => ObjectDisposedException.ThrowIf(owner is IDeviceMemory { IsDisposed: true }, owner!);
     }
 
-    private static void Require(bool holds, string name, in TensorView view, string problem)
+    private void KeepAlive(CudaStream? stream)
     {
-        if (!holds)
-            throw new ArgumentException($"{name}: {view} {problem}", name);
+        GC.KeepAlive(_owners);
+        GC.KeepAlive(_gradientOwners);
+        GC.KeepAlive(stream);
     }
 }

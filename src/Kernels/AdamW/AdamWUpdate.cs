@@ -42,7 +42,7 @@ public static partial class AdamWUpdate
         nameof(AdamWUpdate),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "its CUDA kernel is not part of this version"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "it is not one of the ops that have an ILGPU kernel; use the Cuda backend for device memory"));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
@@ -88,8 +88,12 @@ public static partial class AdamWUpdate
     /// <param name="gradientScale">Finite.</param>
     /// <param name="decays">β of each average.</param>
     /// <param name="backend">Resolved.</param>
+    /// <param name="place">Where the memory is.</param>
+    /// <param name="clipped">On a device: whether to go by the norm that was taken on the stream before.</param>
+    /// <param name="table">What a device backend keeps from one call to the next; null at first.</param>
     internal static void Run(
-        in AdamWWork work, ReadOnlySpan<AdamWSettings> settings, double gradientScale, ReadOnlySpan<double> decays, AuxBackend backend)
+        in AdamWWork work, ReadOnlySpan<AdamWSettings> settings, double gradientScale, ReadOnlySpan<double> decays, AuxBackend backend,
+        AdamWPlace place, bool clipped, ref AdamWCudaTable? table)
     {
         switch (backend)
         {
@@ -98,6 +102,9 @@ public static partial class AdamWUpdate
                 break;
             case AuxBackend.Reference:
                 RunReference(work, settings, gradientScale, decays);
+                break;
+            case AuxBackend.Cuda:
+                RunCuda(work, settings, gradientScale, decays, place, clipped, ref table);
                 break;
             default:
                 throw new BackendUnavailableException(nameof(AdamWUpdate), backend, "it has no implementation there");
@@ -142,7 +149,9 @@ public static partial class AdamWUpdate
                 Parameter = (nint)p, Gradient = (nint)g, FirstMoment = (nint)m, SecondMoment = (nint)v, GradientType = DTypes.Of<T>(),
             };
             var offsets = stackalloc long[] { 0, parameter.Length };
-            Run(new AdamWWork(&row, null, offsets, tensorCount: 1, averageCount: 0), [settings], gradientScale, [], backend);
+            var work = new AdamWWork(&row, null, offsets, tensorCount: 1, averageCount: 0);
+            AdamWCudaTable? none = null;
+            Run(work, [settings], gradientScale, [], backend, new AdamWPlace(AuxDevice.Host), clipped: false, ref none);
         }
     }
 

@@ -55,3 +55,6 @@ internal readonly unsafe struct AdamWWork(AdamWRow* rows, nint* averages, long* 
     /// <summary>The tensor that holds element <paramref name="element"/>, which is below <see cref="ElementCount"/>.</summary>
     public int TensorAt(long element) => ElementOffsets.TensorAt(new(offsets, tensorCount + 1), element);
 }
+
+/// <summary>Where an AdamW call runs: the device that the memory is on, and the CUstream, 0 for the default one.</summary>
+internal readonly record struct AdamWPlace(AuxDevice Device, nint Stream = 0);

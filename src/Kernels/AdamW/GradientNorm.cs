@@ -31,11 +31,14 @@ public static partial class GradientNorm
     /// <summary>Elements of a chunk; a tensor's last one may be shorter.</summary>
     internal const int ChunkElements = 4096;
 
+    // As torch.nn.utils.clip_grad_norm_, so that no norm of 0 divides.
+    private const double ClipEpsilon = 1e-6;
+
     internal static readonly OpSupport Support = new(
         nameof(GradientNorm),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "its CUDA kernel is not part of this version"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "it is not one of the ops that have an ILGPU kernel; use the Cuda backend for device memory"));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
@@ -58,17 +61,25 @@ public static partial class GradientNorm
     public static GradientSummary Run(ReadOnlySpan<Half> gradient, AuxBackend backend = AuxBackend.Auto) => RunSpan(gradient, backend);
 
     /// <summary>The op's one entry below the checks: the gradients of all rows that have one.</summary>
-    internal static GradientSummary Run(in AdamWWork work, AuxBackend backend)
+    internal static GradientSummary Run(in AdamWWork work, AuxBackend backend, AdamWPlace place, ref AdamWCudaTable? table)
     {
         var summary = backend switch
         {
             AuxBackend.Cpu => RunCpu(work),
             AuxBackend.Reference => RunReference(work),
+            AuxBackend.Cuda => RunCuda(work, place, ref table),
             _ => throw new BackendUnavailableException(nameof(GradientNorm), backend, "it has no implementation there"),
         };
         Support.Count(backend);
         return summary;
     }
+
+    /// <summary>What gradients are multiplied by to have at most a norm; 1 where one of them is not finite.</summary>
+    /// <param name="found">Of the gradients as they are.</param>
+    /// <param name="scale">What they are multiplied by besides, not negative.</param>
+    /// <param name="greatest">Null for no clipping.</param>
+    internal static double ClipFactor(in GradientSummary found, double scale, double? greatest) =>
+        found.IsFinite && greatest is { } most ? Math.Min(1, most / (found.Norm * scale + ClipEpsilon)) : 1;
 
     private static unsafe GradientSummary RunSpan<T>(ReadOnlySpan<T> gradient, AuxBackend backend) where T : unmanaged
     {
@@ -79,7 +90,8 @@ public static partial class GradientNorm
         {
             var row = new AdamWRow { Gradient = (nint)g, GradientType = DTypes.Of<T>() };
             var offsets = stackalloc long[] { 0, gradient.Length };
-            return Run(new AdamWWork(&row, null, offsets, tensorCount: 1, averageCount: 0), backend);
+            AdamWCudaTable? none = null;
+            return Run(new AdamWWork(&row, null, offsets, tensorCount: 1, averageCount: 0), backend, new AdamWPlace(AuxDevice.Host), ref none);
         }
     }
 }

@@ -15,7 +15,7 @@ public sealed partial class AdamW
     /// Nothing was added.
     /// </exception>
     /// <exception cref="ArgumentOutOfRangeException">A hyper-parameter is NaN or out of its range. Nothing was added.</exception>
-    /// <exception cref="BackendUnavailableException">A parameter is in device memory. Nothing was added.</exception>
+    /// <exception cref="BackendUnavailableException">No backend runs on the parameters' device. Nothing was added.</exception>
     /// <exception cref="InvalidOperationException">Passes are being accumulated.</exception>
     public override void add_param_group(TorchSharp.Modules.ParamGroup param_group)
     {
@@ -152,8 +152,7 @@ public sealed partial class AdamW
             var view = parameters[i].ToTensorView(name(i));
             if (view.DType is not (DType.Float32 or DType.BFloat16 or DType.Float16) || !view.IsContiguous)
                 throw new ArgumentException($"'{name(i)}': {view}; AdamW steps contiguous float32, bfloat16 and float16 parameters");
-            if (view.Device != AuxDevice.Host)
-                AdamWUpdate.Support.RequireDevice(view.Device);
+            AdamWUpdate.Support.RequireDevice(view.Device);
             ranges.Add(new(view.Address, (nint)view.ByteCount, $"'{name(i)}'", IsWritten: true));
         }
 

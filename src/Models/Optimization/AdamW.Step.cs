@@ -6,9 +6,6 @@ namespace AuxCore.Models;
 /// <content>What happens at a step: look, decide, write. Nothing is written before everything was looked at.</content>
 public sealed partial class AdamW
 {
-    // As torch.nn.utils.clip_grad_norm_, so that no norm of 0 divides.
-    private const double ClipEpsilon = 1e-6;
-
     private readonly List<AdamWSettings> _settings = [];
     private readonly List<(int Group, long Step)> _settingsFor = [];
 
@@ -60,12 +57,9 @@ public sealed partial class AdamW
 
         var summary = group.Norm(Backend);
         LastGradientNorm = summary.Norm * scale;
+        scale *= GradientNorm.ClipFactor(summary, scale, MaxGradientNorm);
         if (summary.IsFinite)
-        {
-            if (MaxGradientNorm is { } most)
-                scale *= Math.Min(1, most / (LastGradientNorm + ClipEpsilon));
             return true;
-        }
 
         NonFiniteSteps++;
         if (Scaler is null && NonFinite == NonFiniteGradients.Throw)
@@ -86,7 +80,7 @@ public sealed partial class AdamW
         for (var i = 0; i < _states.Count; i++)
         {
             var state = _states[i];
-            var (address, dtype) = gradients.Read(state.Parameter, state.Name, state.Shape);
+            var (address, dtype) = gradients.Read(state.Parameter, state.Name, state.Shape, state.Place);
             group.SetGradient(i, address, dtype);
             state.TakesPart = address != 0;
             _settingsOf[i] = 0;

@@ -41,7 +41,7 @@ public sealed partial class AdamW : OptimizerHelper, torch.optim.IBetas
     private bool _disposed;
 
     /// <summary>An optimiser of one group of parameters.</summary>
-    /// <param name="parameters">A module's <c>parameters()</c>: float32, bfloat16 or float16, contiguous, each once, on the CPU.</param>
+    /// <param name="parameters">A module's <c>parameters()</c>: float32, bfloat16 or float16, contiguous, each once, on one device.</param>
     /// <param name="lr">The learning rate, at least 0.</param>
     /// <param name="beta1">The decay of the first moment, within [0, 1).</param>
     /// <param name="beta2">The decay of the second moment, within [0, 1).</param>
@@ -50,7 +50,7 @@ public sealed partial class AdamW : OptimizerHelper, torch.optim.IBetas
     /// <param name="maximize">Whether to follow the gradient instead of descending.</param>
     /// <exception cref="ArgumentException">A parameter is of another type, not contiguous, repeated, or overlaps another.</exception>
     /// <exception cref="ArgumentOutOfRangeException">A hyper-parameter is NaN or out of its range.</exception>
-    /// <exception cref="BackendUnavailableException">A parameter is in device memory, where this version has no optimiser.</exception>
+    /// <exception cref="BackendUnavailableException">No backend runs on the parameters' device.</exception>
     /// <exception cref="ObjectDisposedException">A parameter was disposed.</exception>
     public AdamW(
         IEnumerable<Parameter> parameters, double lr = 1e-3, double beta1 = 0.9, double beta2 = 0.999, double eps = 1e-8,
@@ -246,7 +246,7 @@ public sealed partial class AdamW : OptimizerHelper, torch.optim.IBetas
             return;
         FollowReplaced();
         foreach (var state in _states)
-            ParameterGradients.Clear(state.Parameter, set_to_none);
+            ParameterGradients.Clear(state.Parameter, state.Place, set_to_none);
         GC.KeepAlive(_states);
     }
 

@@ -20,6 +20,7 @@ internal sealed class AdamWState : OptimizerState
         FirstMoment = firstMoment;
         SecondMoment = secondMoment;
         Shape = parameter.shape;
+        Place = new(parameter.device_type, parameter.device_index);
     }
 
     public string Name { get; }
@@ -30,8 +31,11 @@ internal sealed class AdamWState : OptimizerState
     public Parameter Parameter
     {
         get => _parameter;
-        set => _parameter = value;
+        set => (_parameter, Place) = (value, new(value.device_type, value.device_index));
     }
+
+    /// <summary>Where the parameter is, read once.</summary>
+    public ParameterGradients.Place Place { get; private set; }
 
     public Tensor FirstMoment { get; }
 

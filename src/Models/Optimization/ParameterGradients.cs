@@ -15,12 +15,13 @@ internal sealed class ParameterGradients : IDisposable
     private readonly List<Tensor> _copies = [];
 
     /// <summary>Looks up one gradient and checks that it fits.</summary>
-    /// <param name="parameter">Not disposed, on the host.</param>
+    /// <param name="parameter">Not disposed.</param>
     /// <param name="name">What messages call it.</param>
     /// <param name="shape">The parameter's shape.</param>
+    /// <param name="place">Where the parameter is.</param>
     /// <returns>Its address; 0 where there is none, or the parameter is frozen.</returns>
     /// <exception cref="ArgumentException">It is sparse, or of another type, size or device than it may be.</exception>
-    public (nint Address, DType DType) Read(Parameter parameter, string name, long[] shape)
+    public (nint Address, DType DType) Read(Parameter parameter, string name, long[] shape, Place place)
     {
         if (!TorchNative.THSTensor_requires_grad(parameter.Handle))
             return default;
@@ -29,7 +30,7 @@ internal sealed class ParameterGradients : IDisposable
             return default;
         try
         {
-            if (IsPlain(handle) && HasShape(handle, shape) && !TorchNative.THSTensor_is_neg(handle)
+            if (IsPlain(handle, place) && HasShape(handle, shape) && !TorchNative.THSTensor_is_neg(handle)
                 && ToDType(TorchNative.THSTensor_type(handle)) is { } dtype)
                 return (TorchNative.THSTensor_data(handle), dtype);
         }
@@ -42,7 +43,7 @@ internal sealed class ParameterGradients : IDisposable
     }
 
     /// <summary>Makes gradients zero: in place, or by taking them away.</summary>
-    public static unsafe void Clear(Parameter parameter, bool setToNone)
+    public static unsafe void Clear(Parameter parameter, Place place, bool setToNone)
     {
         if (setToNone)
         {
@@ -53,7 +54,7 @@ internal sealed class ParameterGradients : IDisposable
         var handle = TorchNative.THSTensor_grad(parameter.Handle);
         if (handle == 0)
             return;
-        var done = IsPlain(handle) && ToDType(TorchNative.THSTensor_type(handle)) is { } dtype
+        var done = place.Type == DeviceType.CPU && IsPlain(handle, place) && ToDType(TorchNative.THSTensor_type(handle)) is { } dtype
             && Zero((void*)TorchNative.THSTensor_data(handle), TorchNative.THSTensor_numel(handle) * dtype.Size());
         TorchNative.THSTensor_dispose(handle);
         if (done)
@@ -73,6 +74,9 @@ internal sealed class ParameterGradients : IDisposable
         }
     }
 
+    /// <summary>A device, as TorchSharp counts them.</summary>
+    public readonly record struct Place(DeviceType Type, int Index);
+
     public void Dispose()
     {
         foreach (var copy in _copies)
@@ -88,7 +92,7 @@ internal sealed class ParameterGradients : IDisposable
         if (!gradient.shape.AsSpan().SequenceEqual(parameter.shape))
             throw new ArgumentException(
                 $"{what} has shape {TensorView.Format(gradient.shape)}, the parameter {TensorView.Format(parameter.shape)}");
-        if (gradient.device_type != DeviceType.CPU)
+        if (gradient.device_type != parameter.device_type || gradient.device_index != parameter.device_index)
             throw new ArgumentException($"{what} is on {gradient.device}, the parameter on {parameter.device}");
         if (ToDType((sbyte)gradient.dtype) is null)
             throw new ArgumentException($"{what} is of {gradient.dtype}; AdamW takes float32, bfloat16 and float16");
@@ -107,9 +111,10 @@ internal sealed class ParameterGradients : IDisposable
     }
 
     // What is sparse has no layout to ask for.
-    private static bool IsPlain(nint handle) =>
+    private static bool IsPlain(nint handle, Place place) =>
         !TorchNative.THSTensor_is_sparse(handle) && TorchNative.THSTensor_is_contiguous(handle)
-        && TorchNative.THSTensor_device_type(handle) == (int)DeviceType.CPU;
+        && TorchNative.THSTensor_device_type(handle) == (int)place.Type
+        && (place.Type == DeviceType.CPU || TorchNative.THSTensor_device_index(handle) == place.Index);
 
     private static bool HasShape(nint handle, long[] shape)
     {

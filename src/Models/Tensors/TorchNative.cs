@@ -56,6 +56,9 @@ internal static partial class TorchNative
     internal static partial int THSTensor_device_type(nint handle);
 
     [LibraryImport(Library), SuppressGCTransition]
+    internal static partial int THSTensor_device_index(nint handle);
+
+    [LibraryImport(Library), SuppressGCTransition]
     internal static partial long THSTensor_numel(nint handle);
 
     /// <summary>The number of dimensions.</summary>
