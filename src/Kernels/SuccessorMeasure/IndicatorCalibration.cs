@@ -21,7 +21,7 @@ public static partial class IndicatorCalibration
         nameof(IndicatorCalibration),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "its CUDA kernel is not part of this version"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "calibration runs once, before training: ILGPU has no kernel for it"));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
@@ -115,6 +115,9 @@ public static partial class IndicatorCalibration
                 break;
             case AuxBackend.Reference:
                 RunReference(work);
+                break;
+            case AuxBackend.Cuda:
+                RunCuda(work, device, stream);
                 break;
             default:
                 throw new BackendUnavailableException(nameof(IndicatorCalibration), backend, "it has no implementation there");

@@ -25,7 +25,7 @@ public static partial class IndicatorTd
         nameof(IndicatorTd),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "its CUDA kernel is not part of this version"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "its ILGPU kernel is not part of this version"));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
@@ -134,6 +134,9 @@ public static partial class IndicatorTd
         {
             case AuxBackend.Cpu or AuxBackend.Reference:
                 RunChecked(work, backend);
+                break;
+            case AuxBackend.Cuda:
+                RunCuda(work, device, stream);
                 break;
             default:
                 throw new BackendUnavailableException(nameof(IndicatorTd), backend, "it has no implementation there");

@@ -90,7 +90,7 @@ public static partial class PvnHead
     /// </param>
     /// <param name="trustActions">
     /// Actions in host memory are checked always. On a device the check waits for the stream; true leaves it out, and a row with an action
-    /// out of range then has a NaN loss and NaN gradients.
+    /// out of range then has a NaN loss and a NaN feature gradient.
     /// </param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
     /// <param name="stream">Where work on a device is queued; the default stream without. Work on the device is asynchronous.</param>
@@ -201,6 +201,6 @@ public static partial class PvnHead
     {
         SuccessorArguments.RequireAtLeastOne("B", rows);
         CheckShape(shape);
-        return PvnWorkspace.Of(rows, shape).Bytes;
+        return PvnWorkspace.Bytes(rows, shape);
     }
 }

@@ -30,7 +30,7 @@ public static partial class PvnHead
         nameof(PvnHead),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "its CUDA kernel is not part of this version"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "products belong to CUDA's kernel or to the framework: ILGPU has no kernel for it"));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
@@ -185,6 +185,9 @@ public static partial class PvnHead
             case AuxBackend.Reference:
                 RunReference(work);
                 break;
+            case AuxBackend.Cuda:
+                RunCuda(work, device, stream);
+                break;
             default:
                 throw new BackendUnavailableException(nameof(PvnHead), backend, "it has no implementation there");
         }
@@ -205,6 +208,9 @@ public static partial class PvnHead
                 break;
             case AuxBackend.Reference:
                 MeanReference(weights, shape, mean);
+                break;
+            case AuxBackend.Cuda:
+                MeanCuda(weights, shape, mean, device, stream);
                 break;
             default:
                 throw new BackendUnavailableException(nameof(PvnHead), backend, "it has no implementation there");

@@ -32,7 +32,7 @@ public static partial class SuccessorSweep
         nameof(SuccessorSweep),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "its CUDA kernel is not part of this version"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "expected sweeps are for small tables and for tests: ILGPU has no kernel for them"));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
@@ -139,6 +139,9 @@ public static partial class SuccessorSweep
                 break;
             case AuxBackend.Reference:
                 RunReference(work);
+                break;
+            case AuxBackend.Cuda:
+                RunCuda(work, device, stream);
                 break;
             default:
                 throw new BackendUnavailableException(nameof(SuccessorSweep), backend, "it has no implementation there");

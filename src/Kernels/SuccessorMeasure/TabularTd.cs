@@ -19,7 +19,7 @@ public static partial class TabularTd
         nameof(TabularTd),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "its CUDA kernel is not part of this version"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "its ILGPU kernel is not part of this version"));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
@@ -167,6 +167,9 @@ public static partial class TabularTd
                 break;
             case AuxBackend.Reference:
                 RunReference(work);
+                break;
+            case AuxBackend.Cuda:
+                RunCuda(work, device, stream);
                 break;
             default:
                 throw new BackendUnavailableException(nameof(TabularTd), backend, "it has no implementation there");
