@@ -204,8 +204,9 @@ typedef struct auxcore_adamw_tensors {
   uint32_t struct_size; /* set by the caller: sizeof(auxcore_adamw_tensors) */
   uint32_t reserved;    /* 0 */
   int64_t tensor_count;
-  /* tensor_count rows: parameter; its float32 master, or 0 where the parameter is float32 itself; gradient, or 0 where it has none and is left
-   * alone; first moment; second moment; then average_count averages, or as many zeros. Gradients may share memory, all else may not. */
+  /* tensor_count rows: parameter; its float32 master, or 0 where the parameter is float32 itself; gradient, or 0 where it has none and is
+   * left alone; first moment; second moment; then average_count averages, or as many zeros. Gradients may share memory, all else may
+   * not. */
   const uint64_t* addresses;
   const int64_t* element_counts;        /* tensor_count: elements of each of the row's tensors */
   const auxcore_dtype* parameter_types; /* tensor_count; masters, moments and averages are AUXCORE_FLOAT32 */
