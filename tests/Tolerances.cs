@@ -6,6 +6,12 @@ internal static class Tolerances
     /// <summary>EmaUpdate: units in the last place of max(|average|, |source|).</summary>
     public const double EmaUpdateUlps = 1;
 
+    /// <summary>ForwardBackwardLoss in float32 and bfloat16: of gradients and loss, relative to their largest parts.</summary>
+    public const double ForwardBackwardLossFloat = 2e-6;
+
+    /// <summary>ForwardBackwardLoss in float64: likewise.</summary>
+    public const double ForwardBackwardLossDouble = 1e-13;
+
     /// <summary>The distance of two float32 results in ulps of <paramref name="scale"/>; 0 where both are NaN or equal.</summary>
     public static double Ulps(float actual, float expected, float scale)
     {
