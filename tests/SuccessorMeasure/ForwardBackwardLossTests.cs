@@ -91,21 +91,29 @@ public class ForwardBackwardLossTests
         }
     }
 
-    // The largest elements of F(BᵀB) / N and of B Σ(FᵀF) / N: what the gradients would be without the targets.
+    // The largest elements of F(BᵀB) / N and of B(ΣFᵀF + 2λBᵀB) / N: what the gradients would be without the targets.
     private static (double Forward, double Backward) Uncancelled(FbBatch batch)
     {
         var (heads, n, d) = batch.Shape;
-        return (Largest(batch.Forward, batch.Backward), Largest(batch.Backward, batch.Forward));
+        double[] forward = Gram(batch.Forward), backward = Gram(batch.Backward);
+        return (
+            Largest(batch.Forward, backward),
+            Largest(batch.Backward, [.. forward.Zip(backward, (f, b) => f + 2 * Options.Orthonormality * b)]));
 
-        double Largest(double[] rows, double[] others)
+        double[] Gram(double[] rows)
         {
             var gram = new double[d * d];
-            for (var at = 0; at < others.Length * d; at++)
+            for (var at = 0; at < rows.Length * d; at++)
             {
                 var (row, k, m) = (at / (d * d), at / d % d, at % d);
-                gram[k * d + m] += others[row * d + k] * others[row * d + m];
+                gram[k * d + m] += rows[row * d + k] * rows[row * d + m];
             }
 
+            return gram;
+        }
+
+        double Largest(double[] rows, double[] gram)
+        {
             return Enumerable.Range(0, rows.Length)
                 .Max(at => Math.Abs(Enumerable.Range(0, d).Sum(m => rows[at / d * d + m] * gram[m * d + at % d]))) / (n * (n - 1.0));
         }
