@@ -7,6 +7,7 @@ internal static class CaseCatalogue
     public static IReadOnlyList<Func<KernelCase>> All { get; } =
     [
         .. EmaUpdateBenchmarks.All,
+        .. ForwardBackwardLossBenchmarks.All,
     ];
 
     /// <summary>
