@@ -12,6 +12,12 @@ internal static class Tolerances
     /// <summary>ForwardBackwardLoss in float64: likewise.</summary>
     public const double ForwardBackwardLossDouble = 1e-13;
 
+    /// <summary>InfoNceLoss in float32 and bfloat16: of the gradients, relative to their largest element, and of the loss, relative to 1.</summary>
+    public const double InfoNceLossFloat = 1e-5;
+
+    /// <summary>InfoNceLoss in float64: likewise.</summary>
+    public const double InfoNceLossDouble = 1e-12;
+
     /// <summary>The distance of two float32 results in ulps of <paramref name="scale"/>; 0 where both are NaN or equal.</summary>
     public static double Ulps(float actual, float expected, float scale)
     {

@@ -182,11 +182,14 @@ internal sealed record FbResult(double[] ForwardGradient, double[] BackwardGradi
             Math.Max(Distance(ForwardGradient, expected.ForwardGradient), Distance(BackwardGradient, expected.BackwardGradient)),
             Distance(Parts(Terms), Parts(expected.Terms)));
 
-    /// <summary>The largest difference over the largest magnitude; infinite where one is NaN and the other is not.</summary>
-    public static double Distance(double[] actual, double[] expected)
+    /// <summary>
+    /// The largest difference over the largest magnitude, or over <paramref name="least"/> where that is more; infinite where one is NaN and
+    /// the other is not.
+    /// </summary>
+    public static double Distance(double[] actual, double[] expected, double least = 0)
     {
         var difference = actual.Zip(expected, (a, b) => a.Equals(b) ? 0 : Math.Abs(a - b)).Max();
-        var scale = expected.Max(Math.Abs);
+        var scale = Math.Max(least, expected.Max(Math.Abs));
         return double.IsNaN(difference) || double.IsNaN(scale) ? double.PositiveInfinity : difference == 0 ? 0 : difference / scale;
     }
 

@@ -40,8 +40,11 @@ internal unsafe interface ILanes<TSelf, T>
 
     static abstract TSelf Sqrt(TSelf value);
 
-    /// <summary>Lane by lane: whether left &lt; right in any of them; never where one is NaN.</summary>
-    static abstract bool AnyLess(TSelf left, TSelf right);
+    /// <summary>e to the power of each lane, within 2 units in the last place.</summary>
+    static abstract TSelf Exp(TSelf value);
+
+    /// <summary>Lane by lane: 0 where the condition is 0, else the value.</summary>
+    static abstract TSelf ZeroWhereZero(TSelf value, TSelf condition);
 
     /// <summary>The sum of the lanes, in an order that depends on the width.</summary>
     T Sum();

@@ -34,7 +34,9 @@ internal readonly unsafe struct Lanes1<T>(T lane) : ILanes<Lanes1<T>, T>
 
     public static Lanes1<T> Sqrt(Lanes1<T> value) => new(T.Sqrt(value._lane));
 
-    public static bool AnyLess(Lanes1<T> left, Lanes1<T> right) => left._lane < right._lane;
+    public static Lanes1<T> Exp(Lanes1<T> value) => new(T.Exp(value._lane));
+
+    public static Lanes1<T> ZeroWhereZero(Lanes1<T> value, Lanes1<T> condition) => condition._lane == T.Zero ? default : value;
 
     public T Sum() => _lane;
 }

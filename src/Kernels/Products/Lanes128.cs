@@ -51,7 +51,13 @@ internal readonly unsafe struct Lanes128<T>(Vector128<T> lanes) : ILanes<Lanes12
     public static Lanes128<T> Sqrt(Lanes128<T> value) => new(Vector128.Sqrt(value._lanes));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static bool AnyLess(Lanes128<T> left, Lanes128<T> right) => Vector128.LessThanAny(left._lanes, right._lanes);
+    public static Lanes128<T> Exp(Lanes128<T> value) => typeof(T) == typeof(float)
+        ? new(Vector128.Exp(value._lanes.AsSingle()).As<float, T>())
+        : new(Vector128.Exp(value._lanes.AsDouble()).As<double, T>());
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes128<T> ZeroWhereZero(Lanes128<T> value, Lanes128<T> condition) =>
+        new(Vector128.AndNot(value._lanes, Vector128.Equals(condition._lanes, Vector128<T>.Zero)));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public T Sum() => Vector128.Sum(_lanes);

@@ -51,7 +51,13 @@ internal readonly unsafe struct Lanes256<T>(Vector256<T> lanes) : ILanes<Lanes25
     public static Lanes256<T> Sqrt(Lanes256<T> value) => new(Vector256.Sqrt(value._lanes));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static bool AnyLess(Lanes256<T> left, Lanes256<T> right) => Vector256.LessThanAny(left._lanes, right._lanes);
+    public static Lanes256<T> Exp(Lanes256<T> value) => typeof(T) == typeof(float)
+        ? new(Vector256.Exp(value._lanes.AsSingle()).As<float, T>())
+        : new(Vector256.Exp(value._lanes.AsDouble()).As<double, T>());
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes256<T> ZeroWhereZero(Lanes256<T> value, Lanes256<T> condition) =>
+        new(Vector256.AndNot(value._lanes, Vector256.Equals(condition._lanes, Vector256<T>.Zero)));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public T Sum() => Vector256.Sum(_lanes);

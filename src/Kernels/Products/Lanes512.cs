@@ -51,7 +51,13 @@ internal readonly unsafe struct Lanes512<T>(Vector512<T> lanes) : ILanes<Lanes51
     public static Lanes512<T> Sqrt(Lanes512<T> value) => new(Vector512.Sqrt(value._lanes));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static bool AnyLess(Lanes512<T> left, Lanes512<T> right) => Vector512.LessThanAny(left._lanes, right._lanes);
+    public static Lanes512<T> Exp(Lanes512<T> value) => typeof(T) == typeof(float)
+        ? new(Vector512.Exp(value._lanes.AsSingle()).As<float, T>())
+        : new(Vector512.Exp(value._lanes.AsDouble()).As<double, T>());
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lanes512<T> ZeroWhereZero(Lanes512<T> value, Lanes512<T> condition) =>
+        new(Vector512.AndNot(value._lanes, Vector512.Equals(condition._lanes, Vector512<T>.Zero)));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public T Sum() => Vector512.Sum(_lanes);

@@ -48,7 +48,8 @@ internal static unsafe class Rows
         }
     }
 
-    private static T Widen<TIn, T>(TIn value)
+    /// <summary>One element.</summary>
+    public static T Widen<TIn, T>(TIn value)
         where TIn : unmanaged
         where T : unmanaged, INumberBase<T> =>
         typeof(TIn) == typeof(float) ? T.CreateTruncating(*(float*)&value)

@@ -49,6 +49,14 @@ internal static unsafe class FbLanes<T, TLanes>
             TLanes.MultiplyAdd(scale, TLanes.Load(other + k), TLanes.Load(row + k)).Store(row + k);
     }
 
+    /// <summary>row *= factor.</summary>
+    public static void Scale(T* row, T factor, int step)
+    {
+        var scale = TLanes.Broadcast(factor);
+        for (var k = 0; k < step; k += TLanes.Count)
+            (TLanes.Load(row + k) * scale).Store(row + k);
+    }
+
     /// <summary>The dot product of two padded rows.</summary>
     public static T Dot(T* left, T* right, int step)
     {

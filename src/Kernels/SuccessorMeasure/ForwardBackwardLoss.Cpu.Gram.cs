@@ -17,7 +17,7 @@ public static partial class ForwardBackwardLoss
         where TLanes : struct, ILanes<TLanes, T>
         where TDouble : struct, ILanes<TDouble, double>
     {
-        private const int GradientRows = 48;
+        private const int GradientRows = 96;
 
         public static void Run(in FbWork work)
         {
@@ -97,15 +97,16 @@ public static partial class ForwardBackwardLoss
             public void AddTo(FbGrams grams, in FbWork work, int rows, RowShare share)
             {
                 var d = work.Dimension;
+                // In the order in which each product finds a factor of the one before it in the cache.
                 for (var e = 0; e < heads; e++)
                     BlockedProduct<double, TDouble>.AddGram(d, rows, Forward(e), step, grams.Forward, step, share);
-                BlockedProduct<double, TDouble>.AddGram(d, rows, Backward, step, grams.Backward, step, share);
+                BlockedProduct<double, TDouble>.Add(
+                    d, d, rows, Factor<double>.Columns(Target, step), Sum, step, grams.ForwardCross, step, share);
                 BlockedProduct<double, TDouble>.AddGram(d, rows, Target, step, grams.Target, step, share);
                 BlockedProduct<double, TDouble>.AddGram(d, rows, TargetBackward, step, grams.TargetBackward, step, share);
                 BlockedProduct<double, TDouble>.Add(
-                    d, d, rows, Factor<double>.Columns(Target, step), Sum, step, grams.ForwardCross, step, share);
-                BlockedProduct<double, TDouble>.Add(
                     d, d, rows, Factor<double>.Columns(TargetBackward, step), Backward, step, grams.BackwardCross, step, share);
+                BlockedProduct<double, TDouble>.AddGram(d, rows, Backward, step, grams.Backward, step, share);
             }
         }
 

@@ -1,5 +1,4 @@
 using System.Numerics.Tensors;
-using AuxCore.Interop;
 
 namespace AuxCore.Kernels;
 
@@ -13,8 +12,16 @@ public static partial class ForwardBackwardLoss
     {
         var (heads, n, d) = (work.Heads, work.Count, work.Dimension);
         var options = work.Options;
-        double[][] f = Heads(work.Forward, work), fBar = Heads(work.TargetForward, work);
-        var (b, bBar) = (Widen(work.Backward, work.DType, (long)n * d), Widen(work.TargetBackward, work.DType, (long)n * d));
+        var elements = (long)n * d;
+        double[][] f = new double[heads][], fBar = new double[heads][];
+        for (var e = 0; e < heads; e++)
+        {
+            f[e] = ReferenceRows.Widen(work.Forward, work.DType, e * elements, elements);
+            fBar[e] = ReferenceRows.Widen(work.TargetForward, work.DType, e * elements, elements);
+        }
+
+        var b = ReferenceRows.Widen(work.Backward, work.DType, 0, elements);
+        var bBar = ReferenceRows.Widen(work.TargetBackward, work.DType, 0, elements);
         double[][] df = [.. f.Select(head => new double[head.Length])];
         var db = new double[b.Length];
 
@@ -55,8 +62,8 @@ public static partial class ForwardBackwardLoss
         }
 
         for (var e = 0; e < heads; e++)
-            Narrow(df[e], work.ForwardGradient, work.DType, (long)e * n * d);
-        Narrow(db, work.BackwardGradient, work.DType, 0);
+            ReferenceRows.Narrow(df[e], work.ForwardGradient, work.DType, e * elements);
+        ReferenceRows.Narrow(db, work.BackwardGradient, work.DType, 0);
         work.Loss[0] = squares / (2 * work.Pairs);
         work.Loss[1] = -options.DiagonalWeight * diagonal / n;
         work.Loss[2] = options.OrthonormalityWeight * orthogonal / (2 * work.Pairs);
@@ -90,33 +97,5 @@ public static partial class ForwardBackwardLoss
         }
 
         return pairs == 0 ? 0 : sum / pairs;
-    }
-
-    private static unsafe double[][] Heads(void* source, FbWork work)
-    {
-        var elements = (long)work.Count * work.Dimension;
-        var heads = new double[work.Heads][];
-        for (var e = 0; e < heads.Length; e++)
-            heads[e] = Widen((byte*)source + e * elements * work.DType.Size(), work.DType, elements);
-        return heads;
-    }
-
-    private static unsafe double[] Widen(void* source, DType dtype, long count)
-    {
-        var wide = new double[count];
-        for (var i = 0L; i < count; i++)
-            wide[i] = dtype == DType.Float32 ? ((float*)source)[i] : dtype == DType.Float64 ? ((double*)source)[i] : ((BFloat16*)source)[i];
-        return wide;
-    }
-
-    private static unsafe void Narrow(double[] values, void* destination, DType input, long at)
-    {
-        for (var i = 0; i < values.Length; i++)
-        {
-            if (input == DType.Float64)
-                ((double*)destination)[at + i] = values[i];
-            else
-                ((float*)destination)[at + i] = (float)values[i];
-        }
     }
 }
