@@ -12,7 +12,9 @@ internal static class Tolerances
     /// <summary>ForwardBackwardLoss in float64: likewise.</summary>
     public const double ForwardBackwardLossDouble = 1e-13;
 
-    /// <summary>InfoNceLoss in float32 and bfloat16: of the gradients, relative to their largest element, and of the loss, relative to 1.</summary>
+    /// <summary>
+    /// InfoNceLoss in float32 and bfloat16: of gradients, relative to their largest element or 1 / n, and of the loss, relative to it or 1.
+    /// </summary>
     public const double InfoNceLossFloat = 1e-5;
 
     /// <summary>InfoNceLoss in float64: likewise.</summary>

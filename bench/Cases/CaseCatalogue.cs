@@ -8,6 +8,7 @@ internal static class CaseCatalogue
     [
         .. EmaUpdateBenchmarks.All,
         .. ForwardBackwardLossBenchmarks.All,
+        .. InfoNceLossBenchmarks.All,
     ];
 
     /// <summary>

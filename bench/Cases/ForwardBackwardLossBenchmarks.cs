@@ -15,7 +15,8 @@ internal static class ForwardBackwardLossBenchmarks
         () => new ForwardBackwardCase("fb-n1024-d100", "metamotivo's batch: mean target, Gram form", 1024, 100, FbTarget.Mean),
         () => new ForwardBackwardCase("fb-n1024-d256", "the same with the width of its humanoid", 1024, 256, FbTarget.Mean),
         () => new ForwardBackwardCase("fb-n4096-d100", "four times the batch", 4096, 100, FbTarget.Mean),
-        () => new ForwardBackwardCase("fb-min-n1024-d50", "controllable_agent's: minimum of two heads, tiled form", 1024, 50, FbTarget.Minimum),
+        () => new ForwardBackwardCase(
+            "fb-min-n1024-d50", "controllable_agent's: minimum of two heads, tiled form", 1024, 50, FbTarget.Minimum),
     ];
 }
 
@@ -118,7 +119,8 @@ internal sealed class ForwardBackwardCase(string name, string description, int c
     private Tensor[] Run(AuxBackend backend)
     {
         ForwardBackwardLoss.Run(_tensors, _options, backend);
-        return [.. new[] { _tensors.ForwardGradient, _tensors.BackwardGradient, _tensors.Loss }.Select(view => ((Tensor)view.Owner!).clone())];
+        TensorView[] outputs = [_tensors.ForwardGradient, _tensors.BackwardGradient, _tensors.Loss];
+        return [.. outputs.Select(view => ((Tensor)view.Owner!).clone())];
     }
 
     private static double Error(Tensor actual, Tensor expected)
@@ -152,7 +154,7 @@ internal sealed record TorchForwardBackwardResult(Tensor Loss, Tensor ForwardGra
 internal sealed class TorchForwardBackward(Tensor f, Tensor b, Tensor fBar, Tensor bBar, Tensor discounts, FbOptions options)
 {
     private readonly long _heads = f.shape[0], _n = f.shape[1], _d = f.shape[2];
-    private readonly double _scale = options.Convention == FbConvention.ControllableAgent ? 2 * options.Orthonormality : options.Orthonormality;
+    private readonly double _scale = (options.Convention == FbConvention.ControllableAgent ? 2 : 1) * options.Orthonormality;
     private static readonly long[] Row = [-1];
 
     private double Pairs => _n * (_n - 1.0);
@@ -194,7 +196,8 @@ internal sealed class TorchForwardBackward(Tensor f, Tensor b, Tensor fBar, Tens
         Tensor products = (f * b).sum(Row), ownTargets = (target * bBar).sum(Row), norms = (b * b).sum(Row);
         Tensor difference = products - ownTargets;
 
-        Tensor squares = (ff * bb).sum() - 2 * (cross * crossB).sum() + _heads * (targets * targetsB).sum() - (difference * difference).sum();
+        Tensor squares = (ff * bb).sum() - 2 * (cross * crossB).sum() + _heads * (targets * targetsB).sum()
+            - (difference * difference).sum();
         Tensor orthogonal = (bb * bb).sum() - (norms * norms).sum();
         Tensor loss = squares * (0.5 / Pairs) - difference.sum() * (1.0 / _n)
             + _scale * (orthogonal * (0.5 / Pairs) - norms.sum() * (1.0 / _n));

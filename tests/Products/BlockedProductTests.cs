@@ -54,14 +54,16 @@ public unsafe class BlockedProductTests
 
     [Fact]
     public void Neither_width_nor_threads_change_a_bit() =>
-        Gen.Select(Gen.Int[1, 40], Gen.Int[1, 70], Gen.Int[1, 300], Gen.Int[1, 5], Gen.Bool).Sample((rows, columns, depth, parts, transposed) =>
-        {
-            var (a, b, c) = (Values<float>(rows * depth, 1), Values<float>(depth * columns, 2), Values<float>(rows * columns, 3));
-            var scalar = Product<float, Lanes1<float>>(rows, columns, depth, a, b, c, transposed, 1);
-            return scalar.SequenceEqual(Product<float, Lanes128<float>>(rows, columns, depth, a, b, c, transposed, parts))
-                && scalar.SequenceEqual(Product<float, Lanes256<float>>(rows, columns, depth, a, b, c, transposed, parts))
-                && scalar.SequenceEqual(Product<float, Lanes512<float>>(rows, columns, depth, a, b, c, !transposed, parts));
-        }, iter: 60);
+        Gen.Select(Gen.Int[1, 40], Gen.Int[1, 70], Gen.Int[1, 300], Gen.Int[1, 5], Gen.Bool).Sample(
+            (rows, columns, depth, parts, transposed) =>
+            {
+                var (a, b, c) = (Values<float>(rows * depth, 1), Values<float>(depth * columns, 2), Values<float>(rows * columns, 3));
+                var scalar = Product<float, Lanes1<float>>(rows, columns, depth, a, b, c, transposed, 1);
+                return scalar.SequenceEqual(Product<float, Lanes128<float>>(rows, columns, depth, a, b, c, transposed, parts))
+                    && scalar.SequenceEqual(Product<float, Lanes256<float>>(rows, columns, depth, a, b, c, transposed, parts))
+                    && scalar.SequenceEqual(Product<float, Lanes512<float>>(rows, columns, depth, a, b, c, !transposed, parts));
+            },
+            iter: 60);
 
     [Fact]
     public void A_Gram_matrix_has_the_upper_triangle_of_the_product()

@@ -183,8 +183,8 @@ internal sealed record FbResult(double[] ForwardGradient, double[] BackwardGradi
             Distance(Parts(Terms), Parts(expected.Terms)));
 
     /// <summary>
-    /// The largest difference over the largest magnitude, or over <paramref name="least"/> where that is more; infinite where one is NaN and
-    /// the other is not.
+    /// The largest difference over the largest magnitude, or over <paramref name="least"/> where that is more; infinite where one is NaN
+    /// and the other is not.
     /// </summary>
     public static double Distance(double[] actual, double[] expected, double least = 0)
     {

@@ -114,7 +114,8 @@ public unsafe class ForwardBackwardLossArgumentTests
         var expected = ForwardBackwardLoss.IsSupported(backend, out var reason) ? "the tensors are on cpu" : reason;
 
         var error = Assert.Throws<BackendUnavailableException>(() => ForwardBackwardLoss.Run(
-            new float[24], new float[12], new float[24], new float[12], new bool[3], Shape, Options, new float[24], new float[12], backend));
+            new float[24], new float[12], new float[24], new float[12], new bool[3], Shape, Options, new float[24], new float[12],
+            backend));
 
         Assert.Equal((backend, expected, "ForwardBackwardLoss"), (error.Backend, error.Reason, error.Operation));
     }

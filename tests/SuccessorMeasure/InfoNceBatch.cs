@@ -130,8 +130,11 @@ internal sealed class InfoNceBatch(int count, int dimension)
     private double Distance(int i, int j, InfoNceOptions options) =>
         Math.Sqrt(Sum((query, key) => (query - key) * (query - key), i, j) + options.DistanceOffset);
 
-    private double Cosine(int i, int j) =>
-        Norm(Queries, i) * Norm(Keys, j) is var norms && norms == 0 ? 0 : Sum((query, key) => query * key, i, j) / norms;
+    private double Cosine(int i, int j)
+    {
+        var norms = Norm(Queries, i) * Norm(Keys, j);
+        return norms == 0 ? 0 : Sum((query, key) => query * key, i, j) / norms;
+    }
 
     private double Norm(double[] rows, int i)
     {
@@ -156,8 +159,8 @@ internal sealed record InfoNceResult(double[] QueryGradient, double[] KeyGradien
     public InfoNceTerms Terms { get; init; }
 
     /// <summary>
-    /// The distance to another result: of the gradients relative to their largest element or 1 / n, which one pair's slope may be, and of the
-    /// loss relative to itself or 1.
+    /// The distance to another result: of the gradients relative to their largest element or 1 / n, which one pair's slope may be, and of
+    /// the loss relative to itself or 1.
     /// </summary>
     public double DistanceTo(InfoNceResult expected, int count) => Math.Max(
         Math.Max(

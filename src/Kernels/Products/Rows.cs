@@ -5,7 +5,9 @@ using AuxCore.Interop;
 
 namespace AuxCore.Kernels;
 
-/// <summary>Rows of a matrix on their way into the blocks that <see cref="BlockedProduct{T, TLanes}"/> works on. Every conversion is exact.</summary>
+/// <summary>
+/// Rows of a matrix on their way into the blocks that <see cref="BlockedProduct{T, TLanes}"/> works on. Every conversion is exact.
+/// </summary>
 internal static unsafe class Rows
 {
     /// <summary>Copies a row and fills the rest of it, up to <paramref name="step"/> elements, with zeros.</summary>
@@ -29,7 +31,7 @@ internal static unsafe class Rows
     /// <summary>Makes a row zero.</summary>
     public static void Zero<T>(T* row, int step) where T : unmanaged => NativeMemory.Clear(row, (nuint)(step * sizeof(T)));
 
-    /// <summary>Copies up to <paramref name="rows"/> rows side by side into columns: element k of row r to [k, r]; the rest is zero.</summary>
+    /// <summary>Copies rows side by side into columns: element k of row r to [k, r]; the rest is zero.</summary>
     /// <param name="source">Rows of <paramref name="count"/> elements, one after the other.</param>
     /// <param name="rows">How many there are.</param>
     /// <param name="count">Elements of a row.</param>

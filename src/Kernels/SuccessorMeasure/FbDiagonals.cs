@@ -1,8 +1,8 @@
 namespace AuxCore.Kernels;
 
 /// <summary>
-/// What the tiled form of <see cref="ForwardBackwardLoss"/> still takes from rows alone, in float64: the diagonals of its n × n matrices, and
-/// the orthonormality term, which is bilinear whatever the target.
+/// What the tiled form of <see cref="ForwardBackwardLoss"/> still takes from rows alone, in float64: the diagonals of its n × n matrices,
+/// and the orthonormality term, which is bilinear whatever the target.
 /// </summary>
 internal sealed unsafe class FbDiagonals<TIn, TDouble>
     where TIn : unmanaged

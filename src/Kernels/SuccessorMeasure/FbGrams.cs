@@ -151,7 +151,8 @@ internal sealed unsafe class FbGrams
             var from = isSymmetric ? row + 1 : 0;
             var at = (long)row * Step;
             sum += TensorPrimitives.Dot(
-                new ReadOnlySpan<double>(left + at + from, _dimension - from), new ReadOnlySpan<double>(right + at + from, _dimension - from));
+                new ReadOnlySpan<double>(left + at + from, _dimension - from),
+                new ReadOnlySpan<double>(right + at + from, _dimension - from));
             diagonal += left[at + row] * right[at + row];
         }
 

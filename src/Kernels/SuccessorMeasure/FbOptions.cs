@@ -1,7 +1,8 @@
 namespace AuxCore.Kernels;
 
 /// <summary>
-/// Which published code's scale <see cref="ForwardBackwardLoss"/> follows. The gradient of the temporal-difference part is the same in both.
+/// Which published code's scale <see cref="ForwardBackwardLoss"/> follows. The gradient of the temporal-difference part is the same in
+/// both.
 /// </summary>
 public enum FbConvention
 {

@@ -5,9 +5,9 @@ namespace AuxCore.Kernels;
 public static partial class ForwardBackwardLoss
 {
     /// <summary>
-    /// The loss from tiles of the n × n matrices, for targets that are not bilinear. A tile's differences are formed, used for both gradients
-    /// while they are in the cache, and forgotten: 8 E n² d operations, and memory that does not grow with n² nor, but for the diagonals,
-    /// with n.
+    /// The loss from tiles of the n × n matrices, for targets that are not bilinear. A tile's differences are formed, used for both
+    /// gradients while they are in the cache, and forgotten: 8 E n² d operations, and memory that does not grow with n² nor, but for the
+    /// diagonals, with n.
     /// </summary>
     /// <remarks>
     /// Transitions i lie in the lanes, <see cref="Lanes"/> of them at a time; transitions j are met <see cref="TileRows"/> at a time, read
@@ -193,7 +193,7 @@ public static partial class ForwardBackwardLoss
             }
         }
 
-        /// <summary>∂B from the sums that the tiles left in its place: their scale, the diagonal part, and the orthonormality term.</summary>
+        /// <summary>∂B from the sums that the tiles left in its place: scale, diagonal part, orthonormality term.</summary>
         private static void FinishBackward(FbWork work, FbDiagonals<TIn, TDouble> diagonals, Scratch scratch, int threads)
         {
             const int BlockRows = 48;

@@ -5,8 +5,8 @@ namespace AuxCore.Kernels;
 public static partial class ForwardBackwardLoss
 {
     /// <summary>
-    /// The formula of the class's summary in double, pair by pair, with the derivative of each term written down where the term is. All forms
-    /// are this one here.
+    /// The formula of the class's summary in double, pair by pair, with the derivative of each term written down where the term is. All
+    /// forms are this one here.
     /// </summary>
     private static unsafe void RunReference(in FbWork work)
     {

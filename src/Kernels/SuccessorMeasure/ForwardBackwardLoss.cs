@@ -10,15 +10,15 @@ namespace AuxCore.Kernels;
 /// </summary>
 /// <remarks>
 /// <para>w is 1, or 1 − γ for a normalised measure. <see cref="FbConvention"/> scales the orthonormality term and says what the diagonal
-/// part is; the formula above is <see cref="FbConvention.MetaMotivo"/>'s but for the targets' share of its diagonal. No gradient goes through
-/// targets. What <see cref="Start"/> means is the caller's to do: F · B is M⁺, the measure from the next state on, where B was evaluated
-/// at s′_j, and Ψ where it was evaluated at s_j.</para>
+/// part is; the formula above is <see cref="FbConvention.MetaMotivo"/>'s but for the targets' share of its diagonal. No gradient goes
+/// through targets. What <see cref="Start"/> means is the caller's to do: F · B is M⁺, the measure from the next state on, where B was
+/// evaluated at s′_j, and Ψ where it was evaluated at s_j.</para>
 /// <para>Where the target is the mean of the heads, Σ_ij (F_i·B_j − γ_i F̄_i·B̄_j)² is
 /// ⟨FᵀF, BᵀB⟩ − 2⟨F̄ᵀDF, B̄ᵀB⟩ + ⟨F̄ᵀD²F̄, B̄ᵀB̄⟩, D = diag(γ_i), less the n diagonal terms, and the gradients are
 /// ∂F = [F(BᵀB) − DF̄(B̄ᵀB) − e⊙B] / N − wB/n and ∂B = Σ_e {[B(FᵀF) − B̄(F̄ᵀDF) − e⊙F] / N − wF/n} + the orthonormality term's,
-/// with e_i = F_i·B_i − γ_i F̄_i·B̄_i: d × d matrices in place of n × n ones (<see cref="FbForm.Gram"/>). These differences cancel as learning
-/// converges, so Grams and diagonals are accumulated in float64. A minimum or a penalty is not bilinear; <see cref="FbForm.Tiled"/> then goes
-/// through the n × n matrices tile by tile and keeps none of them.</para>
+/// with e_i = F_i·B_i − γ_i F̄_i·B̄_i: d × d matrices in place of n × n ones (<see cref="FbForm.Gram"/>). These differences cancel as
+/// learning converges, so Grams and diagonals are accumulated in float64. A minimum or a penalty is not bilinear;
+/// <see cref="FbForm.Tiled"/> then goes through the n × n matrices tile by tile and keeps none of them.</para>
 /// <para>Deterministic: the same input gives the same bits, whatever the number of threads. A NaN in an input gives a NaN loss, except in
 /// rows of F̄ of terminal transitions, which are not read. The methods of this class are thread-safe.</para>
 /// </remarks>
@@ -37,22 +37,7 @@ public static partial class ForwardBackwardLoss
     public static bool IsSupported(AuxBackend backend, out string reason) => Support.IsSupported(backend, out reason);
 
     /// <summary>Loss and gradients of a batch in float32.</summary>
-    /// <param name="forward">F [E, n, d], row-major.</param>
-    /// <param name="backward">B [n, d].</param>
-    /// <param name="targetForward">F̄ [E, n, d] at the next states; rows of terminal transitions are not read.</param>
-    /// <param name="targetBackward">B̄ [n, d].</param>
-    /// <param name="done">[n]: whether the transition is terminal.</param>
-    /// <param name="shape">E, at most 16; n, at least 2; d.</param>
-    /// <param name="options">Discount, convention, target, form.</param>
-    /// <param name="forwardGradient">Receives ∂loss/∂F [E, n, d]; shares memory with nothing else, as the other gradient.</param>
-    /// <param name="backwardGradient">Receives ∂loss/∂B [n, d].</param>
-    /// <param name="backend">Where to run; Auto takes the CPU for spans.</param>
-    /// <returns>The parts of the loss; NaN where an input is.</returns>
-    /// <exception cref="ArgumentException">
-    /// A length does not match the shape, n is below 2, a gradient overlaps something, or the options do not go together. Nothing was written.
-    /// </exception>
-    /// <exception cref="ArgumentOutOfRangeException">The discount is not within [0, 1), or another option is out of range.</exception>
-    /// <exception cref="BackendUnavailableException">The named backend does not run here.</exception>
+    /// <inheritdoc cref="RunSpans{TIn, TGradient}"/>
     public static FbTerms Run(
         ReadOnlySpan<float> forward, ReadOnlySpan<float> backward, ReadOnlySpan<float> targetForward, ReadOnlySpan<float> targetBackward,
         ReadOnlySpan<bool> done, FbShape shape, FbOptions options, Span<float> forwardGradient, Span<float> backwardGradient,
@@ -60,7 +45,7 @@ public static partial class ForwardBackwardLoss
         RunSpans(forward, backward, targetForward, targetBackward, done, shape, options, forwardGradient, backwardGradient, backend);
 
     /// <summary>The same from bfloat16, widened exactly; the gradients are float32.</summary>
-    /// <inheritdoc cref="Run(ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{bool}, FbShape, FbOptions, Span{float}, Span{float}, AuxBackend)"/>
+    /// <inheritdoc cref="RunSpans{TIn, TGradient}"/>
     public static FbTerms Run(
         ReadOnlySpan<BFloat16> forward, ReadOnlySpan<BFloat16> backward, ReadOnlySpan<BFloat16> targetForward,
         ReadOnlySpan<BFloat16> targetBackward, ReadOnlySpan<bool> done, FbShape shape, FbOptions options, Span<float> forwardGradient,
@@ -68,7 +53,7 @@ public static partial class ForwardBackwardLoss
         RunSpans(forward, backward, targetForward, targetBackward, done, shape, options, forwardGradient, backwardGradient, backend);
 
     /// <summary>The same in float64 throughout.</summary>
-    /// <inheritdoc cref="Run(ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{bool}, FbShape, FbOptions, Span{float}, Span{float}, AuxBackend)"/>
+    /// <inheritdoc cref="RunSpans{TIn, TGradient}"/>
     public static FbTerms Run(
         ReadOnlySpan<double> forward, ReadOnlySpan<double> backward, ReadOnlySpan<double> targetForward,
         ReadOnlySpan<double> targetBackward, ReadOnlySpan<bool> done, FbShape shape, FbOptions options, Span<double> forwardGradient,
@@ -100,6 +85,25 @@ public static partial class ForwardBackwardLoss
         GC.KeepAlive(stream);
     }
 
+    /// <typeparam name="TIn">float, <see cref="BFloat16"/> or double.</typeparam>
+    /// <typeparam name="TGradient">float, or double where the input is.</typeparam>
+    /// <param name="forward">F [E, n, d], row-major.</param>
+    /// <param name="backward">B [n, d].</param>
+    /// <param name="targetForward">F̄ [E, n, d] at the next states; rows of terminal transitions are not read.</param>
+    /// <param name="targetBackward">B̄ [n, d].</param>
+    /// <param name="done">[n]: whether the transition is terminal.</param>
+    /// <param name="shape">E, at most 16; n, at least 2; d.</param>
+    /// <param name="options">Discount, convention, target, form.</param>
+    /// <param name="forwardGradient">Receives ∂loss/∂F [E, n, d]; shares memory with nothing else, as the other gradient.</param>
+    /// <param name="backwardGradient">Receives ∂loss/∂B [n, d].</param>
+    /// <param name="backend">Where to run; Auto takes the CPU for spans.</param>
+    /// <returns>The parts of the loss; NaN where an input is.</returns>
+    /// <exception cref="ArgumentException">
+    /// A length does not match the shape, n is below 2, a gradient overlaps something, or the options do not go together. Nothing was
+    /// written.
+    /// </exception>
+    /// <exception cref="ArgumentOutOfRangeException">The discount is not within [0, 1), or another option is out of range.</exception>
+    /// <exception cref="BackendUnavailableException">The named backend does not run here.</exception>
     private static unsafe FbTerms RunSpans<TIn, TGradient>(
         ReadOnlySpan<TIn> forward, ReadOnlySpan<TIn> backward, ReadOnlySpan<TIn> targetForward, ReadOnlySpan<TIn> targetBackward,
         ReadOnlySpan<bool> done, FbShape shape, FbOptions options, Span<TGradient> forwardGradient, Span<TGradient> backwardGradient,

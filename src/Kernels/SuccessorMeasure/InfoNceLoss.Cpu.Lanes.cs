@@ -232,7 +232,8 @@ public static partial class InfoNceLoss
             var (dot, square, options) = (0.0, 0.0, _work.Options);
             for (var k = 0; k < _d; k++)
             {
-                var (query, key) = (double.CreateTruncating(Element(_work.Queries, i, k)), double.CreateTruncating(Element(_work.Keys, i, k)));
+                var query = double.CreateTruncating(Element(_work.Queries, i, k));
+                var key = double.CreateTruncating(Element(_work.Keys, i, k));
                 dot += query * key;
                 square += (query - key) * (query - key);
             }

@@ -5,12 +5,12 @@ namespace AuxCore.Kernels;
 public static partial class InfoNceLoss
 {
     /// <summary>
-    /// Strips of <see cref="Lanes"/> queries against all keys: logits with a running maximum and sum, then the logits' slopes in their place,
+    /// Strips of <see cref="Lanes"/> queries against all keys: logits with a running maximum and sum, then their weights in their place,
     /// and both gradients from them. 6 n² d operations, 8 n² d for a symmetric loss, and one strip of memory.
     /// </summary>
     /// <remarks>
-    /// Queries lie in the lanes, so everything over keys is a loop over rows. The keys are cut into segments, which threads share; maxima, sums
-    /// and gradients of segments are put together in their order. So the number of threads changes no bit.
+    /// Queries lie in the lanes, so everything over keys is a loop over rows. The keys are cut into segments, which threads share; maxima,
+    /// sums and gradients of segments are put together in their order. So the number of threads changes no bit.
     /// </remarks>
     private sealed unsafe class InfoNceStrips<TIn, T, TLanes, TLogit>
         where TIn : unmanaged

@@ -69,8 +69,8 @@ public static partial class InfoNceLoss
 
     /// <summary>
     /// A logit from the dot product of a lane's vector and a row's, and what of a logit's slope goes into the gradients. Of the two vectors
-    /// come one number each: squared norms where the logit is a distance, the reciprocal of the row's norm where it is a cosine, whose lanes
-    /// are normalised already.
+    /// come one number each: squared norms where the logit is a distance, the reciprocal of the row's norm where it is a cosine, whose
+    /// lanes are normalised already.
     /// </summary>
     private interface ILogit<T, TLanes>
         where T : unmanaged, IBinaryFloatingPointIeee754<T>

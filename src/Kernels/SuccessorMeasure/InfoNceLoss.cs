@@ -3,8 +3,8 @@ using AuxCore.Interop;
 namespace AuxCore.Kernels;
 
 /// <summary>
-/// InfoNCE and its gradients (van den Oord, Li and Vinyals 2018; as the critic of contrastive reinforcement learning, Eysenbach et al. 2022
-/// and Bortkiewicz et al. 2025, JaxGCRL): with logits l_ij of query φ_i and key ψ_j, the n pairs (i, i) being positive,
+/// InfoNCE and its gradients (van den Oord, Li and Vinyals 2018; as the critic of contrastive reinforcement learning, Eysenbach et al.
+/// 2022, and JaxGCRL, Bortkiewicz et al. 2025): with logits l_ij of query φ_i and key ψ_j, the n pairs (i, i) being positive,
 /// loss = mean_i (logsumexp_j l_ij − l_ii) + c · mean_i (logsumexp_j l_ij)².
 /// </summary>
 /// <remarks>
@@ -13,8 +13,8 @@ namespace AuxCore.Kernels;
 /// float32 (float64 from float64) and logsumexps and the loss in float64. A distance comes from ‖φ‖² + ‖ψ‖² − 2 φ·ψ about the mean of the
 /// keys, so a common offset costs no accuracy; distances below about 10⁻³ of the remaining norms are not resolved in float32, but for those
 /// of the positive pairs, which are formed directly.</para>
-/// <para>Deterministic: the same input gives the same bits, whatever the number of threads. A NaN in an input gives a NaN loss. The methods of
-/// this class are thread-safe.</para>
+/// <para>Deterministic: the same input gives the same bits, whatever the number of threads. A NaN in an input gives a NaN loss. The methods
+/// of this class are thread-safe.</para>
 /// </remarks>
 public static partial class InfoNceLoss
 {
@@ -31,34 +31,21 @@ public static partial class InfoNceLoss
     public static bool IsSupported(AuxBackend backend, out string reason) => Support.IsSupported(backend, out reason);
 
     /// <summary>Loss and gradients of a batch in float32.</summary>
-    /// <param name="queries">φ [n, d], row-major.</param>
-    /// <param name="keys">ψ [n, d]; ψ_i is the positive of φ_i.</param>
-    /// <param name="count">n, at least 2.</param>
-    /// <param name="dimension">d.</param>
-    /// <param name="options">Logits, direction, penalty.</param>
-    /// <param name="queryGradient">Receives ∂loss/∂φ [n, d]; shares memory with nothing else, as the other gradient.</param>
-    /// <param name="keyGradient">Receives ∂loss/∂ψ [n, d].</param>
-    /// <param name="backend">Where to run; Auto takes the CPU for spans.</param>
-    /// <returns>The parts of the loss; NaN where an input is.</returns>
-    /// <exception cref="ArgumentException">
-    /// A length does not match the shape, n is below 2, or a gradient overlaps something. Nothing was written.
-    /// </exception>
-    /// <exception cref="ArgumentOutOfRangeException">An option is out of range. Nothing was written.</exception>
-    /// <exception cref="BackendUnavailableException">The named backend does not run here.</exception>
+    /// <inheritdoc cref="RunSpans{TIn, TGradient}"/>
     public static InfoNceTerms Run(
         ReadOnlySpan<float> queries, ReadOnlySpan<float> keys, int count, int dimension, InfoNceOptions options,
         Span<float> queryGradient, Span<float> keyGradient, AuxBackend backend = AuxBackend.Auto) =>
         RunSpans(queries, keys, count, dimension, options, queryGradient, keyGradient, backend);
 
     /// <summary>The same from bfloat16, widened exactly; the gradients are float32.</summary>
-    /// <inheritdoc cref="Run(ReadOnlySpan{float}, ReadOnlySpan{float}, int, int, InfoNceOptions, Span{float}, Span{float}, AuxBackend)"/>
+    /// <inheritdoc cref="RunSpans{TIn, TGradient}"/>
     public static InfoNceTerms Run(
         ReadOnlySpan<BFloat16> queries, ReadOnlySpan<BFloat16> keys, int count, int dimension, InfoNceOptions options,
         Span<float> queryGradient, Span<float> keyGradient, AuxBackend backend = AuxBackend.Auto) =>
         RunSpans(queries, keys, count, dimension, options, queryGradient, keyGradient, backend);
 
     /// <summary>The same in float64 throughout.</summary>
-    /// <inheritdoc cref="Run(ReadOnlySpan{float}, ReadOnlySpan{float}, int, int, InfoNceOptions, Span{float}, Span{float}, AuxBackend)"/>
+    /// <inheritdoc cref="RunSpans{TIn, TGradient}"/>
     public static InfoNceTerms Run(
         ReadOnlySpan<double> queries, ReadOnlySpan<double> keys, int count, int dimension, InfoNceOptions options,
         Span<double> queryGradient, Span<double> keyGradient, AuxBackend backend = AuxBackend.Auto) =>
@@ -70,8 +57,8 @@ public static partial class InfoNceLoss
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
     /// <param name="stream">Where work on a device is queued; the default stream without. Work on the device is asynchronous.</param>
     /// <exception cref="ArgumentException">
-    /// Ranks, shapes, dtypes or devices do not fit, a tensor is not contiguous, an output overlaps something, n is below 2, or the stream is
-    /// of another device. Nothing was written.
+    /// Ranks, shapes, dtypes or devices do not fit, a tensor is not contiguous, an output overlaps something, n is below 2, or the stream
+    /// is of another device. Nothing was written.
     /// </exception>
     /// <exception cref="ArgumentOutOfRangeException">An option is out of range. Nothing was written.</exception>
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or not on this memory.</exception>
@@ -89,6 +76,22 @@ public static partial class InfoNceLoss
         GC.KeepAlive(stream);
     }
 
+    /// <typeparam name="TIn">float, <see cref="BFloat16"/> or double.</typeparam>
+    /// <typeparam name="TGradient">float, or double where the input is.</typeparam>
+    /// <param name="queries">φ [n, d], row-major.</param>
+    /// <param name="keys">ψ [n, d]; ψ_i is the positive of φ_i.</param>
+    /// <param name="count">n, at least 2.</param>
+    /// <param name="dimension">d.</param>
+    /// <param name="options">Logits, direction, penalty.</param>
+    /// <param name="queryGradient">Receives ∂loss/∂φ [n, d]; shares memory with nothing else, as the other gradient.</param>
+    /// <param name="keyGradient">Receives ∂loss/∂ψ [n, d].</param>
+    /// <param name="backend">Where to run; Auto takes the CPU for spans.</param>
+    /// <returns>The parts of the loss; NaN where an input is.</returns>
+    /// <exception cref="ArgumentException">
+    /// A length does not match the shape, n is below 2, or a gradient overlaps something. Nothing was written.
+    /// </exception>
+    /// <exception cref="ArgumentOutOfRangeException">An option is out of range. Nothing was written.</exception>
+    /// <exception cref="BackendUnavailableException">The named backend does not run here.</exception>
     private static unsafe InfoNceTerms RunSpans<TIn, TGradient>(
         ReadOnlySpan<TIn> queries, ReadOnlySpan<TIn> keys, int count, int dimension, InfoNceOptions options,
         Span<TGradient> queryGradient, Span<TGradient> keyGradient, AuxBackend backend)

@@ -30,8 +30,8 @@ public enum InfoNceDirection
 public sealed record InfoNceOptions
 {
     /// <summary>
-    /// JaxGCRL's critic (Bortkiewicz et al. 2025, <c>crl/losses.py</c>): −√(‖φ − ψ‖² + 10⁻⁶), forward, penalty 0.1. The 10⁻⁶ that it adds to
-    /// the logits in the penalty is left out.
+    /// JaxGCRL's critic (Bortkiewicz et al. 2025, <c>crl/losses.py</c>): −√(‖φ − ψ‖² + 10⁻⁶), forward, penalty 0.1. The 10⁻⁶ that it adds
+    /// to the logits in the penalty is left out.
     /// </summary>
     public static InfoNceOptions JaxGcrl { get; } = new() { DistanceOffset = 1e-6, LogSumExpPenalty = 0.1 };
 
