@@ -50,6 +50,9 @@ public class HouseTests
     {
         Assert.DoesNotContain(References(typeof(AuxRuntime)), name => name.StartsWith("AuxCore", StringComparison.Ordinal));
         Assert.DoesNotContain(References(typeof(EmaUpdate)), name => name is "TorchSharp" or "AuxCore.Models");
+        foreach (var type in (Type[])[typeof(AuxRuntime), typeof(EmaModel)])
+            Assert.DoesNotContain(References(type), name => name.StartsWith("ILGPU", StringComparison.Ordinal));
+        Assert.Contains("ILGPU", References(typeof(EmaUpdate)));
         Assert.Contains("TorchSharp", References(typeof(EmaModel)));
     }
 

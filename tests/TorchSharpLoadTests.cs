@@ -9,6 +9,7 @@ namespace AuxCore.Tests;
 /// TorchSharp loads on systems older than its native library asks for, because build/AuxCore.Models.targets puts a copy with one weak
 /// requirement into the output folder. What is checked here is that file and its original.
 /// </summary>
+[RequiresLibtorch]
 public class TorchSharpLoadTests
 {
     private const string Library = "libLibTorchSharp.so";

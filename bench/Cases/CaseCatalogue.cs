@@ -9,6 +9,15 @@ internal static class CaseCatalogue
         .. EmaUpdateBenchmarks.All,
         .. ForwardBackwardLossBenchmarks.All,
         .. InfoNceLossBenchmarks.All,
+        .. AdamWUpdateBenchmarks.All,
+        .. GradientNormBenchmarks.All,
+        .. ScatterEmaBenchmarks.All,
+        .. IndicatorTdBenchmarks.All,
+        .. PvnHeadBenchmarks.All,
+        .. TabularTdBenchmarks.All,
+        .. IndicatorCalibrationBenchmarks.All,
+        .. SuccessorSweepBenchmarks.All,
+        .. SuccessorSolveBenchmarks.All,
     ];
 
     /// <summary>

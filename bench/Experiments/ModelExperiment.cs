@@ -32,5 +32,6 @@ internal static class ModelCatalogue
     public static IReadOnlyList<Func<ModelExperiment>> All { get; } =
     [
         () => new EmaExperiment(),
+        () => new EmaStorageExperiment(),
     ];
 }

@@ -25,7 +25,7 @@ internal sealed class OpSupport
 
     /// <summary>Why the op does not run on a backend here; null where it does.</summary>
     public string? WhyNot(AuxBackend backend) =>
-        _missing[backend] ?? (AuxRuntime.IsAvailable(backend, out var reason) ? null : reason);
+        _missing[backend] ?? (IsAvailable(backend, out var reason) ? null : reason);
 
     /// <summary>The public form of <see cref="WhyNot"/>; Auto always runs somewhere.</summary>
     public bool IsSupported(AuxBackend backend, out string reason)
@@ -52,7 +52,7 @@ internal sealed class OpSupport
 
         if (WhyNot(chosen) is { } reason)
             throw new BackendUnavailableException(Op, chosen, reason);
-        var onHost = chosen is AuxBackend.Cpu or AuxBackend.Reference;
+        var onHost = chosen is AuxBackend.Cpu or AuxBackend.Reference || (chosen == AuxBackend.Ilgpu && IlgpuBackend.IsOnCpu);
         if (onHost != (device.Kind == AuxDeviceKind.Host))
             throw new BackendUnavailableException(Op, chosen, $"the tensors are on {device}");
         return chosen;
@@ -64,6 +64,9 @@ internal sealed class OpSupport
 
     /// <summary>Notes that a call ran.</summary>
     public void Count(AuxBackend backend) => _counter.Add(backend);
+
+    private static bool IsAvailable(AuxBackend backend, out string reason) =>
+        backend == AuxBackend.Ilgpu ? IlgpuBackend.IsUsable(out reason) : AuxRuntime.IsAvailable(backend, out reason);
 
     private static AuxBackend For(AuxDevice device) => device.Kind == AuxDeviceKind.Host ? AuxBackend.Cpu : AuxBackend.Cuda;
 }

@@ -1,10 +1,12 @@
 using AuxCore.Interop;
+using AuxCore.Kernels;
 using AuxCore.Models;
 using TorchSharp;
 using Tensor = TorchSharp.torch.Tensor;
 
 namespace AuxCore.Tests.Averaging;
 
+[RequiresLibtorch]
 public class EmaMixerTests
 {
     [Fact]
@@ -86,6 +88,86 @@ public class EmaMixerTests
             "sources[0]: shape [5] does not match averages[0][0] [4]",
             Assert.Throws<ArgumentException>(() => mixer.Update(0.5)).Message, StringComparison.Ordinal);
         Assert.Equal([0, 0, 0, 0], average.data<float>());
+    }
+
+    [Fact]
+    public void A_tensor_that_was_transposed_or_shortened_at_its_address_is_refused()
+    {
+        using var scope = torch.NewDisposeScope();
+        var (source, average) = (torch.ones(3, 3), torch.zeros(3, 3));
+        using var mixer = new EmaMixer([(source, average)]);
+
+        source.set_(source.t());
+        Refused<ArgumentException>("sources[0]: float32[3, 3] on cpu with strides [1, 3]", () => { mixer.Update(0.5); return null; });
+        source.set_(torch.ones(3, 3));
+        average.set_(average.narrow(0, 0, 2));
+        Refused<ArgumentException>(
+            "sources[0]: shape [3, 3] does not match averages[0][0] [2, 3]", () => { mixer.Update(0.5); return null; });
+
+        Assert.Equal(0, average.sum().item<float>());
+    }
+
+    [Fact]
+    public void Averages_may_be_bfloat16_and_then_need_a_rounding()
+    {
+        using var scope = torch.NewDisposeScope();
+        var (source, theirs) = (torch.ones(1000), torch.zeros(1000, torch.bfloat16));
+        using var mixer = new EmaMixer([source], [theirs], [torch.zeros(1000)]);
+        using var own = EmaMixer.WithOwnAverages([source], 2, torch.bfloat16);
+
+        Refused<ArgumentException>("rounding: averages[0] is bfloat16", () => { mixer.Update(0.5, 0.5); return null; });
+        mixer.Update(EmaRounding.Stochastic(1, 1), 0.999, 0.999);
+        own.Update(EmaRounding.Stochastic(1, 1), 0.999, 0.5);
+
+        Assert.Equal(0.001f, theirs.to(torch.float32).mean().item<float>(), 1e-5f);
+        Assert.Equal(torch.bfloat16, own.Averages(1)[0].dtype);
+        Assert.Equal(64, own.Averages(1)[0].ToTensorView().Address % 64 == 0 ? 64 : -1);
+        Refused<ArgumentException>("storage: Float16", () => EmaMixer.WithOwnAverages([source], 1, torch.float16));
+        Refused<ArgumentException>("device: meta", () => EmaMixer.WithOwnAverages([source], device: torch.META));
+    }
+
+    [Fact]
+    public void Chains_average_averages()
+    {
+        using var scope = torch.NewDisposeScope();
+        var source = torch.zeros(2);
+        using var first = EmaMixer.WithOwnAverages([source], 2);
+        using var second = first.Chain(1);
+        using var third = second.Chain();
+        source.fill_(8);
+
+        for (var step = 0; step < 2; step++)
+        {
+            first.Update(0.0, 0.5);
+            second.Update(0.5);
+            third.Update(0.5);
+        }
+
+        Assert.Equal([6, 4, 2.5f], [.. ((EmaMixer[])[first, second, third]).Select(mixer =>
+            mixer.Averages(mixer.AverageCount - 1)[0].data<float>()[0])]);
+        Assert.Throws<ArgumentOutOfRangeException>(() => first.Chain(2));
+        first.Dispose();
+        Refused<ObjectDisposedException>("sources[0] was disposed", () => { second.Update(0.5); return null; });
+        Assert.Throws<ObjectDisposedException>(() => first.Chain());
+    }
+
+    [Fact]
+    public void A_staged_source_is_looked_after_like_any_other()
+    {
+        using var scope = torch.NewDisposeScope();
+        var source = torch.ones(4);
+        using var mixer = EmaMixer.WithOwnAverages([source], 1, torch.float32, torch.CPU, alwaysStage: true);
+        source.set_(torch.full(4, 3f));
+
+        mixer.Update(0.0);
+
+        Assert.Equal((1, 3f), (mixer.Rebuilds, mixer.Averages()[0].data<float>()[0]));
+        source.set_(torch.ones(5));
+        Refused<ArgumentException>("sources[0]: shape [5]", () => { mixer.Update(0.0); return null; });
+        source.set_(torch.ones(2, 2).t());
+        Refused<ArgumentException>("sources[0]", () => { mixer.Update(0.0); return null; });
+        Refused<ArgumentException>("strides", () => EmaMixer.WithOwnAverages(
+            [torch.ones(2, 3).t()], 1, torch.float32, null, alwaysStage: true));
     }
 
     [Fact]
@@ -187,8 +269,8 @@ public class EmaMixerTests
         Refused<ArgumentException>(
             "sources[0]: int64[4] on cpu cannot be averaged", () => new EmaMixer([(torch.ones(4, dtype: torch.int64), torch.zeros(4))]));
         Refused<ArgumentException>(
-            "averages[0][0]: bfloat16[4] on cpu; averages are float32",
-            () => new EmaMixer([(good, torch.zeros(4, dtype: torch.bfloat16))]));
+            "averages[0][0]: float16[4] on cpu; averages are float32",
+            () => new EmaMixer([(good, torch.zeros(4, dtype: torch.float16))]));
         Refused<ArgumentException>(
             "sources[0]: float32[3, 2] on cpu with strides [1, 3] is not contiguous",
             () => new EmaMixer([(torch.ones(2, 3).t(), torch.zeros(3, 2))]));

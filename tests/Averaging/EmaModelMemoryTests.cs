@@ -4,6 +4,7 @@ namespace AuxCore.Tests.Averaging;
 
 /// <summary>Reads the memory of the whole process, so no other test may run beside it.</summary>
 [Collection(ProcessWide.Name)]
+[RequiresLibtorch]
 public class EmaModelMemoryTests
 {
     [Fact]

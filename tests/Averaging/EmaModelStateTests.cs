@@ -4,6 +4,7 @@ using Tensor = TorchSharp.torch.Tensor;
 
 namespace AuxCore.Tests.Averaging;
 
+[RequiresLibtorch]
 public sealed class EmaModelStateTests : IDisposable
 {
     private readonly string _path = Path.Combine(Path.GetTempPath(), Path.GetRandomFileName());
@@ -53,7 +54,7 @@ public sealed class EmaModelStateTests : IDisposable
 
         using var file = SafetensorsFile.Open(_path);
 
-        Assert.Equal(("ema-model/1", "1", "1", "Copy", "constant(0.5)"),
+        Assert.Equal(("ema-model/1", "1", "1", "Copy", "half-life(1)"),
             (file.Metadata["auxcore.format"], file.Metadata["auxcore.step"], file.Metadata["auxcore.averages"],
              file.Metadata["auxcore.buffers"], file.Metadata["auxcore.schedule.0"]));
         Assert.Contains("averages.0.0.weight", file.Names);

@@ -4,6 +4,7 @@ using static AuxCore.Tests.Averaging.EmaModelTests;
 
 namespace AuxCore.Tests.Averaging;
 
+[RequiresLibtorch]
 public class EmaSwapTests
 {
     [Fact]

@@ -1,6 +1,7 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using AuxCore.Bench.Cases;
+using AuxCore.Bench.Measurement;
 using AuxCore.Bench.Output;
 using AuxCore.Models;
 
@@ -77,6 +78,23 @@ public sealed class ResultsFileTests : IDisposable
         Assert.Equal((Sample.Commit, Sample.Date), (read.Commit, read.Date));
         Assert.Equal(Sample.Results[0].Baselines, read.Results[0].Baselines);
         Assert.Equal(Sample.Results[0] with { Baselines = [] }, read.Results[0] with { Baselines = [] });
+    }
+
+    /// <summary>bench/gpu/tests/test_results.py asserts that bench/gpu/results.py writes exactly this file.</summary>
+    [Fact]
+    public void What_a_GPU_run_writes_is_read_too()
+    {
+        string? root = HouseTests.Root();
+        Assert.SkipWhen(root is null, "the sources are not beside the tests (they run from an archive)");
+
+        BenchResults read = ResultsFile.Read(Path.Combine(root, "bench", "gpu", "tests", "results-example.json"));
+
+        Assert.Equal(("A processor", 2, 0), (read.Machine.Cpu, read.Machine.Cores, read.Machine.VectorBits));
+        Assert.Equal(2, read.Results.Count);
+        Assert.Equal(new Quartiles(2, 1.5, 3), read.Results[0].OursUs);
+        Assert.Equal(("fast", 0.75), (read.Results[0].Baseline(BaselineKind.Best)!.Name, read.Results[0].Baselines[0].Speedup.Q1));
+        Assert.Equal((3000, 1.5, true), (read.Results[0].Bytes, read.Results[0].GbPerS, read.Results[0].Verified));
+        Assert.Null(read.Results[1].OursUs);
     }
 
     [Fact]

@@ -19,8 +19,13 @@ internal static unsafe class CudaDriver
     [ModuleInitializer]
     internal static void Load()
     {
-        if (NativeLibrary.TryLoad(Library, out _))
+        if (NativeLibrary.TryLoad(Library, out var found))
+        {
+            if (NativeLibrary.TryGetExport(found, "auxcore_standin", out _)) // LD_LIBRARY_PATH leads to it
+                Standin = found;
             return;
+        }
+
         var path = Path.Combine(AppContext.BaseDirectory, "standin", Library);
         if (File.Exists(path))
             Standin = NativeLibrary.Load(path);
@@ -67,7 +72,8 @@ internal static unsafe class CudaDriver
     /// <summary>The name of the driver function that was last made to fail.</summary>
     public static string Failed => Marshal.PtrToStringUTF8(((delegate* unmanaged<nint>)Export("auxcore_standin_failed"))()) ?? "";
 
-    private static void SetFailing(long nth, int error) => ((delegate* unmanaged<long, int, void>)Export("auxcore_standin_fail"))(nth, error);
+    private static void SetFailing(long nth, int error) =>
+        ((delegate* unmanaged<long, int, void>)Export("auxcore_standin_fail"))(nth, error);
 
     private static nint Export(string name) => NativeLibrary.GetExport(Standin, name);
 

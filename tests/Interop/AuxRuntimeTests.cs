@@ -70,6 +70,7 @@ public class AuxRuntimeTests
     }
 
     [Fact]
+    [RequiresLibtorch]
     public void An_override_that_cannot_run_does_not_touch_a_named_backend()
     {
         using var setting = new EnvironmentVariable("AUXCORE_BACKEND", "cuda");

@@ -19,6 +19,7 @@ public class BFloat16Tests
     }
 
     [Fact]
+    [RequiresLibtorch]
     public void Rounding_agrees_with_libtorch()
     {
         var random = new Random(1);

@@ -7,6 +7,7 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Tests.Tensors;
 
 /// <summary>A folder of its own for each test, and files built byte by byte.</summary>
+[RequiresLibtorch]
 public abstract class SafetensorsTest : IDisposable
 {
     protected string Folder { get; } = Directory.CreateTempSubdirectory("auxcore-safetensors-").FullName;

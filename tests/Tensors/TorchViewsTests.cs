@@ -4,6 +4,7 @@ using TorchSharp;
 
 namespace AuxCore.Tests.Tensors;
 
+[RequiresLibtorch]
 public class TorchViewsTests
 {
     [Fact]

@@ -121,13 +121,14 @@ void check_overlap(const Tensors& tensors) {
   }
 }
 
-/// The first element from which the source and all averages lie on 16-byte boundaries.
+/// The first element from which a kQuad of the source and of all averages can be accessed at once.
 uint16_t head_of(const Tensors& tensors, std::size_t i) {
-  const std::size_t source_bytes = tensors.element_bytes(i, 0);
-  for (uint16_t head = 0; head < 16 / source_bytes; ++head) {
+  for (uint16_t head = 0; head < kQuad; ++head) {
     bool aligned = true;
-    for (std::size_t column = 0; column < tensors.columns() && aligned; ++column)
-      aligned = (tensors.address(i, column) + head * tensors.element_bytes(i, column)) % 16 == 0;
+    for (std::size_t column = 0; column < tensors.columns() && aligned; ++column) {
+      const std::size_t bytes = tensors.element_bytes(i, column);
+      aligned = (tensors.address(i, column) + head * bytes) % (kQuad * bytes) == 0;
+    }
     if (aligned)
       return head;
   }
@@ -143,7 +144,16 @@ struct Layout {
   std::size_t average_bytes() const { return averages.size() * sizeof(uint64_t); }
 };
 
+uint64_t piece_elements(const Tensors& tensors) {
+  uint64_t elements = 0;
+  for (std::size_t i = 0; i < tensors.size(); ++i)
+    elements += static_cast<uint64_t>(tensors.counts()[i]);
+  const uint64_t steps = elements / kWishedPieces / kPieceStep + 1;
+  return std::clamp<uint64_t>(steps * kPieceStep, kLeastPiece, kMostPiece);
+}
+
 Layout cut(const Tensors& tensors) {
+  const uint64_t usual = piece_elements(tensors);
   Layout layout;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const uint64_t count = static_cast<uint64_t>(tensors.counts()[i]);
@@ -152,7 +162,7 @@ Layout cut(const Tensors& tensors) {
     while (at < count) {
       // The first piece takes the head on top, so that those after it begin on a boundary.
       const uint16_t own_head = at == 0 || head == kNoVectors ? head : 0;
-      const uint64_t whole = kPieceElements + (own_head == kNoVectors ? 0 : own_head);
+      const uint64_t whole = usual + (own_head == kNoVectors ? 0 : own_head);
       const uint32_t elements = static_cast<uint32_t>(std::min(count - at, whole));
       const bool vectors = own_head != kNoVectors && own_head < elements;
       layout.pieces.push_back({tensors.address(i, 0) + at * tensors.element_bytes(i, 0), elements,
@@ -163,7 +173,7 @@ Layout cut(const Tensors& tensors) {
     }
   }
   if (layout.pieces.size() > static_cast<std::size_t>(std::numeric_limits<int32_t>::max()))
-    fail(AUXCORE_E_ARGUMENT, "%zu pieces of %d elements are more than one launch takes", layout.pieces.size(), kPieceElements);
+    fail(AUXCORE_E_ARGUMENT, "%zu pieces of tensors are more than one launch takes", layout.pieces.size());
   return layout;
 }
 

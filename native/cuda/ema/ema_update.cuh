@@ -9,12 +9,14 @@ namespace auxcore::ema {
 struct alignas(16) Piece {
   uint64_t source;
   uint32_t count;        ///< elements
-  uint16_t head;         ///< elements up to the first 16-byte boundary of source and averages alike; kNoVectors if there is none
+  uint16_t head;         ///< elements up to the first whole kQuad of source and averages alike; kNoVectors if there is none
   uint16_t source_type;  ///< SourceType
 };
 
-static_assert(sizeof(Piece) == 16, "a piece is read by one load");
+static_assert(sizeof(Piece) == 16);
 
+/// Elements that one access reads or writes: 16 bytes of an average, 16 or 8 of a source, at a multiple of as many.
+constexpr int kQuad = 4;
 constexpr uint16_t kNoVectors = 0xffff;
 
 /// The values of auxcore_dtype that a source may have.
@@ -41,7 +43,14 @@ struct Steps {
 };
 
 constexpr int kWarp = 32;
-constexpr int kThreads = 256;  ///< of a block
-constexpr int kPieceElements = 4096;
+constexpr int kThreads = 256;                ///< of a block
+constexpr int kBlocksPerMultiprocessor = 4;  ///< at least: leaves a thread 64 registers; what it has under way takes 32
+
+/// Elements of a piece: as many as give kWishedPieces of them, a multiple of kPieceStep within these. Short pieces spread a small model
+/// over all multiprocessors; long ones keep the table of a large one small. An H100 holds 4224 to 8448 warps, each with a piece.
+constexpr int kLeastPiece = 1024;
+constexpr int kMostPiece = 8192;
+constexpr int kPieceStep = 512;
+constexpr int kWishedPieces = 65536;
 
 }  // namespace auxcore::ema

@@ -80,7 +80,7 @@ extern "C" {
 
 uint32_t auxcore_abi_version(void) { return AUXCORE_ABI_VERSION; }
 
-const char* auxcore_device_image(void) { return AUXCORE_IMAGE_DESCRIPTION; }
+const char* auxcore_device_image(void) { return image_description; }
 
 auxcore_status auxcore_device_count(int32_t* count) {
   return guarded(__func__, [&] {

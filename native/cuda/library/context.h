@@ -18,6 +18,9 @@ struct Image {
   const char* end;
 };
 
+/// What the images were compiled with; "none" where they are empty.
+extern const char* const image_description;
+
 /// Declares the embedded image of a path at namespace scope, as auxcore::image_PATH.
 #define AUXCORE_DECLARE_IMAGE(path)                                                                       \
   extern "C" __attribute__((visibility("hidden"))) const char auxcore_image_##path##_begin[];             \

@@ -27,7 +27,7 @@ STANDIN_API const char* auxcore_standin_failed(void);
 typedef struct auxcore_standin_state {
   int64_t allocations;
   int64_t allocated_bytes;
-  int64_t retained_contexts; /* retains less releases, over all devices */
+  int64_t retained_contexts; /* of primary contexts: retains less releases, over all devices */
   int64_t pushed_contexts;   /* of the calling thread */
   int64_t modules;
   int64_t streams;
@@ -38,6 +38,9 @@ typedef struct auxcore_standin_state {
 } auxcore_standin_state;
 
 STANDIN_API void auxcore_standin_get_state(auxcore_standin_state* state);
+
+/* Contexts that cuCtxCreate made and cuCtxDestroy did not destroy yet: of ILGPU, where the shim does not keep it from making them. */
+STANDIN_API int64_t auxcore_standin_created_contexts(void);
 
 /* Reads or writes device memory at once, whatever streams still have to do. 0, or 1 if the range is not all in one allocation. */
 STANDIN_API int32_t auxcore_standin_peek(uint64_t address, void* destination, int64_t bytes);

@@ -1,6 +1,7 @@
 #include "standin_memory.h"
 
 #include "sanitizers.h"
+#include "standin_state.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -59,13 +60,13 @@ Memory::~Memory() {
   close(file_);
 }
 
-CUdeviceptr Memory::allocate(size_t bytes, int device) {
+CUdeviceptr Memory::allocate(size_t bytes, const Context& context) {
   // At the end of its pages, so that an overrun meets the guard.
   const uint64_t used = round_up(bytes, kAlignment), pages = round_up(used, kPage);
   if (bytes > kReserved || pages + kGuard > kReserved - next_)
     return 0;
   const CUdeviceptr address = reinterpret_cast<CUdeviceptr>(device_view_) + next_ + (pages - used);
-  allocations_[address] = {bytes, device};
+  allocations_[address] = {bytes, &context};
   std::memset(host_view_ + next_, kPoison, pages);
   next_ += pages + kGuard;
   mark_slack(address, bytes);
@@ -81,10 +82,10 @@ bool Memory::free(CUdeviceptr address) {
   return true;
 }
 
-void Memory::free_all(int device) {
+void Memory::free_all(const Context& context) {
   for (auto next = allocations_.begin(); next != allocations_.end();) {
     const auto [address, allocation] = *next;
-    if (allocation.device == device) {
+    if (allocation.context == &context) {
       release(address, allocation.bytes);
       next = allocations_.erase(next);
     } else {
@@ -126,7 +127,7 @@ size_t Memory::bytes() const {
 size_t Memory::bytes(int device) const {
   size_t sum = 0;
   for (const auto& [address, allocation] : allocations_)
-    sum += allocation.device == device ? allocation.bytes : 0;
+    sum += allocation.context->device == device ? allocation.bytes : 0;
   return sum;
 }
 

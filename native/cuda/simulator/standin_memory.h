@@ -10,9 +10,11 @@
 
 namespace standin {
 
+struct Context;
+
 struct Allocation {
   size_t bytes;
-  int device;
+  const Context* context;
 };
 
 class Memory {
@@ -23,9 +25,9 @@ class Memory {
   Memory& operator=(const Memory&) = delete;
 
   /// Filled with 0xCB, aligned to 256, and followed by memory that nobody may touch. 0 where the address range is used up.
-  CUdeviceptr allocate(size_t bytes, int device);
+  CUdeviceptr allocate(size_t bytes, const Context& context);
   bool free(CUdeviceptr address);
-  void free_all(int device);
+  void free_all(const Context& context);
 
   /// The start of the allocation that the address is in, and the allocation; nullptr where it is in none.
   const std::pair<const CUdeviceptr, Allocation>* find(CUdeviceptr address) const;
@@ -51,6 +53,8 @@ class Memory {
 
   size_t count() const { return allocations_.size(); }
   size_t bytes() const;
+
+  /// Of a device, in whichever context.
   size_t bytes(int device) const;
 
  private:

@@ -37,6 +37,27 @@ void write_error_log(const std::string& text, unsigned count, const int* options
     std::snprintf(log, room, "%s", text.c_str());
 }
 
+void load_module(Driver& driver, CUmodule* module, const void* image, unsigned count, const int* options, void** values) {
+  require(module != nullptr && image != nullptr, CUDA_ERROR_INVALID_VALUE);
+  Context& context = driver.current();
+  driver.forbid_while_capturing();
+  uint32_t magic = 0;
+  std::memcpy(&magic, image, strnlen(static_cast<const char*>(image), sizeof magic));
+  std::string ptx;
+  if (magic != kFatBinary) {
+    ptx = static_cast<const char*>(image);
+    if (const std::string wrong = what_is_wrong_with_ptx(ptx); !wrong.empty()) {
+      write_error_log(wrong, count, options, values);
+      fail(CUDA_ERROR_INVALID_PTX);
+    }
+  }
+  *module = driver.modules.add(&context, std::move(ptx));
+}
+
+int blocks_per_multiprocessor(int threads) {
+  return threads > int(kMostThreads) ? 0 : std::min(2048 / threads, 32);
+}
+
 std::vector<unsigned char> copy_parameters(const Function& function, void** parameters, void** extra) {
   std::vector<unsigned char> buffer(function.parameter_bytes);
   if (parameters != nullptr) {
@@ -91,21 +112,13 @@ Operation launch_of(
 
 CUDA_EXPORT CUresult cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned count, int* options, void** values) {
   return call(__func__, [&](Driver& driver) {
-    require(module != nullptr && image != nullptr && (count == 0 || (options != nullptr && values != nullptr)), CUDA_ERROR_INVALID_VALUE);
-    standin::Context& context = driver.current();
-    driver.forbid_while_capturing();
-    uint32_t magic = 0;
-    std::memcpy(&magic, image, strnlen(static_cast<const char*>(image), sizeof magic));
-    std::string ptx;
-    if (magic != standin::kFatBinary) {
-      ptx = static_cast<const char*>(image);
-      if (const std::string wrong = standin::what_is_wrong_with_ptx(ptx); !wrong.empty()) {
-        standin::write_error_log(wrong, count, options, values);
-        fail(CUDA_ERROR_INVALID_PTX);
-      }
-    }
-    *module = driver.modules.add(&context, std::move(ptx));
+    require(count == 0 || (options != nullptr && values != nullptr), CUDA_ERROR_INVALID_VALUE);
+    standin::load_module(driver, module, image, count, options, values);
   });
+}
+
+CUDA_EXPORT CUresult cuModuleLoadData(CUmodule* module, const void* image) {
+  return call(__func__, [&](Driver& driver) { standin::load_module(driver, module, image, 0, nullptr, nullptr); });
 }
 
 CUDA_EXPORT CUresult cuModuleUnload(CUmodule module) {
@@ -150,7 +163,21 @@ CUDA_EXPORT CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CU
   return call(__func__, [&](Driver& driver) {
     require(blocks != nullptr && threads > 0, CUDA_ERROR_INVALID_VALUE);
     driver.functions.get(function);
-    *blocks = threads > int(standin::kMostThreads) ? 0 : std::min(2048 / threads, 32);
+    *blocks = standin::blocks_per_multiprocessor(threads);
+  });
+}
+
+/// The largest block that the shared memory it asks for leaves room for.
+CUDA_EXPORT CUresult cuOccupancyMaxPotentialBlockSize(int* least_grid, int* threads, CUfunction function,
+    size_t (*shared_bytes_of)(int threads), size_t shared_bytes, int most_threads) {
+  return call(__func__, [&](Driver& driver) {
+    require(least_grid != nullptr && threads != nullptr && most_threads >= 0, CUDA_ERROR_INVALID_VALUE);
+    driver.functions.get(function);
+    int most = most_threads == 0 ? int(standin::kMostThreads) : std::min(most_threads, int(standin::kMostThreads));
+    while (most > 1 && (shared_bytes_of != nullptr ? shared_bytes_of(most) : shared_bytes) > standin::kMostSharedBytes)
+      most -= most > 32 ? 32 : most - 1;
+    *threads = most;
+    *least_grid = standin::kMultiprocessors * standin::blocks_per_multiprocessor(most);
   });
 }
 

@@ -1,6 +1,8 @@
 #include "standin_state.h"
 
+#include <algorithm>
 #include <atomic>
+#include <iterator>
 
 namespace standin {
 
@@ -41,13 +43,32 @@ Context& Driver::primary(CUdevice device) {
   return *primaries_[device];
 }
 
+bool Driver::is_primary(const Context& context) const { return primaries_[context.device].get() == &context; }
+
+Context& Driver::create_context(CUdevice device) {
+  primary(device);
+  auto created = std::make_unique<Context>();
+  created->device = device;
+  created->handle = reinterpret_cast<CUcontext>(make_handle());
+  created->retained = 1;
+  created_.push_back(std::move(created));
+  return *created_.back();
+}
+
+int64_t Driver::created_contexts() const {
+  return std::count_if(created_.begin(), created_.end(), [](const auto& context) { return context->retained > 0; });
+}
+
 Context& Driver::context(CUcontext handle) {
-  for (const auto& context : primaries_)
-    if (context->handle == handle) {
-      require(context->retained > 0, CUDA_ERROR_CONTEXT_IS_DESTROYED);
-      return *context;
-    }
-  fail(CUDA_ERROR_INVALID_CONTEXT);
+  const auto matches = [&](const auto& context) { return context->handle == handle; };
+  Context* found = nullptr;
+  if (const auto at = std::find_if(std::begin(primaries_), std::end(primaries_), matches); at != std::end(primaries_))
+    found = at->get();
+  else if (const auto other = std::find_if(created_.begin(), created_.end(), matches); other != created_.end())
+    found = other->get();
+  require(found != nullptr, CUDA_ERROR_INVALID_CONTEXT);
+  require(found->retained > 0, CUDA_ERROR_CONTEXT_IS_DESTROYED);
+  return *found;
 }
 
 Context& Driver::current() {
@@ -91,10 +112,15 @@ void Driver::submit(Stream& stream, Operation operation) {
 }
 
 void Driver::run(Context& context, const Operation& operation) {
+  if (operation.record != nullptr) {  // also after a fault: nobody is to wait for ever
+    operation.record->done = true;
+    operation.record->at = std::chrono::steady_clock::now();
+    return;
+  }
   if (context.fault != CUDA_SUCCESS)
     return;
   try {
-    operation();
+    operation.work();
   } catch (const Failure& failure) {
     context.fault = failure.result;
   }
@@ -162,8 +188,10 @@ void Driver::release_all_of(Context& context) {
   modules.remove_if(is_its);
   events.remove_if(is_its);
   streams.remove_if(is_its);
-  memory.free_all(context.device);
+  memory.free_all(context);
   context.fault = CUDA_SUCCESS;
+  context.cache_config = context.shared_config = 0;
+  context.peers.clear();
 }
 
 int64_t Driver::pending() const {

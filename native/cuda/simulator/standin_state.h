@@ -8,14 +8,17 @@
 #include "ptx.h"
 #include "standin.h"
 #include "standin_cuda.h"
+#include "standin_host_memory.h"
 #include "standin_memory.h"
 
+#include <chrono>
 #include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <new>
+#include <set>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -76,7 +79,27 @@ uintptr_t Table<T, Handle>::next_handle() {
   return make_handle();
 }
 
-using Operation = std::function<void()>;
+struct Context;
+struct Stream;
+
+/// One cuEventRecord: done once the stream has come to it.
+struct Record {
+  Stream* stream;  ///< there until the record is done
+  bool done = false;
+  bool captured = false;
+  std::chrono::steady_clock::time_point at = {};
+};
+
+/// What a stream is given: work, or a record to come to.
+struct Operation {
+  template <class Work>
+  Operation(Work work_) : work(std::move(work_)) {}
+  explicit Operation(std::shared_ptr<Record> record_) : record(std::move(record_)) {}
+
+  std::function<void()> work;
+  std::shared_ptr<Record> record;
+};
+
 using Operations = std::vector<Operation>;
 
 struct Capture {
@@ -86,8 +109,6 @@ struct Capture {
   bool invalidated = false;
 };
 
-struct Context;
-
 struct Stream {
   Context* context;
   bool waits_for_legacy;  ///< and the legacy stream for it
@@ -95,24 +116,21 @@ struct Stream {
   std::unique_ptr<Capture> capture = {};
 };
 
-/// One cuEventRecord: done once the stream has come to it.
-struct Record {
-  Stream* stream;
-  bool done = false;
-  bool captured = false;
-};
-
 struct Event {
   Context* context;
+  bool is_timed;
   std::shared_ptr<Record> last = {};
 };
 
+/// A primary context, or one that somebody created, which counts as retained once until it is destroyed.
 struct Context {
-  int device;
-  CUcontext handle;
+  int device = 0;
+  CUcontext handle = nullptr;
   int retained = 0;
   CUresult fault = CUDA_SUCCESS;  ///< of work that failed; sticks until the context is gone
   Stream legacy{this, false};
+  int cache_config = 0, shared_config = 0;
+  std::set<CUcontext> peers = {};
 };
 
 struct Function {
@@ -143,6 +161,7 @@ struct RecordedLaunch {
 };
 
 constexpr int kDevices = 2;
+constexpr int kMultiprocessors = 4;  ///< of each
 constexpr size_t kDeviceMemory = size_t(1) << 30;  ///< of each; what is allocated is filled with poison, and so really used
 
 class Driver {
@@ -152,6 +171,9 @@ class Driver {
   Context& current();
   Context& context(CUcontext handle);
   Context& primary(CUdevice device);
+  bool is_primary(const Context& context) const;
+  Context& create_context(CUdevice device);
+  int64_t created_contexts() const;
   Stream& stream(CUstream handle);
 
   /// To the end of the stream, which then does not capture.
@@ -179,6 +201,7 @@ class Driver {
   std::unique_ptr<RecordedLaunch> recorded;
 
   Memory memory;
+  HostMemory host_memory;
   Table<Stream, CUstream> streams;
   Table<Event, CUevent> events;
   Table<Module, CUmodule> modules;
@@ -192,6 +215,8 @@ class Driver {
   void run(Context& context, const Operation& operation);
 
   std::unique_ptr<Context> primaries_[kDevices];
+  // Those destroyed stay: threads may still have them on their stacks.
+  std::vector<std::unique_ptr<Context>> created_;
 };
 
 /// The calling thread's stack of contexts.

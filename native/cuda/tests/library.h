@@ -75,6 +75,50 @@ struct Group {
   }
 };
 
+/// The context that a test program works in.
+inline auxcore_context context = 0;
+
+inline uint64_t device_copy(const std::vector<float>& values) {
+  uint64_t address = 0;
+  OK(auxcore_allocate(context, static_cast<int64_t>(values.size() * sizeof(float)), &address));
+  OK(auxcore_copy_to_device(context, nullptr, address, values.data(), static_cast<int64_t>(values.size() * sizeof(float))));
+  return address;
+}
+
+inline std::vector<float> host_copy(uint64_t address, std::size_t count, void* stream = nullptr) {
+  std::vector<float> values(count);
+  OK(auxcore_copy_to_host(context, stream, values.data(), address, static_cast<int64_t>(count * sizeof(float))));
+  return values;
+}
+
+inline std::vector<float> pattern(std::size_t count, int seed) {
+  std::vector<float> values(count);
+  for (std::size_t i = 0; i < count; ++i)
+    values[i] = static_cast<float>((static_cast<int>(i) * 7919 + seed) % 257 - 128) / 16.0f;
+  return values;
+}
+
+/// Opens the context of the first device, or ends the program: as skipped where there is no driver or no device.
+inline void open_or_skip() {
+  int32_t devices = 0;
+  const auxcore_status status = auxcore_device_count(&devices);
+  if (status == AUXCORE_E_NO_DRIVER || (status == AUXCORE_OK && devices == 0)) {
+    std::printf("skipped: %s\n", status == AUXCORE_OK ? "the driver finds no device" : auxcore_last_error());
+    std::exit(kSkipped);
+  }
+  OK(auxcore_open(AUXCORE_ABI_VERSION, 0, 0, &context));
+  if (failures > 0)
+    std::exit(result());
+}
+
+/// Ends the program as skipped where the library has no device code.
+inline void skip_without_device_code() {
+  if (std::strcmp(auxcore_device_image(), "none") != 0)
+    return;
+  std::printf("skipped: the library was built without device code\n");
+  std::exit(kSkipped);
+}
+
 /// The textbook formula in double, with the float32 weight that the documentation promises.
 inline double average_of(double e, double p, double decay) {
   const double weight = static_cast<float>(1.0 - decay);

@@ -16,7 +16,8 @@ extern "C" void auxcore_ema_set_steps(Step* steps, Steps values, int32_t count);
 
 namespace {
 
-constexpr int kLengths[] = {0, 1, 3, 4, 5, 127, 128, 129, 255, 256, 257, 1023, 1024, 4095, 4096, 4097};
+// Around a lane's four, a warp's 128, what a warp takes together, and the longest piece with the longest head.
+constexpr int kLengths[] = {0, 1, 3, 4, 5, 127, 128, 129, 255, 256, 257, 511, 512, 513, 641, 1023, 1024, kMostPiece + kQuad - 1};
 constexpr int kElementTypes[] = {kFloat32, kFloat16, kBFloat16};
 constexpr float kUntouched = 12345;
 
@@ -95,8 +96,8 @@ struct Tensor {
 
   uint16_t head() {
     const size_t bytes = element_bytes();
-    for (size_t head = 0; head < 16 / bytes; ++head) {
-      bool aligned = (reinterpret_cast<uintptr_t>(source_address()) + head * bytes) % 16 == 0;
+    for (size_t head = 0; head < kQuad; ++head) {
+      bool aligned = (reinterpret_cast<uintptr_t>(source_address()) + head * bytes) % (kQuad * bytes) == 0;
       for (size_t k = 0; k < averages.size(); ++k)
         aligned = aligned && (reinterpret_cast<uintptr_t>(average_address(k)) + head * 4) % 16 == 0;
       if (aligned)
@@ -165,9 +166,9 @@ void every_16_bit_value() {
   for (int type : {int(kFloat16), int(kBFloat16)})
     for (double decay : {0.0, 0.9}) {
       std::vector<Tensor> tensors;
-      for (int first = 0; first < 65536; first += kPieceElements) {
-        Tensor& tensor = tensors.emplace_back(type, kPieceElements, 0, 0, 1, random);
-        for (int i = 0; i < kPieceElements; ++i) {
+      for (int first = 0; first < 65536; first += kMostPiece) {
+        Tensor& tensor = tensors.emplace_back(type, kMostPiece, 0, 0, 1, random);
+        for (int i = 0; i < kMostPiece; ++i) {
           const uint16_t bits = uint16_t(first + i);
           std::memcpy(tensor.source_address() + i * 2, &bits, 2);
           tensor.source_values[size_t(i)] = float(value_of(type, bits));

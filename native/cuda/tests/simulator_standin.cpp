@@ -1,9 +1,5 @@
-// The stand-in driver: that handles, addresses and states are checked as a driver checks them, that streams are lazy, and that what
-// standin.h promises tests is so.
-#include "standin.h"
-#include "standin_cuda.h"
-
-#include "check.h"
+// The stand-in driver: that handles, addresses and states are checked as a driver checks them, and that what standin.h promises is so.
+#include "simulator_standin.h"
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -12,84 +8,10 @@
 #include <cstring>
 #include <string>
 #include <thread>
-#include <vector>
+
+using namespace auxcore::test;
 
 namespace {
-
-#define GIVES(expected, call)                                 \
-  do {                                                        \
-    const int result_ = (call);                               \
-    CHECK(result_ == (expected), "%s gives %d", #call, result_); \
-  } while (false)
-#define OK(call) GIVES(CUDA_SUCCESS, call)
-
-constexpr char kPtx[] = R"(
-// .entry commented_out(
-.version 7.0
-.target sm_80
-.address_size 64
-.visible .entry auxcore_ema_set_steps(
-  .param .u64 .ptr .global .align 1 steps,
-  .param .align 4 .b8 values[128],
-  .param .u32 count
-)
-.maxntid 16, 1, 1
-{ ret; }
-.visible .entry made_elsewhere(.param .u8 a, .param .align 8 .b8 b[12], /* c */ .param .f64 c, .param .b16 d) { ret; }
-.visible .entry without_parameters() { ret; }
-)";
-
-/// The primary context of a device, current.
-struct Context {
-  CUdevice device;
-  CUcontext handle = nullptr;
-
-  explicit Context(CUdevice device_ = 0) : device(device_) {
-    OK(cuDevicePrimaryCtxRetain(&handle, device));
-    OK(cuCtxPushCurrent_v2(handle));
-  }
-  ~Context() {
-    CUcontext popped = nullptr;
-    OK(cuCtxPopCurrent_v2(&popped));
-    CHECK(popped == handle);
-    OK(cuDevicePrimaryCtxRelease_v2(device));
-  }
-};
-
-auxcore_standin_state state() {
-  auxcore_standin_state now;
-  auxcore_standin_get_state(&now);
-  return now;
-}
-
-CUdeviceptr allocate(size_t bytes) {
-  CUdeviceptr address = 0;
-  OK(cuMemAlloc_v2(&address, bytes));
-  return address;
-}
-
-CUstream create_stream(unsigned flags = CU_STREAM_NON_BLOCKING) {
-  CUstream stream = nullptr;
-  OK(cuStreamCreate(&stream, flags));
-  return stream;
-}
-
-CUmodule load(const char* ptx = kPtx) {
-  CUmodule module = nullptr;
-  OK(cuModuleLoadDataEx(&module, ptx, 0, nullptr, nullptr));
-  return module;
-}
-
-uint32_t word_at(CUdeviceptr address) {
-  uint32_t value = 0;
-  CHECK(auxcore_standin_peek(address, &value, 4) == 0);
-  return value;
-}
-
-template <class Handle>
-Handle garbage() {
-  return reinterpret_cast<Handle>(uintptr_t(0xdead0));
-}
 
 void nothing_works_before_initialisation() {
   int count = 0;
@@ -144,6 +66,76 @@ void contexts_are_counted_and_stacked() {
   GIVES(CUDA_ERROR_INVALID_CONTEXT, cuDevicePrimaryCtxRelease_v2(0));
 }
 
+// As ILGPU makes one for each accelerator.
+void created_contexts_are_apart_from_the_primary_one() {
+  const Context primary(1);
+  CUcontext created = nullptr, current = nullptr;
+  OK(cuCtxCreate_v2(&created, 0, 1));
+  CHECK(created != primary.handle && auxcore_standin_created_contexts() == 1 && state().retained_contexts == 1);
+  OK(cuCtxGetCurrent(&current));
+  CHECK(current == created && state().pushed_contexts == 2);
+  CUdevice device = -1;
+  OK(cuCtxGetDevice(&device));
+  CHECK(device == 1);
+  const CUdeviceptr address = allocate(16);
+  const CUstream stream = create_stream();
+  load();
+  OK(cuMemsetD8Async(address, 1, 16, stream));
+  CHECK(attribute<CUcontext>(CU_POINTER_ATTRIBUTE_CONTEXT, address) == created);
+  OK(cuCtxSetCurrent(primary.handle));
+  const CUdeviceptr other = allocate(16);
+  GIVES(CUDA_ERROR_INVALID_HANDLE, cuStreamSynchronize(stream));
+
+  GIVES(CUDA_ERROR_INVALID_CONTEXT, cuCtxDestroy_v2(primary.handle));
+  GIVES(CUDA_ERROR_INVALID_DEVICE, cuCtxCreate_v2(&created, 0, 2));
+  GIVES(CUDA_ERROR_INVALID_VALUE, cuCtxCreate_v2(nullptr, 0, 1));
+  OK(cuCtxSetCurrent(created));
+  OK(cuCtxDestroy_v2(created));
+  CHECK(auxcore_standin_created_contexts() == 0 && state().pushed_contexts == 1 && state().streams == 0 && state().modules == 0);
+  CHECK(state().allocations == 1 && attribute<CUcontext>(CU_POINTER_ATTRIBUTE_CONTEXT, other) == primary.handle);
+  GIVES(CUDA_ERROR_CONTEXT_IS_DESTROYED, cuCtxDestroy_v2(created));
+  GIVES(CUDA_ERROR_CONTEXT_IS_DESTROYED, cuCtxPushCurrent_v2(created));
+
+  // Current on another thread, it is no longer of use there.
+  OK(cuCtxCreate_v2(&created, 0, 0));
+  std::thread([&] {
+    OK(cuCtxSetCurrent(created));
+    OK(cuCtxPushCurrent_v2(primary.handle));
+    OK(cuCtxDestroy_v2(created));
+    OK(cuCtxPopCurrent_v2(nullptr));
+    GIVES(CUDA_ERROR_CONTEXT_IS_DESTROYED, cuCtxSynchronize());
+  }).join();
+  GIVES(CUDA_ERROR_CONTEXT_IS_DESTROYED, cuCtxSynchronize());
+  OK(cuCtxPopCurrent_v2(nullptr));
+}
+
+void contexts_have_settings_and_peers() {
+  const Context first(0), second(1);
+  int value = -1;
+  OK(cuCtxGetCacheConfig(&value));
+  CHECK(value == 0);
+  OK(cuCtxSetCacheConfig(2));
+  OK(cuCtxGetCacheConfig(&value));
+  CHECK(value == 2);
+  OK(cuCtxSetSharedMemConfig(1));
+  OK(cuCtxGetSharedMemConfig(&value));
+  CHECK(value == 1);
+  GIVES(CUDA_ERROR_INVALID_VALUE, cuCtxSetCacheConfig(4));
+  GIVES(CUDA_ERROR_INVALID_VALUE, cuCtxSetSharedMemConfig(-1));
+
+  OK(cuDeviceCanAccessPeer(&value, 0, 1));
+  CHECK(value == 1);
+  OK(cuDeviceCanAccessPeer(&value, 1, 1));
+  CHECK(value == 0);
+  OK(cuDeviceGetP2PAttribute(&value, CU_DEVICE_P2P_ATTRIBUTE_ACCESS_SUPPORTED, 0, 1));
+  CHECK(value == 1);
+  OK(cuCtxEnablePeerAccess(first.handle, 0));
+  GIVES(CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED, cuCtxEnablePeerAccess(first.handle, 0));
+  GIVES(CUDA_ERROR_INVALID_DEVICE, cuCtxEnablePeerAccess(second.handle, 0));
+  OK(cuCtxDisablePeerAccess(first.handle));
+  GIVES(CUDA_ERROR_PEER_ACCESS_NOT_ENABLED, cuCtxDisablePeerAccess(first.handle));
+}
+
 void memory_is_poison_and_ranges_are_checked() {
   const Context context;
   const CUdeviceptr address = allocate(100), other = allocate(5000);
@@ -196,6 +188,43 @@ void pointers_tell_where_they_are() {
   CHECK(type == 0);
 }
 
+void host_memory_is_known() {
+  const Context context;
+  size_t free = 0, total = 0;
+  const CUdeviceptr device = allocate(1 << 20);
+  OK(cuMemGetInfo_v2(&free, &total));
+  CHECK(total - free == 1 << 20);
+
+  void* allocated = nullptr;
+  OK(cuMemAllocHost_v2(&allocated, 100));
+  CHECK(attribute<unsigned>(CU_POINTER_ATTRIBUTE_MEMORY_TYPE, reinterpret_cast<CUdeviceptr>(allocated) + 99) == CU_MEMORYTYPE_HOST);
+  unsigned char registered[100] = {};
+  const auto address = reinterpret_cast<CUdeviceptr>(registered);
+  unsigned type = 9;
+  GIVES(CUDA_ERROR_INVALID_VALUE, cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address));
+  OK(cuMemHostRegister_v2(registered, 100, CU_MEMHOSTREGISTER_DEVICEMAP));
+  GIVES(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED, cuMemHostRegister_v2(registered + 50, 10, 0));
+  OK(cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address));
+  CHECK(type == CU_MEMORYTYPE_HOST && attribute<size_t>(CU_POINTER_ATTRIBUTE_RANGE_SIZE, address + 1) == 100);
+  CUdeviceptr on_device = 0;
+  OK(cuMemHostGetDevicePointer_v2(&on_device, registered, 0));
+  CHECK(on_device == address);
+
+  // Pinned memory is read when the copy is made, and copies that are under way end before it goes.
+  const CUstream stream = create_stream();
+  OK(cuMemcpyAsync(device, address, 100, stream));
+  registered[0] = 5;
+  OK(cuMemcpyAsync(reinterpret_cast<CUdeviceptr>(allocated), device, 100, stream));
+  GIVES(CUDA_ERROR_INVALID_VALUE, cuMemFreeHost(registered));
+  OK(cuMemHostUnregister(registered));
+  CHECK(word_at(device) == 5 && static_cast<unsigned char*>(allocated)[0] == 5);
+  GIVES(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED, cuMemHostUnregister(registered));
+  GIVES(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED, cuMemHostUnregister(allocated));
+  OK(cuMemFreeHost(allocated));
+  GIVES(CUDA_ERROR_INVALID_VALUE, cuMemFreeHost(allocated));
+  GIVES(CUDA_ERROR_OUT_OF_MEMORY, cuMemAllocHost_v2(&allocated, size_t(1) << 40));
+}
+
 void garbage_handles_are_refused() {
   const Context context;
   const CUstream stream = create_stream();
@@ -228,151 +257,6 @@ void streams_of_another_context_are_refused() {
   CHECK(its == first.handle);
 }
 
-void work_waits_until_something_waits_for_it() {
-  const Context context;
-  const CUdeviceptr address = allocate(4);
-  const CUstream stream = create_stream();
-  uint32_t source = 5, destination = 0;
-  OK(cuMemcpyHtoDAsync_v2(address, &source, 4, stream));
-  source = 6;  // pageable memory was staged
-  OK(cuMemcpyDtoHAsync_v2(&destination, address, 4, stream));
-  CHECK(state().pending == 2 && word_at(address) == 0xcbcbcbcbu && destination == 0);
-  OK(cuMemsetD8Async(address, 1, 4, nullptr));  // the default stream works at once, and does not wait for this one
-  CHECK(word_at(address) == 0x01010101u && state().pending == 2);
-  OK(cuStreamSynchronize(stream));
-  CHECK(word_at(address) == 5 && destination == 5 && state().pending == 0);
-
-  OK(cuMemsetD8Async(address, 2, 4, stream));
-  OK(cuCtxSynchronize());
-  CHECK(word_at(address) == 0x02020202u);
-
-  const CUdeviceptr other = allocate(4);
-  OK(cuMemsetD8Async(address, 3, 4, stream));
-  OK(cuMemFree_v2(other));
-  CHECK(word_at(address) == 0x03030303u);
-
-  OK(cuMemsetD8Async(address, 4, 4, stream));
-  OK(cuStreamDestroy_v2(stream));
-  CHECK(word_at(address) == 0x04040404u);
-}
-
-void blocking_streams_and_the_default_stream_wait_for_each_other() {
-  const Context context;
-  const CUdeviceptr address = allocate(4);
-  const CUstream stream = create_stream(0);
-  OK(cuMemsetD8Async(address, 1, 4, stream));
-  CHECK(state().pending == 1);
-  OK(cuMemsetD8Async(address, 2, 4, nullptr));
-  CHECK(word_at(address) == 0x02020202u && state().pending == 0);
-}
-
-void events_order_streams() {
-  const Context context;
-  const CUdeviceptr address = allocate(4), copy = allocate(4);
-  const CUstream first = create_stream(), second = create_stream();
-  CUevent event = nullptr;
-  OK(cuEventCreate(&event, 2));
-  OK(cuStreamWaitEvent(second, event, 0));  // not recorded yet: nothing to wait for
-  OK(cuMemsetD8Async(address, 1, 4, first));
-  OK(cuEventRecord(event, first));
-  OK(cuMemsetD8Async(address, 2, 4, first));
-  OK(cuStreamWaitEvent(second, event, 0));
-  OK(cuMemcpyDtoDAsync_v2(copy, address, 4, second));
-  OK(cuEventRecord(event, second));  // what was waited for is the record of then
-  OK(cuStreamSynchronize(second));
-  CHECK(word_at(copy) == 0x01010101u && word_at(address) == 0x01010101u && state().pending == 1);
-  OK(cuEventDestroy_v2(event));
-  CHECK(state().events == 0);
-}
-
-void modules_are_text_with_entries() {
-  const Context context;
-  CUmodule module = nullptr;
-  char log[64] = "";
-  int options[] = {CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES};
-  void* values[] = {log, reinterpret_cast<void*>(sizeof log)};
-  GIVES(CUDA_ERROR_INVALID_PTX, cuModuleLoadDataEx(&module, ".version 7.0", 2, options, values));
-  CHECK(std::strstr(log, ".target") != nullptr && module == nullptr, "%s", log);
-
-  module = load();
-  CUfunction function = nullptr;
-  OK(cuModuleGetFunction(&function, module, "made_elsewhere"));
-  GIVES(CUDA_ERROR_NOT_FOUND, cuModuleGetFunction(&function, module, "auxcore_ema_update"));
-  GIVES(CUDA_ERROR_NOT_FOUND, cuModuleGetFunction(&function, module, "commented_out"));
-  OK(cuModuleUnload(module));
-  GIVES(CUDA_ERROR_INVALID_HANDLE, cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, nullptr, nullptr, nullptr));
-
-  const uint32_t fat_binary[] = {0xba55ed50, 0};
-  module = load(reinterpret_cast<const char*>(fat_binary));
-  OK(cuModuleGetFunction(&function, module, "auxcore_ema_update"));
-  GIVES(CUDA_ERROR_NOT_FOUND, cuModuleGetFunction(&function, module, "made_elsewhere"));
-  OK(cuModuleUnload(module));
-}
-
-struct Steps {
-  struct {
-    uint32_t rule;
-    float coefficient;
-  } step[16];
-};
-
-void kernels_run_with_the_parameters_of_their_launch() {
-  const Context context;
-  const CUstream stream = create_stream();
-  CUfunction function = nullptr;
-  OK(cuModuleGetFunction(&function, load(), "auxcore_ema_set_steps"));
-  CUdeviceptr address = allocate(sizeof(Steps));
-  const CUdeviceptr steps = address;
-  Steps values = {};
-  values.step[1] = {2, 0.5f};
-  int32_t count = 2;
-  void* parameters[] = {&address, &values, &count};
-  const int64_t before = state().launches;
-  OK(cuLaunchKernel(function, 1, 1, 1, 16, 1, 1, 0, stream, parameters, nullptr));
-  address = 0;
-  values = {};
-  count = 0;
-  CHECK(state().launches == before);
-  OK(cuStreamSynchronize(stream));
-  CHECK(state().launches == before + 1);
-  CHECK(word_at(steps + 8) == 2 && word_at(steps + 12) == 0x3f000000u && word_at(steps + 16) == 0xcbcbcbcbu);
-
-  GIVES(CUDA_ERROR_INVALID_VALUE, cuLaunchKernel(function, 0, 1, 1, 16, 1, 1, 0, stream, parameters, nullptr));
-  GIVES(CUDA_ERROR_INVALID_VALUE, cuLaunchKernel(function, 1, 1, 1, 32, 33, 1, 0, stream, parameters, nullptr));
-  GIVES(CUDA_ERROR_INVALID_VALUE, cuLaunchKernel(function, 1, 1, 1, 16, 1, 1, 1 << 20, stream, parameters, nullptr));
-}
-
-// The steps lie at the end of their pages; what lies beyond is nobody's.
-void kernels_fault_outside_of_allocations() {
-  {
-    const Context context;
-    const CUstream stream = create_stream();
-    CUfunction function = nullptr;
-    OK(cuModuleGetFunction(&function, load(), "auxcore_ema_set_steps"));
-    CUdeviceptr freed = allocate(sizeof(Steps)), own = allocate(sizeof(Steps)), beyond = own + 4096;
-    OK(cuMemFree_v2(freed));
-    Steps values = {};
-    int32_t count = 16;
-    void* parameters[] = {&beyond, &values, &count};
-    OK(cuLaunchKernel(function, 1, 1, 1, 16, 1, 1, 0, stream, parameters, nullptr));
-    GIVES(CUDA_ERROR_ILLEGAL_ADDRESS, cuStreamSynchronize(stream));
-    CUdeviceptr none = 0;
-    GIVES(CUDA_ERROR_ILLEGAL_ADDRESS, cuMemAlloc_v2(&none, 4));  // it sticks to the context
-    GIVES(CUDA_ERROR_ILLEGAL_ADDRESS, cuMemFree_v2(own));
-    CHECK(state().allocations == 0);
-  }
-  const Context context;
-  CUfunction function = nullptr;
-  OK(cuModuleGetFunction(&function, load(), "auxcore_ema_set_steps"));
-  CUdeviceptr freed = allocate(sizeof(Steps));
-  OK(cuMemFree_v2(freed));
-  Steps values = {};
-  int32_t count = 16;
-  void* parameters[] = {&freed, &values, &count};
-  OK(cuLaunchKernel(function, 1, 1, 1, 16, 1, 1, 0, nullptr, parameters, nullptr));
-  GIVES(CUDA_ERROR_ILLEGAL_ADDRESS, cuCtxSynchronize());
-}
-
 void the_host_cannot_touch_device_memory() {
   const Context context;
   const CUdeviceptr address = allocate(4);
@@ -385,86 +269,6 @@ void the_host_cannot_touch_device_memory() {
   int status = 0;
   waitpid(child, &status, 0);
   CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 42, "status %x", unsigned(status));
-}
-
-void kernels_of_others_are_recorded() {
-  const Context context;
-  const CUstream stream = create_stream();
-  CUfunction function = nullptr;
-  OK(cuModuleGetFunction(&function, load(), "made_elsewhere"));
-  uint8_t a = 1;
-  char b[12] = "elevenchars";
-  double c = 2.5;
-  uint16_t d = 7;
-  void* parameters[] = {&a, b, &c, &d};
-  OK(cuLaunchKernel(function, 3, 2, 1, 64, 2, 1, 512, stream, parameters, nullptr));
-  OK(cuStreamSynchronize(stream));
-
-  auxcore_standin_launch launch;
-  unsigned char bytes[64] = {};
-  CHECK(auxcore_standin_last_recorded(&launch, bytes, sizeof bytes) == 0);
-  CHECK(std::string(launch.kernel) == "made_elsewhere" && launch.grid[0] == 3 && launch.grid[1] == 2 && launch.block[0] == 64);
-  CHECK(launch.shared_bytes == 512 && launch.stream == reinterpret_cast<uint64_t>(stream));
-  // a at 0, b at 8, c at 24, d at 32
-  CHECK(launch.parameter_bytes == 34, "%u", launch.parameter_bytes);
-  CHECK(bytes[0] == 1 && std::memcmp(bytes + 8, b, 12) == 0 && std::memcmp(bytes + 24, &c, 8) == 0 && bytes[32] == 7);
-
-  OK(cuModuleGetFunction(&function, load(), "without_parameters"));
-  OK(cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, nullptr, nullptr, nullptr));
-  CHECK(auxcore_standin_last_recorded(&launch, nullptr, 0) == 0 && launch.parameter_bytes == 0);
-}
-
-void graphs_replay_what_was_captured() {
-  const Context context;
-  const CUdeviceptr address = allocate(4), copy = allocate(4);
-  const CUstream stream = create_stream();
-  CUgraph graph = nullptr;
-  CUgraphExec executable = nullptr;
-  int status = 9;
-  OK(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
-  OK(cuStreamIsCapturing(stream, &status));
-  CHECK(status == CU_STREAM_CAPTURE_STATUS_ACTIVE);
-  OK(cuMemcpyDtoDAsync_v2(copy, address, 4, stream));
-  OK(cuStreamEndCapture(stream, &graph));
-  OK(cuStreamIsCapturing(stream, &status));
-  CHECK(status == CU_STREAM_CAPTURE_STATUS_NONE && state().pending == 0 && state().graphs == 1);
-  OK(cuGraphInstantiateWithFlags(&executable, graph, 0));
-  OK(cuGraphDestroy(graph));
-  for (unsigned char value : {1, 2}) {
-    OK(cuMemsetD8Async(address, value, 4, stream));
-    OK(cuGraphLaunch(executable, stream));
-    OK(cuStreamSynchronize(stream));
-    CHECK(word_at(copy) == 0x01010101u * value);
-  }
-  OK(cuGraphExecDestroy(executable));
-  CHECK(state().graphs == 0);
-}
-
-void captures_forbid_what_they_cannot_record() {
-  const Context context;
-  const CUstream stream = create_stream();
-  CUdeviceptr address = 0;
-  CUgraph graph = garbage<CUgraph>();
-  const auto spoiled_by = [&](auto spoil) {
-    OK(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_GLOBAL));
-    GIVES(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, spoil());
-    GIVES(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, cuStreamEndCapture(stream, &graph));
-    CHECK(graph == nullptr && address == 0);
-  };
-  spoiled_by([&] { return cuStreamSynchronize(stream); });
-  spoiled_by([&] { return cuCtxSynchronize(); });
-  spoiled_by([&] { return cuMemAlloc_v2(&address, 4); });
-  GIVES(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, cuStreamBeginCapture_v2(nullptr, CU_STREAM_CAPTURE_MODE_GLOBAL));
-
-  // Calls of other threads matter to a global capture only.
-  OK(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
-  std::thread([&] {
-    OK(cuCtxPushCurrent_v2(context.handle));
-    address = allocate(4);
-    OK(cuCtxPopCurrent_v2(nullptr));
-  }).join();
-  OK(cuStreamEndCapture(stream, &graph));
-  OK(cuGraphDestroy(graph));
 }
 
 void calls_fail_when_asked_to() {
@@ -507,21 +311,15 @@ int main() {
   nothing_works_before_initialisation();
   devices_differ();
   contexts_are_counted_and_stacked();
+  created_contexts_are_apart_from_the_primary_one();
+  contexts_have_settings_and_peers();
   memory_is_poison_and_ranges_are_checked();
   pointers_tell_where_they_are();
+  host_memory_is_known();
   garbage_handles_are_refused();
   streams_of_another_context_are_refused();
-  work_waits_until_something_waits_for_it();
-  blocking_streams_and_the_default_stream_wait_for_each_other();
-  events_order_streams();
-  modules_are_text_with_entries();
-  kernels_run_with_the_parameters_of_their_launch();
-  kernels_fault_outside_of_allocations();
   the_host_cannot_touch_device_memory();
-  kernels_of_others_are_recorded();
-  graphs_replay_what_was_captured();
-  captures_forbid_what_they_cannot_record();
   calls_fail_when_asked_to();
   errors_have_names();
-  return auxcore::test::result();
+  return result();
 }

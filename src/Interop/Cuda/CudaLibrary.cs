@@ -38,7 +38,8 @@ internal static unsafe class CudaLibrary
             return false;
         if (!HasImage && DeviceImage() == "none")
         {
-            reason = "libauxcore.so was built without device code; install clang-19 (or CUDA's nvcc) and build again";
+            reason = "libauxcore.so was built without device code: "
+                + (NativeLibraries.BuildNote(AppContext.BaseDirectory) ?? "install clang-19 (or CUDA's nvcc) and build again");
             return false;
         }
 

@@ -1,6 +1,5 @@
 using System.Reflection;
 using System.Runtime.InteropServices;
-using System.Text;
 
 namespace AuxCore.Interop;
 
@@ -64,6 +63,13 @@ internal static class NativeLibraries
         return false;
     }
 
+    /// <summary>What the build said where it could not make all of the libraries; null where it said nothing.</summary>
+    public static string? BuildNote(string applicationFolder)
+    {
+        var note = Path.Combine(applicationFolder, RuntimeFolder, "not-built.txt");
+        return File.Exists(note) ? File.ReadAllText(note).Trim() : null;
+    }
+
     private static bool IsPlatformServed => OperatingSystem.IsLinux() && RuntimeInformation.ProcessArchitecture == Architecture.X64;
 
     private static IEnumerable<string> Candidates(string file, string? onlyFolder, string applicationFolder) =>
@@ -78,17 +84,14 @@ internal static class NativeLibraries
         return line.Trim();
     }
 
+    // What to do comes first, where it was looked for last.
     private static string NotFound(string file, List<string> absent, string? onlyFolder, string applicationFolder)
     {
-        var text = new StringBuilder($"{file} was not found (tried {string.Join(", ", absent)}");
-        text.Append(onlyFolder is { Length: > 0 } ? $"; {FolderVariable} names the only folder)" : ", and where the runtime looks)");
+        if (onlyFolder is { Length: > 0 })
+            return $"{file} was not found: tried {absent[0]}; {FolderVariable} names the only folder";
 
-        // The build leaves a note where it could not make the library.
-        var note = Path.Combine(applicationFolder, RuntimeFolder, "not-built.txt");
-        if (onlyFolder is null or "" && File.Exists(note))
-            text.Append("; ").Append(File.ReadAllText(note).Trim());
-        else
-            text.Append("; reference the package AuxCore.Native.linux-x64, or build from source where cmake, g++ and clang-19 are");
-        return text.ToString();
+        var advice = BuildNote(applicationFolder)
+            ?? "reference the package AuxCore.Native.linux-x64, or build from source where cmake, g++ and clang-19 are";
+        return $"{file} was not found: {advice}; tried {string.Join(", ", absent)} and where the runtime looks";
     }
 }

@@ -4,8 +4,9 @@ using AuxCore.Interop;
 namespace AuxCore.Kernels;
 
 /// <summary>
-/// A fixed list of source tensors and, for each, one or more float32 averages of the same shape. Everything is checked when the group is
-/// made; an update then is one call over all tensors, in which several averages of a source advance together.
+/// A fixed list of source tensors and, for each, one or more averages of the same shape, in float32 or, rounded at each update, bfloat16.
+/// Everything is checked when the group is made; an update then is one call over all tensors, in which several averages of a source
+/// advance together.
 /// </summary>
 /// <remarks>
 /// The group holds addresses. Memory given through <see cref="Pin{T}"/> is pinned until the group is disposed; with <see cref="FromViews"/>
@@ -13,9 +14,10 @@ namespace AuxCore.Kernels;
 /// </remarks>
 public sealed unsafe class EmaGroup : IDisposable
 {
-    private readonly nint[] _addresses;  // on the pinned heap, as the two below: n rows of a source and its averages
+    private readonly nint[] _addresses;  // on the pinned heap, as the three below: n rows of a source and its averages
     private readonly long[] _offsets;
     private readonly DType[] _sourceTypes;
+    private readonly DType[] _averageTypes; // one an average
     private readonly object?[] _owners;
     private readonly IDeviceMemory[] _deviceMemory; // the owners that can tell whether they are alive
     private MemoryHandle[] _pins = [];
@@ -32,6 +34,9 @@ public sealed unsafe class EmaGroup : IDisposable
         _addresses = GC.AllocateUninitializedArray<nint>(Count * width, pinned: true);
         _offsets = GC.AllocateUninitializedArray<long>(Count + 1, pinned: true);
         _sourceTypes = GC.AllocateUninitializedArray<DType>(Count, pinned: true);
+        _averageTypes = GC.AllocateUninitializedArray<DType>(AverageCount, pinned: true);
+        for (var k = 0; k < AverageCount; k++)
+            _averageTypes[k] = averages[k].Length == 0 ? DType.Float32 : averages[k][0].DType;
         _owners = new object?[Count * width];
         _offsets[0] = 0;
         for (var i = 0; i < Count; i++)
@@ -68,7 +73,16 @@ public sealed unsafe class EmaGroup : IDisposable
     /// <exception cref="ArgumentException">Counts or lengths differ, blocks overlap or repeat, or <typeparamref name="T"/> is another type;
     /// the message names the block.</exception>
     public static EmaGroup Pin<T>(IReadOnlyList<ReadOnlyMemory<T>> sources, params IReadOnlyList<Memory<float>>[] averages)
-        where T : unmanaged
+        where T : unmanaged => Pin<T, float>(sources, averages);
+
+    /// <summary>The same with averages in float32 or bfloat16.</summary>
+    /// <typeparam name="TSource">float, <see cref="BFloat16"/> or <see cref="Half"/>.</typeparam>
+    /// <typeparam name="TAverage">float or <see cref="BFloat16"/>.</typeparam>
+    /// <inheritdoc cref="Pin{T}(IReadOnlyList{ReadOnlyMemory{T}}, IReadOnlyList{Memory{float}}[])"/>
+    public static EmaGroup Pin<TSource, TAverage>(
+        IReadOnlyList<ReadOnlyMemory<TSource>> sources, params IReadOnlyList<Memory<TAverage>>[] averages)
+        where TSource : unmanaged
+        where TAverage : unmanaged
     {
         ArgumentNullException.ThrowIfNull(sources);
         ArgumentNullException.ThrowIfNull(averages);
@@ -84,7 +98,7 @@ public sealed unsafe class EmaGroup : IDisposable
 
             TensorView[] sourceViews = [.. sources.Select(View)];
             TensorView[][] averageViews =
-                [.. averages.Select(list => list?.Select(memory => View((ReadOnlyMemory<float>)memory)).ToArray()
+                [.. averages.Select(list => list?.Select(memory => View((ReadOnlyMemory<TAverage>)memory)).ToArray()
                     ?? throw new ArgumentNullException(nameof(averages)))];
             return new EmaGroup(sourceViews, averageViews) { _pins = [.. pins] };
         }
@@ -97,7 +111,9 @@ public sealed unsafe class EmaGroup : IDisposable
 
     /// <summary>Makes a group over memory of any framework.</summary>
     /// <param name="sources">n tensors: float32, bfloat16 or float16, contiguous, all on one device.</param>
-    /// <param name="averages">One list for each average: n float32 tensors, the i-th of the i-th source's shape.</param>
+    /// <param name="averages">
+    /// One list for each average: n tensors of the i-th source's shape, all of the list float32 or all bfloat16.
+    /// </param>
     /// <exception cref="ArgumentException">Counts, shapes, dtypes or devices do not fit, a tensor is not contiguous, or tensors overlap;
     /// the message names the tensor.</exception>
     public static EmaGroup FromViews(ReadOnlySpan<TensorView> sources, params ReadOnlySpan<TensorView[]> averages) =>
@@ -115,13 +131,38 @@ public sealed unsafe class EmaGroup : IDisposable
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or not on this memory.</exception>
     /// <exception cref="CudaException">The driver failed. Where the launch itself failed, nothing was written.</exception>
     /// <exception cref="ObjectDisposedException">The group, the stream, or memory of the group was disposed.</exception>
-    public void Update(ReadOnlySpan<double> decays, AuxBackend backend = AuxBackend.Auto, CudaStream? stream = null)
+    public void Update(ReadOnlySpan<double> decays, AuxBackend backend = AuxBackend.Auto, CudaStream? stream = null) =>
+        Update(decays, default, backend, stream);
+
+    /// <summary>The same for averages of which some are bfloat16.</summary>
+    /// <param name="decays">β of each average, within [0, 1].</param>
+    /// <param name="rounding">How to round averages in bfloat16; those in float32 need none.</param>
+    /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="stream">Where work on a device is queued; the default stream without. Work on the device is asynchronous.</param>
+    /// <exception cref="ArgumentException">
+    /// Another number of decays than of averages, averages in bfloat16 and no rounding, a stream of another device, or an address that is
+    /// not memory of the group's device. Nothing was written.
+    /// </exception>
+    /// <exception cref="ArgumentOutOfRangeException">
+    /// A decay is NaN or outside [0, 1], or above 0.99 for an average in bfloat16 that is rounded to the nearest. Nothing was written.
+    /// </exception>
+    /// <exception cref="BackendUnavailableException">The named backend does not run here, or not on this memory.</exception>
+    /// <exception cref="CudaException">The driver failed. Where the launch itself failed, nothing was written.</exception>
+    /// <exception cref="ObjectDisposedException">The group, the stream, or memory of the group was disposed.</exception>
+    public void Update(
+        ReadOnlySpan<double> decays, EmaRounding rounding, AuxBackend backend = AuxBackend.Auto, CudaStream? stream = null)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         if (decays.Length != AverageCount)
             throw new ArgumentException($"decays: {decays.Length} for {AverageCount} averages", nameof(decays));
         for (var i = 0; i < decays.Length; i++)
             EmaUpdate.CheckDecay(decays[i], $"decays[{i}]");
+        for (var k = 0; k < decays.Length; k++)
+        {
+            if (_averageTypes[k] == DType.BFloat16)
+                EmaRounding.Require(rounding, decays[k], $"decays[{k}]", $"averages[{k}]");
+        }
+
         backend = EmaUpdate.Support.Resolve(backend, Device);
         var place = new EmaPlace(Device, CudaStream.HandleOn(stream, Device, nameof(stream)));
         foreach (var memory in _deviceMemory)
@@ -129,8 +170,12 @@ public sealed unsafe class EmaGroup : IDisposable
 
         fixed (nint* addresses = _addresses)
         fixed (long* offsets = _offsets)
-        fixed (DType* types = _sourceTypes)
-            EmaUpdate.Run(new EmaWork(addresses, offsets, types, Count, AverageCount), decays, backend, place, ref _table);
+        fixed (DType* types = _sourceTypes, averageTypes = _averageTypes)
+        {
+            var work = new EmaWork(addresses, offsets, types, Count, AverageCount, averageTypes, rounding);
+            EmaUpdate.Run(work, decays, backend, place, ref _table);
+        }
+
         GC.KeepAlive(_owners);
         GC.KeepAlive(stream);
     }
@@ -179,8 +224,15 @@ public sealed unsafe class EmaGroup : IDisposable
             for (var i = 0; i < sources.Length; i++)
             {
                 var (average, name) = (averages[k][i], $"averages[{k}][{i}]");
-                if (average.DType != DType.Float32)
-                    throw new ArgumentException($"{name}: {average}; averages are float32, whatever the source", nameof(averages));
+                if (average.DType is not (DType.Float32 or DType.BFloat16))
+                    throw new ArgumentException(
+                        $"{name}: {average}; averages are float32, whatever the source, or bfloat16", nameof(averages));
+                if (average.DType != averages[k][0].DType)
+                    throw new ArgumentException(
+                        $"{name}: {average}, but averages[{k}][0] is {averages[k][0].DType.Name()}; one list has one type",
+                        nameof(averages));
+                if (average.DType == DType.BFloat16 && average.ElementCount > EmaRounding.MostElements)
+                    throw new ArgumentException($"{name}: {average}; bfloat16 averages have at most 2^35 elements", nameof(averages));
                 if (!average.Shape.SequenceEqual(sources[i].Shape))
                     throw new ArgumentException(
                         $"sources[{i}]: shape {TensorView.Format(sources[i].Shape)} does not match "

@@ -38,6 +38,12 @@ public static partial class EmaUpdate
     {
         if (from >= to)
             return;
+        if (work.HasBFloat16Averages)
+        {
+            RunRangeInChunks(work, kernels, steps, from, to);
+            return;
+        }
+
         var together = steps.Length > 1 && Array.TrueForAll(steps, step => step.Rule == EmaRule.FromAverage);
         var averages = stackalloc float*[steps.Length];
         for (var tensor = work.TensorAt(from); tensor < work.TensorCount && work.Offset(tensor) < to; tensor++)
@@ -61,16 +67,19 @@ public static partial class EmaUpdate
     }
 
     /// <summary>The loops for one vector width.</summary>
-    private readonly unsafe struct EmaKernels
+    internal readonly unsafe struct EmaKernels
     {
         private readonly delegate*<float*, void*, DType, long, EmaStep, void> _one;
         private readonly delegate*<float**, void*, DType, long, EmaStep[], void> _several;
+        private readonly delegate*<BFloat16*, void*, DType, int, EmaStep, ushort*, void> _rounded;
 
         private EmaKernels(
-            delegate*<float*, void*, DType, long, EmaStep, void> one, delegate*<float**, void*, DType, long, EmaStep[], void> several)
+            delegate*<float*, void*, DType, long, EmaStep, void> one, delegate*<float**, void*, DType, long, EmaStep[], void> several,
+            delegate*<BFloat16*, void*, DType, int, EmaStep, ushort*, void> rounded)
         {
             _one = one;
             _several = several;
+            _rounded = rounded;
         }
 
         public static EmaKernels For(SimdWidth width) => width switch
@@ -90,7 +99,14 @@ public static partial class EmaUpdate
         public void Several(float** averages, void* source, DType dtype, long count, EmaStep[] steps) =>
             _several(averages, source, dtype, count, steps);
 
-        private static EmaKernels For<TVector>() where TVector : struct, IFloatVector<TVector> => new(&One<TVector>, &Several<TVector>);
+        /// <summary>
+        /// One bfloat16 average; <paramref name="noise"/> has 16 random bits an element, or is null to round to the nearest.
+        /// </summary>
+        public void Rounded(BFloat16* average, void* source, DType dtype, int count, EmaStep step, ushort* noise) =>
+            _rounded(average, source, dtype, count, step, noise);
+
+        private static EmaKernels For<TVector>() where TVector : struct, IFloatVector<TVector> =>
+            new(&One<TVector>, &Several<TVector>, &Rounded<TVector>);
     }
 
     private static unsafe void One<TVector>(float* average, void* source, DType dtype, long count, EmaStep step)
@@ -145,26 +161,26 @@ public static partial class EmaUpdate
         }
     }
 
-    private interface IRule
+    internal interface IRule
     {
         static abstract TVector Apply<TVector>(TVector coefficient, TVector e, TVector p) where TVector : struct, IFloatVector<TVector>;
     }
 
-    private readonly struct FromAverage : IRule
+    internal readonly struct FromAverage : IRule
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         public static TVector Apply<TVector>(TVector weight, TVector e, TVector p) where TVector : struct, IFloatVector<TVector> =>
             TVector.WhereEqual(p, e, e, TVector.MultiplyAdd(weight, p - e, e));
     }
 
-    private readonly struct FromSource : IRule
+    internal readonly struct FromSource : IRule
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         public static TVector Apply<TVector>(TVector minusDecay, TVector e, TVector p) where TVector : struct, IFloatVector<TVector> =>
             TVector.WhereEqual(p, e, e, TVector.MultiplyAdd(minusDecay, p - e, p));
     }
 
-    private readonly struct Copy : IRule
+    internal readonly struct Copy : IRule
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         public static TVector Apply<TVector>(TVector unused, TVector e, TVector p) where TVector : struct, IFloatVector<TVector> => p;

@@ -5,7 +5,8 @@ namespace AuxCore.Kernels;
 public static partial class EmaUpdate
 {
     /// <summary>
-    /// The formula of the class's remarks, element by element, in double, rounded once. The weight is the float32 that the kernels use.
+    /// The formula of the class's remarks, element by element, in double, rounded once to float32, and from there to a bfloat16 average as
+    /// its rounding says. The weight is the float32 that the kernels use.
     /// </summary>
     private static unsafe void RunReference(in EmaWork work, ReadOnlySpan<double> decays)
     {
@@ -15,14 +16,29 @@ public static partial class EmaUpdate
             for (var average = 0; average < work.AverageCount; average++)
             {
                 var step = EmaStep.Of(decays[average]);
-                var averages = work.Average(tensor, average);
+                var (address, dtype) = ((nint)work.AverageAddress(tensor, average), work.AverageType(average));
                 for (var i = 0L; i < count; i++)
-                    averages[i] = Reference(averages[i], Widen(work.Source(tensor), work.SourceType(tensor), i), step);
+                {
+                    var e = ReferenceFormat.Widen((void*)address, dtype, i);
+                    var updated = Reference(e, ReferenceFormat.Widen(work.Source(tensor), work.SourceType(tensor), i), step);
+                    if (dtype == DType.Float32)
+                        ((float*)address)[i] = updated;
+                    else if (step.Rule != EmaRule.Keep)
+                        ((BFloat16*)address)[i] = work.Rounding.Round(updated, average, tensor, i);
+                }
             }
         }
     }
 
-    private static float Reference(float e, float p, EmaStep step)
+    /// <summary>One float32 average.</summary>
+    internal static unsafe void RunReference(float* average, void* source, DType sourceType, long count, double decay)
+    {
+        var step = EmaStep.Of(decay);
+        for (var i = 0L; i < count; i++)
+            average[i] = Reference(average[i], ReferenceFormat.Widen(source, sourceType, i), step);
+    }
+
+    internal static float Reference(float e, float p, EmaStep step)
     {
         if (step.Rule == EmaRule.Keep || (step.Rule != EmaRule.Copy && p == e))
             return e;
@@ -32,11 +48,4 @@ public static partial class EmaUpdate
         var difference = float.IsFinite(p - e) ? (double)p - e : p - e;
         return (float)((step.Rule == EmaRule.FromAverage ? e : p) + step.Coefficient * difference);
     }
-
-    private static unsafe float Widen(void* source, DType dtype, long i) => dtype switch
-    {
-        DType.Float32 => ((float*)source)[i],
-        DType.BFloat16 => ((BFloat16*)source)[i],
-        _ => (float)((Half*)source)[i],
-    };
 }

@@ -5,16 +5,19 @@ using AuxCore.Interop;
 namespace AuxCore.Kernels;
 
 /// <summary>
-/// Exponential moving average, in place: average ← β · average + (1 − β) · source, elementwise, the average in float32 and the source in
-/// float32, bfloat16 or float16. This is the update of weight averaging (Polyak and Juditsky 1992), of momentum teachers, and of the
-/// Momentum Auxiliary Network (Su et al. 2024, the update of its auxiliary layers with m = β).
+/// Exponential moving average, in place: average ← β · average + (1 − β) · source, elementwise, the average in float32 (or bfloat16, with
+/// a rounding of the caller's choice) and the source in float32, bfloat16 or float16. This is the update of weight averaging (Polyak and
+/// Juditsky 1992), of momentum teachers, and of the Momentum Auxiliary Network (Su et al. 2024, the update of its auxiliary layers with
+/// m = β).
 /// </summary>
 /// <remarks>
 /// <para>Arithmetic. w = (float)(1 − β), formed in double. Where w &lt; ½ the average e moves towards the source p by e ← fma(w, p − e, e);
 /// otherwise e ← fma(−(float)β, p − e, p). Either way the error is at most one ulp of max(|e|, |p|). Where p equals e the average keeps its
 /// bits, infinities and the sign of zero included. β = 0 copies the source bit for bit; β = 1 leaves the average alone and reads nothing.
 /// A NaN on either side gives NaN. Where p − e is no finite float32 (one of them infinite, or both huge and of opposite sign) the result is
-/// not finite either, as for libtorch's <c>lerp_</c>.</para>
+/// not finite either, as for libtorch's <c>lerp_</c>. An average in bfloat16 is widened exactly, updated by this arithmetic and rounded as
+/// <see cref="EmaRounding"/> says; its error is that rounding's, less than one unit of the last place of bfloat16, beside the one above.
+/// Values that are bfloat16 already are not changed by any rounding.</para>
 /// <para>For many tensors, or several averages of the same tensors, use an <see cref="EmaGroup"/>: one call for all of them.
 /// The methods of this class are thread-safe.</para>
 /// </remarks>
@@ -25,7 +28,7 @@ public static partial class EmaUpdate
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
         (AuxBackend.Cuda, null),
-        (AuxBackend.Ilgpu, "its ILGPU kernel is not part of this version"));
+        (AuxBackend.Ilgpu, null));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
     /// <param name="backend">Any backend but <see cref="AuxBackend.Auto"/>.</param>
@@ -95,18 +98,21 @@ public static partial class EmaUpdate
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or not on this memory.</exception>
     /// <exception cref="CudaException">The driver failed.</exception>
     public static void Run(
-        in TensorView average, in TensorView source, double decay, AuxBackend backend = AuxBackend.Auto, CudaStream? stream = null)
-    {
-        CheckDecay(decay, nameof(decay));
-        using var group = EmaGroup.FromViews([source], [[average]]);
-        group.Update(decay, backend, stream);
-    }
+        in TensorView average, in TensorView source, double decay, AuxBackend backend = AuxBackend.Auto, CudaStream? stream = null) =>
+        Run(average, source, decay, default, backend, stream);
 
     /// <summary>The op's one entry below the checks, for host memory.</summary>
     internal static void Run(in EmaWork work, ReadOnlySpan<double> decays, AuxBackend backend)
     {
-        IDisposable? none = null;
-        Run(work, decays, backend, new EmaPlace(AuxDevice.Host), ref none);
+        IDisposable? table = null;
+        try
+        {
+            Run(work, decays, backend, new EmaPlace(AuxDevice.Host), ref table);
+        }
+        finally
+        {
+            table?.Dispose(); // there is one only where a test runs ILGPU on the host
+        }
     }
 
     /// <summary>The op's one entry below the checks.</summary>
@@ -117,6 +123,9 @@ public static partial class EmaUpdate
     /// <param name="table">What a device backend keeps from one call to the next with the same addresses; null at first.</param>
     internal static void Run(in EmaWork work, ReadOnlySpan<double> decays, AuxBackend backend, EmaPlace place, ref IDisposable? table)
     {
+        if (backend is not (AuxBackend.Cpu or AuxBackend.Reference) && work.HasBFloat16Averages)
+            throw new BackendUnavailableException(
+                nameof(EmaUpdate), backend, "its kernel takes float32 averages only; averages in bfloat16 run on the CPU");
         switch (backend)
         {
             case AuxBackend.Cpu:
@@ -127,6 +136,9 @@ public static partial class EmaUpdate
                 break;
             case AuxBackend.Cuda:
                 RunCuda(work, decays, place, ref table);
+                break;
+            case AuxBackend.Ilgpu when IlgpuShim.IsSupported:
+                RunIlgpu(work, decays, place, ref table);
                 break;
             default:
                 throw new BackendUnavailableException(nameof(EmaUpdate), backend, "it has no implementation there");

@@ -4,9 +4,13 @@ namespace AuxCore.Kernels;
 
 /// <summary>
 /// What one EMA call works on: for each of n tensors the address of the source and of its k averages, side by side, all of them checked.
-/// The tables are not moved by the garbage collector while the call runs; whoever makes this sees to that.
+/// The tables are not moved by the garbage collector while the call runs; whoever makes this sees to that. Without
+/// <paramref name="averageTypes"/>, one an average, all averages are float32; else they are float32 or bfloat16, and
+/// <paramref name="rounding"/> says how to round to the latter.
 /// </summary>
-internal readonly unsafe struct EmaWork(nint* addresses, long* offsets, DType* sourceTypes, int tensorCount, int averageCount)
+internal readonly unsafe struct EmaWork(
+    nint* addresses, long* offsets, DType* sourceTypes, int tensorCount, int averageCount,
+    DType* averageTypes = null, EmaRounding rounding = default)
 {
     public int TensorCount => tensorCount;
 
@@ -28,18 +32,22 @@ internal readonly unsafe struct EmaWork(nint* addresses, long* offsets, DType* s
 
     public void* Source(int tensor) => (void*)addresses[tensor * (averageCount + 1L)];
 
-    public float* Average(int tensor, int average) => (float*)addresses[tensor * (averageCount + 1L) + 1 + average];
+    /// <summary>The address of an average, whatever its type.</summary>
+    public void* AverageAddress(int tensor, int average) => (void*)addresses[tensor * (averageCount + 1L) + 1 + average];
+
+    /// <summary>The address of a float32 average.</summary>
+    public float* Average(int tensor, int average) => (float*)AverageAddress(tensor, average);
+
+    public DType AverageType(int average) => averageTypes == null ? DType.Float32 : averageTypes[average];
+
+    /// <summary>Whether any average is stored in bfloat16.</summary>
+    public bool HasBFloat16Averages =>
+        averageTypes != null && new ReadOnlySpan<DType>(averageTypes, averageCount).Contains(DType.BFloat16);
+
+    public EmaRounding Rounding => rounding;
 
     /// <summary>The tensor that holds element <paramref name="element"/>, which is below <see cref="ElementCount"/>.</summary>
-    public int TensorAt(long element)
-    {
-        var at = new ReadOnlySpan<long>(offsets, tensorCount + 1).BinarySearch(element);
-        if (at < 0)
-            return ~at - 1;
-        while (offsets[at + 1] == element) // tensors without elements begin where the next one does
-            at++;
-        return at;
-    }
+    public int TensorAt(long element) => ElementOffsets.TensorAt(new(offsets, tensorCount + 1), element);
 }
 
 /// <summary>Where an EMA call runs: the device that the memory is on, and the CUstream, 0 for the default one.</summary>

@@ -11,26 +11,31 @@ namespace AuxCore.Models;
 /// averages of each source. <see cref="EmaModel"/> does this for the parameters of a module.
 /// </summary>
 /// <remarks>
-/// <para>Tensors are checked when the mixer is made. Each update then compares their addresses with those it knows, and checks everything
-/// anew where one has moved; <see cref="Freeze"/> leaves that out. A change of layout in place, at the same address (<c>t_()</c>), goes
-/// unnoticed. Tensors that the caller made stay the caller's to dispose. Not thread-safe.</para>
+/// <para>Tensors are checked when the mixer is made. Each update then compares address, number of elements and contiguity with what it
+/// knows, and checks everything anew where one has changed; <see cref="Freeze"/> leaves that out. Tensors that the caller made stay the
+/// caller's to dispose. Not thread-safe.</para>
 /// <para>Updates write memory directly and do not raise autograd's version counters: do not update between the forward and the backward
 /// pass of a graph that saved an average.</para>
 /// </remarks>
 public sealed class EmaMixer : IDisposable
 {
-    // Averages of our own begin on cache lines of their own.
-    private const long AlignmentElements = 16;
+    private const long AlignmentBytes = 64; // averages of our own begin on cache lines of their own
 
     private readonly Tensor[][] _averages;
     private readonly Tensor[] _storage;      // flat, one an average; empty where the averages are the caller's
+    private readonly bool _staged;           // whether the averages follow copies of the sources on the host
     private Tensor[] _sources;
+    private Tensor[] _staging = [];          // those copies
+    private nint[] _sourceAddresses = [];
+    private long[] _counts = [];
     private EmaGroup _group;
     private string? _leafRequiringGrad;
     private bool _disposed;
 
     /// <summary>One average for each source.</summary>
-    /// <param name="pairs">Source (float32, bfloat16 or float16) and its float32 average, of one shape, contiguous, on one device.</param>
+    /// <param name="pairs">
+    /// Source (float32, bfloat16 or float16) and its average (all float32 or all bfloat16), of one shape, contiguous, on one device.
+    /// </param>
     /// <exception cref="ArgumentException">A pair does not fit, tensors overlap or repeat; the message names the tensor.</exception>
     /// <exception cref="ObjectDisposedException">A tensor was disposed.</exception>
     /// <exception cref="BackendUnavailableException">No backend runs on the tensors' device.</exception>
@@ -41,19 +46,23 @@ public sealed class EmaMixer : IDisposable
 
     /// <summary>Several averages of each source, each with a decay of its own.</summary>
     /// <param name="sources">n tensors: float32, bfloat16 or float16, contiguous, on one device.</param>
-    /// <param name="averages">One list for each average: n float32 tensors, the i-th of the i-th source's shape.</param>
+    /// <param name="averages">
+    /// One list for each average: n tensors of the i-th source's shape, all of the list float32 or all bfloat16.
+    /// </param>
     /// <inheritdoc cref="EmaMixer(IReadOnlyList{ValueTuple{Tensor, Tensor}})" path="/exception"/>
     public EmaMixer(IReadOnlyList<Tensor> sources, params IReadOnlyList<Tensor>[] averages)
         : this([.. Required(sources)], [.. Required(averages).Select(list => Required(list).ToArray())], storage: [])
     {
     }
 
-    private EmaMixer(Tensor[] sources, Tensor[][] averages, Tensor[] storage)
+    private EmaMixer(Tensor[] sources, Tensor[][] averages, Tensor[] storage, bool staged = false)
     {
         _sources = sources;
         _averages = averages;
         _storage = storage;
-        (_group, _leafRequiringGrad) = Resolve(sources);
+        _staged = staged;
+        (_group, _leafRequiringGrad, _staging) = Resolve(sources);
+        Remember(sources);
     }
 
     /// <summary>
@@ -62,27 +71,65 @@ public sealed class EmaMixer : IDisposable
     /// </summary>
     /// <param name="sources">n tensors: float32, bfloat16 or float16, contiguous, on one device.</param>
     /// <param name="averageCount">How many averages of each, at least 1.</param>
-    /// <inheritdoc cref="EmaMixer(IReadOnlyList{ValueTuple{Tensor, Tensor}})" path="/exception"/>
-    public static EmaMixer WithOwnAverages(IReadOnlyList<Tensor> sources, int averageCount = 1)
+    /// <param name="storage">
+    /// Their type: Float32, or BFloat16, to which each update then has to round
+    /// (<see cref="Update(EmaRounding, ReadOnlySpan{double})"/>).
+    /// </param>
+    /// <param name="device">
+    /// Where they lie: null for where the sources are, else the CPU, to which each update then copies the sources first.
+    /// </param>
+    /// <exception cref="ArgumentException">
+    /// A source does not fit, the storage is of another type, or the device is neither the CPU nor the sources'.
+    /// </exception>
+    /// <exception cref="ObjectDisposedException">A tensor was disposed.</exception>
+    /// <exception cref="BackendUnavailableException">No backend runs on the averages' device.</exception>
+    public static EmaMixer WithOwnAverages(
+        IReadOnlyList<Tensor> sources, int averageCount = 1, torch.ScalarType storage = torch.ScalarType.Float32,
+        torch.Device? device = null) =>
+        WithOwnAverages(sources, averageCount, storage, device, alwaysStage: false);
+
+    internal static EmaMixer WithOwnAverages(
+        IReadOnlyList<Tensor> sources, int averageCount, torch.ScalarType storage, torch.Device? device, bool alwaysStage)
     {
         Tensor[] tensors = [.. Required(sources)];
         ArgumentOutOfRangeException.ThrowIfLessThan(averageCount, 1);
+        if (storage is not (torch.ScalarType.Float32 or torch.ScalarType.BFloat16))
+            throw new ArgumentException($"storage: {storage}; averages are stored in Float32 or BFloat16", nameof(storage));
         for (var i = 0; i < tensors.Length; i++)
             tensors[i].ToTensorView(Name(-1, i)); // its checks come before the first allocation
+        var from = tensors.Length > 0 ? tensors[0].device : torch.CPU;
+        device ??= from;
+        var bothOnHost = device.type == DeviceType.CPU && from.type == DeviceType.CPU;
+        var elsewhere = !bothOnHost && (device.type, device.index) != (from.type, from.index);
+        if (elsewhere && device.type != DeviceType.CPU)
+            throw new ArgumentException($"device: {device}; averages lie where the sources are, {from}, or on the CPU", nameof(device));
 
-        var storage = new Tensor[averageCount];
+        var own = new Tensor[averageCount];
         var averages = new Tensor[averageCount][];
         try
         {
             for (var k = 0; k < averageCount; k++)
-                (storage[k], averages[k]) = Allocate(tensors);
-            return new EmaMixer(tensors, averages, storage);
+                (own[k], averages[k]) = Allocate(tensors, storage, device);
+            return new EmaMixer(tensors, averages, own, staged: elsewhere || alwaysStage);
         }
         catch
         {
-            Free(averages, storage);
+            Free(averages, own);
             throw;
         }
+    }
+
+    /// <summary>
+    /// Averages of averages: a mixer whose sources are this one's averages, and whose own begin as copies of them. Update this mixer
+    /// first, then that one; dispose that one first. Chains of chains go on from there.
+    /// </summary>
+    /// <param name="average">Which of this mixer's averages, from 0.</param>
+    /// <exception cref="ArgumentOutOfRangeException">There is no such average.</exception>
+    /// <exception cref="ObjectDisposedException">The mixer was disposed.</exception>
+    public EmaMixer Chain(int average = 0)
+    {
+        var sources = Averages(average);
+        return WithOwnAverages(sources, 1, sources.Count > 0 ? sources[0].dtype : torch.ScalarType.Float32);
     }
 
     /// <summary>The number of averages of each source.</summary>
@@ -117,7 +164,19 @@ public sealed class EmaMixer : IDisposable
     /// <exception cref="InvalidOperationException">An average is a leaf that requires grad, and grad mode is on.</exception>
     /// <exception cref="BackendUnavailableException">The named <see cref="Backend"/> does not run here.</exception>
     /// <exception cref="ObjectDisposedException">The mixer or one of its tensors was disposed.</exception>
-    public void Update(params ReadOnlySpan<double> decays)
+    public void Update(params ReadOnlySpan<double> decays) => Update(default, decays);
+
+    /// <summary>The same for averages of which some are bfloat16.</summary>
+    /// <param name="rounding">How to round averages in bfloat16; those in float32 need none.</param>
+    /// <param name="decays">β of each average, within [0, 1].</param>
+    /// <exception cref="ArgumentException">
+    /// Another number of decays than of averages, averages in bfloat16 and no rounding, or tensors that changed and fit no longer.
+    /// </exception>
+    /// <exception cref="ArgumentOutOfRangeException">
+    /// A decay is NaN or outside [0, 1], or above 0.99 for an average in bfloat16 that is rounded to the nearest.
+    /// </exception>
+    /// <inheritdoc cref="Update(ReadOnlySpan{double})" path="/exception"/>
+    public void Update(EmaRounding rounding, params ReadOnlySpan<double> decays)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         if (!IsFrozen && HasMoved())
@@ -129,7 +188,9 @@ public sealed class EmaMixer : IDisposable
 
         if (_leafRequiringGrad is not null && torch.is_grad_enabled())
             throw new InvalidOperationException($"{_leafRequiringGrad} is a leaf that requires grad: update it inside torch.no_grad().");
-        _group.Update(decays, Backend);
+        if (_staged)
+            Stage();
+        _group.Update(decays, rounding, Backend);
         GC.KeepAlive(_sources);
         GC.KeepAlive(_averages);
     }
@@ -153,6 +214,7 @@ public sealed class EmaMixer : IDisposable
             return;
         _disposed = true;
         _group.Dispose();
+        Free([_staging], []);
         if (_storage.Length > 0)
             Free(_averages, _storage);
     }
@@ -160,12 +222,20 @@ public sealed class EmaMixer : IDisposable
     /// <summary>Goes on with other tensors of the same shapes; where they do not fit, everything is as it was.</summary>
     internal void ReplaceSources(Tensor[] sources)
     {
-        var (group, leaf) = Resolve(sources);
+        var (group, leaf, staging) = Resolve(sources);
         _group.Dispose();
-        (_sources, _group, _leafRequiringGrad) = (sources, group, leaf);
+        Free([_staging], []);
+        (_sources, _group, _leafRequiringGrad, _staging) = (sources, group, leaf, staging);
+        Remember(sources);
     }
 
-    // A tensor that was reallocated, retyped or given another storage has another address.
+    private void Remember(Tensor[] sources)
+    {
+        _sourceAddresses = [.. sources.Select((source, i) => Address(source, -1, i))];
+        _counts = [.. sources.Select(source => source.numel())];
+    }
+
+    // A tensor that was reallocated, retyped or given another storage has another address; resized or transposed in place it may not.
     private bool HasMoved()
     {
         var known = _group.Addresses;
@@ -173,16 +243,28 @@ public sealed class EmaMixer : IDisposable
         var movable = _storage.Length > 0 ? 0 : AverageCount;
         for (var i = 0; i < _sources.Length; i++)
         {
-            if (Address(_sources[i], -1, i) != known[i * width])
+            if (Moved(_sources[i], -1, i, _sourceAddresses[i], _counts[i]))
                 return true;
             for (var k = 0; k < movable; k++)
             {
-                if (Address(_averages[k][i], k, i) != known[i * width + 1 + k])
+                if (Moved(_averages[k][i], k, i, known[i * width + 1 + k], _counts[i]))
                     return true;
             }
         }
 
         return false;
+    }
+
+    private static bool Moved(Tensor tensor, int average, int index, nint address, long count) =>
+        Address(tensor, average, index) != address
+        || TorchNative.THSTensor_numel(tensor.Handle) != count
+        || !TorchNative.THSTensor_is_contiguous(tensor.Handle);
+
+    private void Stage()
+    {
+        using var noGrad = torch.no_grad();
+        for (var i = 0; i < _sources.Length; i++)
+            _staging[i].copy_(_sources[i]);
     }
 
     private static nint Address(Tensor tensor, int average, int index)
@@ -192,7 +274,28 @@ public sealed class EmaMixer : IDisposable
         return TorchNative.THSTensor_data(tensor.Handle);
     }
 
-    private (EmaGroup Group, string? LeafRequiringGrad) Resolve(Tensor[] sources)
+    private (EmaGroup Group, string? LeafRequiringGrad, Tensor[] Staging) Resolve(Tensor[] sources)
+    {
+        if (!_staged)
+        {
+            var (group, leaf) = Group(sources);
+            return (group, leaf, []);
+        }
+
+        Tensor[] staging = [.. sources.Select((source, i) => StagingFor(source, Name(-1, i)))];
+        try
+        {
+            var (group, leaf) = Group(staging);
+            return (group, leaf, staging);
+        }
+        catch
+        {
+            Free([staging], []);
+            throw;
+        }
+    }
+
+    private (EmaGroup Group, string? LeafRequiringGrad) Group(Tensor[] sources)
     {
         var sourceViews = sources.Select((tensor, i) => tensor.ToTensorView(Name(-1, i))).ToArray();
         var averageViews = _averages.Select((list, k) => list.Select((tensor, i) => tensor.ToTensorView(Name(k, i))).ToArray()).ToArray();
@@ -215,14 +318,22 @@ public sealed class EmaMixer : IDisposable
         return (group, leaf);
     }
 
-    // One flat tensor, and views of it in the sources' shapes and with their values, detached from the caller's dispose scope.
-    private static (Tensor Storage, Tensor[] Views) Allocate(Tensor[] sources)
+    // Contiguous like the source, so that what a group checks of it is what it would check of the source.
+    private static Tensor StagingFor(Tensor source, string name)
     {
-        static long Aligned(long elements) => (elements + AlignmentElements - 1) / AlignmentElements * AlignmentElements;
+        if (!source.ToTensorView(name).IsContiguous)
+            throw new ArgumentException($"{name}: {source.ToTensorView(name)} is not contiguous; pass a contiguous tensor");
+        return torch.empty(source.shape, source.dtype, torch.CPU).DetachFromDisposeScope();
+    }
+
+    // One flat tensor, and views of it in the sources' shapes and with their values, detached from the caller's dispose scope.
+    private static (Tensor Storage, Tensor[] Views) Allocate(Tensor[] sources, torch.ScalarType dtype, torch.Device device)
+    {
+        var alignment = AlignmentBytes / (dtype == torch.ScalarType.Float32 ? 4 : 2);
+        long Aligned(long elements) => (elements + alignment - 1) / alignment * alignment;
 
         using var noGrad = torch.no_grad();
-        var device = sources.Length > 0 ? sources[0].device : torch.CPU;
-        var storage = torch.zeros(sources.Sum(source => Aligned(source.numel())), torch.float32, device).DetachFromDisposeScope();
+        var storage = torch.zeros(sources.Sum(source => Aligned(source.numel())), dtype, device).DetachFromDisposeScope();
         var views = new Tensor[sources.Length];
         var offset = 0L;
         for (var i = 0; i < views.Length; i++)

@@ -18,7 +18,7 @@ public sealed partial class EmaModel
 
     /// <summary>
     /// Writes averages, copied buffers and the step count to a safetensors file, atomically. Training that continues from
-    /// <see cref="Load"/> gives the same bits as training that was never interrupted.
+    /// <see cref="Load(string)"/>, with the same schedules and options, gives the same bits as training that was never interrupted.
     /// </summary>
     /// <param name="path">The file to create or replace.</param>
     /// <exception cref="InvalidOperationException">Called inside <see cref="Swap"/>.</exception>
@@ -34,12 +34,15 @@ public sealed partial class EmaModel
             [BuffersKey] = Buffers.ToString(),
         };
         for (var k = 0; k < AverageCount; k++)
-            metadata[$"auxcore.schedule.{k}"] = _schedules[k].ToString()!; // for people; schedules are the program's to choose
+            metadata[$"auxcore.schedule.{k}"] = _schedules[k % _schedules.Length].ToString()!;
+        // For people, as the schedules: both are the program's to choose.
+        metadata["auxcore.options"] = string.Create(CultureInfo.InvariantCulture,
+            $"every {Every}, start after {StartAfter}, {_options.Storage}, seed {_options.Seed}, levels {_options.Levels}");
         SafetensorsFile.Write(path, NamedState(), metadata);
     }
 
     /// <summary>
-    /// Reads what <see cref="Save"/> wrote: averages, copied buffers and the step count. The model itself is not touched.
+    /// Reads what <see cref="Save(string)"/> wrote: averages, copied buffers and the step count. The model itself is not touched.
     /// </summary>
     /// <param name="path">A file of this format, for a model of the same names and shapes and as many averages.</param>
     /// <exception cref="StateFileException">

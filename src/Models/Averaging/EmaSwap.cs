@@ -1,3 +1,4 @@
+using AuxCore.Interop;
 using AuxCore.Kernels;
 using TorchSharp;
 using Tensor = TorchSharp.torch.Tensor;
@@ -13,7 +14,7 @@ public sealed class EmaSwap : IDisposable
 
     private readonly EmaModel _ema;
     private readonly int _average;
-    private readonly Tensor?[] _training; // what a parameter held, where it is not float32 and the average cannot hold it meanwhile
+    private readonly Tensor?[] _training; // what a parameter held, where the average is of another type and cannot hold it meanwhile
     private int _exchanged;               // parameters, then copied buffers, that the model holds in their averaged form
     private bool _disposed;
 
@@ -27,7 +28,7 @@ public sealed class EmaSwap : IDisposable
         {
             for (var i = 0; i < _training.Length; i++)
             {
-                if (ema.AveragedTensors[i].Tensor.dtype != torch.float32)
+                if (ema.AveragedTensors[i].Tensor.dtype != ema.AveragedTensors[i].Averages[average].dtype)
                     _training[i] = ema.AveragedTensors[i].Tensor.clone().DetachFromDisposeScope();
             }
 
@@ -42,8 +43,8 @@ public sealed class EmaSwap : IDisposable
     }
 
     /// <summary>
-    /// Gives the model its training weights back. What was written to float32 parameters meanwhile stays behind in the average; a parameter
-    /// that was retyped meanwhile gives the average back rounded to that type.
+    /// Gives the model its training weights back. What was written meanwhile to parameters of the averages' type stays behind in the
+    /// average; a parameter that was retyped meanwhile gives the average back rounded to that type.
     /// </summary>
     /// <exception cref="ArgumentException">
     /// The model's names, shapes or types changed meanwhile so that its weights cannot be given back. The swap stays active: undo the
@@ -91,7 +92,7 @@ public sealed class EmaSwap : IDisposable
     private static unsafe void Exchange(Tensor left, Tensor right)
     {
         var (l, r) = (left.ToTensorView(), right.ToTensorView());
-        if (l.DType != r.DType || !l.IsContiguous || !r.IsContiguous)
+        if (l.DType != r.DType || !l.IsContiguous || !r.IsContiguous || (l.Device, r.Device) != (AuxDevice.Host, AuxDevice.Host))
         {
             using var held = left.clone();
             left.copy_(right);

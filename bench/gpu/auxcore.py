@@ -1,0 +1,218 @@
+"""libauxcore from Python, by ctypes: the functions of native/cuda/include/auxcore.h, with exceptions in place of status codes.
+
+Whoever owns memory and stream (PyTorch, say) hands over addresses; nothing here copies, and nothing keeps foreign memory alive."""
+
+import ctypes as c
+
+ABI_VERSION = 1
+
+STATUS = {
+    "AUXCORE_OK": 0,
+    "AUXCORE_E_ARGUMENT": -1,
+    "AUXCORE_E_HANDLE": -2,
+    "AUXCORE_E_ABI": -3,
+    "AUXCORE_E_NO_DRIVER": -4,
+    "AUXCORE_E_NO_DEVICE": -5,
+    "AUXCORE_E_NO_IMAGE": -6,
+    "AUXCORE_E_MEMORY": -7,
+    "AUXCORE_E_INTERNAL": -8,
+}
+
+DTYPES = {"float32": 0, "float16": 2, "bfloat16": 3}
+SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+class Device(c.Structure):
+    """auxcore_device."""
+
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("ordinal", c.c_int32),
+        ("compute_major", c.c_int32),
+        ("compute_minor", c.c_int32),
+        ("multiprocessors", c.c_int32),
+        ("driver_version", c.c_int32),
+        ("memory_bytes", c.c_int64),
+        ("name", c.c_char * 128),
+    ]
+
+
+class EmaTensorsStruct(c.Structure):
+    """auxcore_ema_tensors."""
+
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("reserved", c.c_uint32),
+        ("tensor_count", c.c_int64),
+        ("addresses", c.POINTER(c.c_uint64)),
+        ("element_counts", c.POINTER(c.c_int64)),
+        ("source_types", c.POINTER(c.c_int32)),
+    ]
+
+
+_handle, _address, _stream, _out = c.c_uint64, c.c_uint64, c.c_void_p, c.POINTER
+
+# What each function takes; those that are not in RESULTS give a status.
+FUNCTIONS = {
+    "auxcore_abi_version": [],
+    "auxcore_last_error": [],
+    "auxcore_device_image": [],
+    "auxcore_device_count": [_out(c.c_int32)],
+    "auxcore_open": [c.c_uint32, c.c_int32, c.c_uint32, _out(_handle)],
+    "auxcore_close": [_handle],
+    "auxcore_describe_device": [_handle, _out(Device)],
+    "auxcore_allocate": [_handle, c.c_int64, _out(_address)],
+    "auxcore_free": [_handle, _address],
+    "auxcore_copy_to_device": [_handle, _stream, _address, c.c_void_p, c.c_int64],
+    "auxcore_copy_to_host": [_handle, _stream, c.c_void_p, _address, c.c_int64],
+    "auxcore_copy_on_device": [_handle, _stream, _address, _address, c.c_int64],
+    "auxcore_fill": [_handle, _stream, _address, c.c_uint8, c.c_int64],
+    "auxcore_stream_create": [_handle, _out(c.c_void_p)],
+    "auxcore_stream_destroy": [_handle, _stream],
+    "auxcore_stream_synchronize": [_handle, _stream],
+    "auxcore_stream_wait": [_handle, _stream, _stream],
+    "auxcore_ema_create": [_handle, c.c_int32, _out(_handle)],
+    "auxcore_ema_destroy": [_handle],
+    "auxcore_ema_set_decays": [_handle, _stream, _out(c.c_double), c.c_int32],
+    "auxcore_ema_update": [_handle, _stream, _out(EmaTensorsStruct)],
+}
+
+RESULTS = {"auxcore_abi_version": c.c_uint32, "auxcore_last_error": c.c_char_p, "auxcore_device_image": c.c_char_p}
+
+
+class AuxCoreError(RuntimeError):
+    """A function gave a status other than 0."""
+
+    def __init__(self, function, status, message):
+        super().__init__(f"{function}: {message} (status {status})")
+        self.status = status
+
+
+class Library:
+    """One libauxcore.so. A second one may be loaded beside it: each has contexts of its own."""
+
+    def __init__(self, path):
+        self._library = c.CDLL(str(path))
+        for name, arguments in FUNCTIONS.items():
+            function = getattr(self._library, name)
+            function.argtypes, function.restype = arguments, RESULTS.get(name, c.c_int32)
+        version = self._library.auxcore_abi_version()
+        if version != ABI_VERSION:
+            raise AuxCoreError("auxcore_abi_version", STATUS["AUXCORE_E_ABI"], f"{path} has ABI {version}, not {ABI_VERSION}")
+
+    def call(self, name, *arguments):
+        status = getattr(self._library, name)(*arguments)
+        if status != 0:
+            raise AuxCoreError(name, status, self._library.auxcore_last_error().decode())
+
+    def function(self, name):
+        """The bare function, for what is timed; the caller looks at its status."""
+        return getattr(self._library, name)
+
+    @property
+    def device_image(self):
+        return self._library.auxcore_device_image().decode()
+
+    def device_count(self):
+        count = c.c_int32()
+        self.call("auxcore_device_count", c.byref(count))
+        return count.value
+
+    def open(self, ordinal=0):
+        handle = c.c_uint64()
+        self.call("auxcore_open", ABI_VERSION, ordinal, 0, c.byref(handle))
+        return Context(self, handle.value)
+
+
+class Context:
+    """The device's primary context, which PyTorch uses too. Close it, or use it in a with statement."""
+
+    def __init__(self, library, handle):
+        self.library, self.handle = library, handle
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        if self.handle:
+            handle, self.handle = self.handle, 0
+            self.library.call("auxcore_close", handle)
+
+    def call(self, name, *arguments):
+        self.library.call(name, self.handle, *arguments)
+
+    def describe(self):
+        device = Device(struct_size=c.sizeof(Device))
+        self.call("auxcore_describe_device", c.byref(device))
+        return device
+
+    def allocate(self, size):
+        address = c.c_uint64()
+        self.call("auxcore_allocate", size, c.byref(address))
+        return address.value
+
+    def free(self, address):
+        self.call("auxcore_free", address)
+
+    def create_stream(self):
+        stream = c.c_void_p()
+        self.call("auxcore_stream_create", c.byref(stream))
+        return stream.value
+
+    def synchronize(self, stream):
+        self.call("auxcore_stream_synchronize", stream)
+
+    def ema(self, average_count):
+        handle = c.c_uint64()
+        self.call("auxcore_ema_create", average_count, c.byref(handle))
+        return EmaTable(self.library, handle.value, average_count)
+
+
+class EmaTensors:
+    """What one update works on. rows: (address of the source, addresses of its averages, elements, dtype of the source)."""
+
+    def __init__(self, rows):
+        columns = [[source, *averages] for source, averages, _, _ in rows]
+        if any(len(column) != len(columns[0]) for column in columns):
+            raise ValueError("all sources have equally many averages")
+        flat = [address for column in columns for address in column]
+        self._addresses = (c.c_uint64 * len(flat))(*flat)
+        self._counts = (c.c_int64 * len(rows))(*[count for _, _, count, _ in rows])
+        self._types = (c.c_int32 * len(rows))(*[DTYPES[dtype] for _, _, _, dtype in rows])
+        self.struct = EmaTensorsStruct(c.sizeof(EmaTensorsStruct), 0, len(rows), self._addresses, self._counts, self._types)
+
+
+class EmaTable:
+    """auxcore_ema_table; belongs to its context, which frees it at the latest."""
+
+    def __init__(self, library, handle, average_count):
+        self.library, self.handle, self.average_count = library, handle, average_count
+
+    def destroy(self):
+        if self.handle:
+            handle, self.handle = self.handle, 0
+            self.library.call("auxcore_ema_destroy", handle)
+
+    def set_decays(self, stream, decays):
+        self.library.call("auxcore_ema_set_decays", self.handle, stream, (c.c_double * len(decays))(*decays), len(decays))
+
+    def update(self, stream, tensors):
+        """tensors: EmaTensors; None stands for those of the last call."""
+        self.library.call("auxcore_ema_update", self.handle, stream, None if tensors is None else c.byref(tensors.struct))
+
+    def caller(self, stream_of, decays, tensors):
+        """set_decays and update in one call without arguments, for timing: all that does not change is made beforehand."""
+        set_decays, update = self.library.function("auxcore_ema_set_decays"), self.library.function("auxcore_ema_update")
+        values, count = (c.c_double * len(decays))(*decays), len(decays)
+        handle, pointer = self.handle, None if tensors is None else c.pointer(tensors.struct)
+
+        def call():
+            stream = stream_of()
+            status = set_decays(handle, stream, values, count) or update(handle, stream, pointer)
+            if status:
+                raise AuxCoreError("EmaUpdate", status, self.library.function("auxcore_last_error")().decode())
+
+        return call

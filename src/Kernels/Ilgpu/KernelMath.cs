@@ -1,0 +1,51 @@
+using System.Reflection;
+using System.Runtime.CompilerServices;
+using ILGPU;
+using ILGPU.Backends.PTX;
+using ILGPU.IR;
+using ILGPU.IR.Intrinsics;
+using ILGPU.IR.Values;
+using Bits = ILGPU.Interop;
+
+namespace AuxCore.Kernels;
+
+/// <summary>Arithmetic of ILGPU kernels that gives the bits of the other backends.</summary>
+internal static class KernelMath
+{
+    /// <summary>
+    /// a · b + c, rounded once. ILGPU knows no fused multiply-add: it compiles <see cref="MathF.FusedMultiplyAdd"/> to a call of a function
+    /// that nobody defines, and <c>a * b + c</c> leaves it to the driver's compiler whether it rounds once or twice.
+    /// </summary>
+    [IntrinsicImplementation]
+    public static float MultiplyAdd(float a, float b, float c) => MathF.FusedMultiplyAdd(a, b, c);
+
+    /// <summary>A bfloat16 from its bits; exact.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static float FromBFloat16(uint bits) => Bits.IntAsFloat(bits << 16);
+
+    /// <summary>A float16 from its bits; exact.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static float FromFloat16(uint bits) => (float)Bits.IntAsFloat((ushort)bits);
+
+    /// <summary>Tells a context how the functions above are compiled.</summary>
+    public static Context.Builder AddKernelMath(this Context.Builder builder)
+    {
+        const BindingFlags Static = BindingFlags.Static | BindingFlags.Public | BindingFlags.NonPublic;
+        var method = typeof(KernelMath).GetMethod(nameof(MultiplyAdd), Static)!;
+        builder.GetIntrinsicManager().RegisterMethod(
+            method, new PTXIntrinsic(typeof(KernelMath), nameof(EmitMultiplyAdd), IntrinsicImplementationMode.GenerateCode));
+        return builder;
+    }
+
+    private static void EmitMultiplyAdd(PTXBackend backend, PTXCodeGenerator code, Value value)
+    {
+        var call = (MethodCall)value;
+        var (a, b, c) = (code.LoadPrimitive(call.Nodes[0]), code.LoadPrimitive(call.Nodes[1]), code.LoadPrimitive(call.Nodes[2]));
+        var result = code.AllocateHardware(value);
+        using var command = code.BeginCommand("fma.rn.f32");
+        command.AppendArgument(result);
+        command.AppendArgument(a);
+        command.AppendArgument(b);
+        command.AppendArgument(c);
+    }
+}

@@ -1,0 +1,168 @@
+using System.Runtime.InteropServices;
+
+namespace AuxCore.Tests.Ilgpu;
+
+internal sealed partial class PtxInterpreter
+{
+    /// <summary>One thread of the device. A register is 64 bits, of which an instruction uses as many as its type has.</summary>
+    private sealed class Thread(PtxInterpreter kernel, byte[] parameters, int grid, int block, int blockIndex, int threadIndex)
+    {
+        private readonly ulong[] _registers = new ulong[kernel._registers.Count];
+
+        public void Run()
+        {
+            var at = 0;
+            for (var steps = 0L; at < kernel._code.Count; steps++)
+            {
+                Assert.True(steps < MostSteps, "the kernel does not end");
+                var instruction = kernel._code[at++];
+                if (instruction.Guard >= 0 && (_registers[instruction.Guard] != 0) == instruction.GuardIsInverted)
+                    continue;
+                kernel.Executed[instruction.Name] = kernel.Executed.GetValueOrDefault(instruction.Name) + 1;
+                switch (instruction.Parts[0])
+                {
+                    case "ret":
+                        return;
+                    case "bra":
+                        at = kernel._labels[instruction.Operands[0].Text];
+                        break;
+                    default:
+                        Execute(instruction);
+                        break;
+                }
+            }
+        }
+
+        private void Execute(PtxInstruction instruction)
+        {
+            switch (instruction.Parts[0])
+            {
+                case "ld" when instruction.Parts[1] is "param" or "global":
+                    Load(instruction);
+                    break;
+                case "st" when instruction.Parts[1] == "global":
+                    Store(instruction);
+                    break;
+                default:
+                    _registers[instruction.Operands[0].Register] = Compute(instruction);
+                    break;
+            }
+        }
+
+        private void Load(PtxInstruction instruction)
+        {
+            var (target, source, size) = (instruction.Operands[0], instruction.Operands[1], Size(instruction.Type));
+            int[] registers = target.Vector ?? [target.Register];
+            Span<byte> bytes = stackalloc byte[size * registers.Length];
+            if (instruction.Parts[1] == "param")
+                parameters.AsSpan(source.Offset, bytes.Length).CopyTo(bytes);
+            else
+                kernel._memory.Read(Address(source, bytes.Length, instruction), bytes);
+            for (var i = 0; i < registers.Length; i++)
+            {
+                var bits = 0ul;
+                bytes.Slice(i * size, size).CopyTo(MemoryMarshal.AsBytes(new Span<ulong>(ref bits)));
+                _registers[registers[i]] = bits;
+            }
+        }
+
+        private void Store(PtxInstruction instruction)
+        {
+            var (target, source, size) = (instruction.Operands[0], instruction.Operands[1], Size(instruction.Type));
+            int[] registers = source.Vector ?? [source.Register];
+            Span<byte> bytes = stackalloc byte[size * registers.Length];
+            for (var i = 0; i < registers.Length; i++)
+                MemoryMarshal.AsBytes(new Span<ulong>(ref _registers[registers[i]]))[..size].CopyTo(bytes[(i * size)..]);
+            kernel._memory.Write(Address(target, bytes.Length, instruction), bytes);
+        }
+
+        private nint Address(PtxOperand operand, int bytes, PtxInstruction instruction)
+        {
+            var address = (nint)_registers[operand.Register] + operand.Offset;
+            Assert.True(address % bytes == 0, $"0x{address:x} is no multiple of {bytes}: {instruction.Text}");
+            return address;
+        }
+
+        private ulong Compute(PtxInstruction instruction)
+        {
+            var (a, b, c) = (Value(instruction, 1), Value(instruction, 2), Value(instruction, 3));
+            return instruction.Name switch
+            {
+                "mov.b32" or "mov.b64" or "mov.f32" or "mov.pred" or "cvta.to.global.u64" => a,
+                "add.s32" => (uint)((int)a + (int)b),
+                "sub.s32" => (uint)((int)a - (int)b),
+                "add.s64" or "add.u64" => a + b,
+                "mul.lo.s32" => (uint)((int)a * (int)b),
+                "mul.lo.s64" => a * b,
+                "mul.wide.u32" => (ulong)(uint)a * (uint)b,
+                "mad.lo.u64" => a * b + c,
+                "rem.s32" => (uint)((int)a % (int)b),
+                "and.b32" => (uint)a & (uint)b,
+                "shl.b32" => (uint)a << (int)b,
+                "shr.u32" => (uint)a >> (int)b,
+                "shr.s32" => (uint)((int)a >> (int)b),
+                "shr.s64" => (ulong)((long)a >> (int)b),
+                "cvt.s32.s64" => (uint)a,
+                "cvt.s64.s32" => (ulong)(int)a,
+                "cvt.s32.u16" or "cvt.u16.u32" => (ushort)a,
+                "cvt.f32.f16" => Bits((float)BitConverter.UInt16BitsToHalf((ushort)a)),
+                "sub.f32" => Bits(Float(a) - Float(b)),
+                "fma.rn.f32" => Bits(MathF.FusedMultiplyAdd(Float(a), Float(b), Float(c))),
+                "selp.b32" => c != 0 ? a : b,
+                _ when instruction.Parts[0] == "setp" => Compare(instruction, a, b) ? 1ul : 0,
+                _ => throw new NotSupportedException($"an instruction that the interpreter does not know: {instruction.Text}"),
+            };
+        }
+
+        private static bool Compare(PtxInstruction instruction, ulong a, ulong b)
+        {
+            var comparison = instruction.Parts[1];
+            if (instruction.Type == "f32")
+            {
+                return comparison switch
+                {
+                    "eq" => Float(a) == Float(b), // false where one is NaN
+                    "neu" => Float(a) != Float(b), // true where one is NaN
+                    _ => throw new NotSupportedException(instruction.Text),
+                };
+            }
+
+            var order = instruction.Type switch
+            {
+                "s32" => ((int)a).CompareTo((int)b),
+                "u32" => ((uint)a).CompareTo((uint)b),
+                _ => throw new NotSupportedException(instruction.Text),
+            };
+            return comparison switch
+            {
+                "eq" => order == 0,
+                "ne" => order != 0,
+                "lt" => order < 0,
+                "ge" => order >= 0,
+                _ => throw new NotSupportedException(instruction.Text),
+            };
+        }
+
+        private ulong Value(PtxInstruction instruction, int index)
+        {
+            if (index >= instruction.Operands.Length)
+                return 0;
+            var operand = instruction.Operands[index];
+            return operand.Register >= 0 ? _registers[operand.Register] : operand.Text switch
+            {
+                "%tid.x" => (uint)threadIndex,
+                "%ntid.x" => (uint)block,
+                "%ctaid.x" => (uint)blockIndex,
+                "%nctaid.x" => (uint)grid,
+                ['%', ..] => throw new NotSupportedException(instruction.Text),
+                _ => operand.Bits,
+            };
+        }
+
+        private static int Size(string type) => int.Parse(type[1..], System.Globalization.CultureInfo.InvariantCulture) / 8;
+
+        private static float Float(ulong bits) => BitConverter.UInt32BitsToSingle((uint)bits);
+
+        private static ulong Bits(float value) => BitConverter.SingleToUInt32Bits(value);
+    }
+}
