@@ -155,16 +155,16 @@ public unsafe class ForwardBackwardLossArgumentTests
     public static TheoryData<string, string> WrongViews => new()
     {
         { "rank", "Forward: float32[6, 4] on cpu is not of rank 3" },
-        { "dtype", "Forward: int32[2, 3, 4] on cpu; float32, bfloat16 or float64 is needed" },
+        { "dtype", "Forward: int32[2, 3, 4] on cpu, but float32, bfloat16 or float64 is needed" },
         { "backward shape", "Backward: float32[4, 3] on cpu does not match shape [3, 4]" },
-        { "backward dtype", "Backward: bfloat16[3, 4] on cpu; float32 is needed" },
+        { "backward dtype", "Backward: bfloat16[3, 4] on cpu, but float32 is needed" },
         { "target shape", "TargetForward: float32[1, 3, 4] on cpu does not match shape [2, 3, 4]" },
         { "done length", "Done: bool[4] on cpu does not match shape [3]" },
-        { "done dtype", "Done: float32[3] on cpu; bool or uint8 is needed" },
-        { "gradient dtype", "ForwardGradient: float64[2, 3, 4] on cpu; float32 is needed" },
+        { "done dtype", "Done: float32[3] on cpu, but bool or uint8 is needed" },
+        { "gradient dtype", "ForwardGradient: float64[2, 3, 4] on cpu, but float32 is needed" },
         { "gradient strides", "BackwardGradient: float32[3, 4] on cpu with strides [1, 3] is not contiguous" },
-        { "device", "TargetBackward: float32[3, 4] on cuda:0, but the first tensor is on cpu" },
-        { "loss", "Loss: float32[4] on cpu; float64 is needed" },
+        { "device", "TargetBackward: float32[3, 4] on cuda:0, but the other tensors are on cpu" },
+        { "loss", "Loss: float32[4] on cpu, but float64 is needed" },
     };
 
     [Theory]

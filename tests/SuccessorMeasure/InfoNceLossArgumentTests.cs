@@ -99,12 +99,12 @@ public unsafe class InfoNceLossArgumentTests
     public static TheoryData<string, string> WrongViews => new()
     {
         { "rank", "Queries: float32[12] on cpu is not of rank 2" },
-        { "dtype", "Queries: int32[3, 4] on cpu; float32, bfloat16 or float64 is needed" },
+        { "dtype", "Queries: int32[3, 4] on cpu, but float32, bfloat16 or float64 is needed" },
         { "keys shape", "Keys: float32[4, 3] on cpu does not match shape [3, 4]" },
-        { "keys dtype", "Keys: bfloat16[3, 4] on cpu; float32 is needed" },
-        { "gradient dtype", "QueryGradient: float64[3, 4] on cpu; float32 is needed" },
+        { "keys dtype", "Keys: bfloat16[3, 4] on cpu, but float32 is needed" },
+        { "gradient dtype", "QueryGradient: float64[3, 4] on cpu, but float32 is needed" },
         { "gradient strides", "KeyGradient: float32[3, 4] on cpu with strides [1, 3] is not contiguous" },
-        { "device", "Keys: float32[3, 4] on cuda:0, but the first tensor is on cpu" },
+        { "device", "Keys: float32[3, 4] on cuda:0, but the other tensors are on cpu" },
         { "loss", "Loss: float64[4] on cpu does not match shape [2]" },
     };
 

@@ -42,19 +42,19 @@ public readonly struct FbTensors
         var (n, d) = (Forward.Shape[1], Forward.Shape[2]);
         var dtype = Forward.DType;
         if (dtype is not (DType.Float32 or DType.BFloat16 or DType.Float64))
-            throw new ArgumentException($"{nameof(Forward)}: {Forward}; float32, bfloat16 or float64 is needed");
+            throw new ArgumentException($"{nameof(Forward)}: {Forward}, but float32, bfloat16 or float64 is needed");
         if (dtype == DType.Float64 && Device.Kind != AuxDeviceKind.Host)
-            throw new ArgumentException($"{nameof(Forward)}: {Forward}; float64 is for host memory");
+            throw new ArgumentException($"{nameof(Forward)}: {Forward}, but float64 is for host memory");
         var gradient = dtype == DType.Float64 ? DType.Float64 : DType.Float32;
 
-        TensorArguments.Require(Forward, nameof(Forward), [dtype], Forward.Shape, Device);
-        TensorArguments.Require(Backward, nameof(Backward), [dtype], [n, d], Device);
-        TensorArguments.Require(TargetForward, nameof(TargetForward), [dtype], Forward.Shape, Device);
-        TensorArguments.Require(TargetBackward, nameof(TargetBackward), [dtype], [n, d], Device);
-        TensorArguments.Require(Done, nameof(Done), [DType.Bool, DType.UInt8], [n], Device);
-        TensorArguments.Require(ForwardGradient, nameof(ForwardGradient), [gradient], Forward.Shape, Device);
-        TensorArguments.Require(BackwardGradient, nameof(BackwardGradient), [gradient], [n, d], Device);
-        TensorArguments.Require(Loss, nameof(Loss), [DType.Float64], [4], Device);
+        SuccessorArguments.Require(Forward, nameof(Forward), [dtype], Forward.Shape, Device, nameof(Forward));
+        SuccessorArguments.Require(Backward, nameof(Backward), [dtype], [n, d], Device, nameof(Backward));
+        SuccessorArguments.Require(TargetForward, nameof(TargetForward), [dtype], Forward.Shape, Device, nameof(TargetForward));
+        SuccessorArguments.Require(TargetBackward, nameof(TargetBackward), [dtype], [n, d], Device, nameof(TargetBackward));
+        SuccessorArguments.Require(Done, nameof(Done), [DType.Bool, DType.UInt8], [n], Device, nameof(Done));
+        SuccessorArguments.Require(ForwardGradient, nameof(ForwardGradient), [gradient], Forward.Shape, Device, nameof(ForwardGradient));
+        SuccessorArguments.Require(BackwardGradient, nameof(BackwardGradient), [gradient], [n, d], Device, nameof(BackwardGradient));
+        SuccessorArguments.Require(Loss, nameof(Loss), [DType.Float64], [4], Device, nameof(Loss));
         return new FbWork(shape, options)
         {
             DType = dtype,
@@ -138,17 +138,10 @@ internal readonly unsafe struct FbWork(FbShape shape, FbOptions options)
     public void RequireDisjoint()
     {
         var (matrix, gradient) = ((long)Count * Dimension * DType.Size(), (long)Count * Dimension * (DType == DType.Float64 ? 8 : 4));
-        TensorArguments.RequireDisjoint(
-            read:
-            [
-                new("forward", Forward, matrix * Heads), new("backward", Backward, matrix),
-                new("targetForward", TargetForward, matrix * Heads), new("targetBackward", TargetBackward, matrix),
-                new("done", Done, Count),
-            ],
-            written:
-            [
-                new("forwardGradient", ForwardGradient, gradient * Heads), new("backwardGradient", BackwardGradient, gradient),
-                new("loss", Loss, 4 * sizeof(double)),
-            ]);
+        SuccessorArguments.RequireDisjoint(
+            NamedMemory.Read("forward", Forward, matrix * Heads), NamedMemory.Read("backward", Backward, matrix),
+            NamedMemory.Read("targetForward", TargetForward, matrix * Heads), NamedMemory.Read("targetBackward", TargetBackward, matrix),
+            NamedMemory.Read("done", Done, Count), NamedMemory.Written("forwardGradient", ForwardGradient, gradient * Heads),
+            NamedMemory.Written("backwardGradient", BackwardGradient, gradient), NamedMemory.Written("loss", Loss, 4 * sizeof(double)));
     }
 }

@@ -114,13 +114,13 @@ public static partial class ForwardBackwardLoss
         ArgumentNullException.ThrowIfNull(options);
         options.Check(nameof(options));
         var (heads, n, d) = FbWork.Sizes(shape.Heads, shape.Count, shape.Dimension);
-        TensorArguments.RequireLength(forward.Length, nameof(forward), heads, n, d);
-        TensorArguments.RequireLength(backward.Length, nameof(backward), n, d);
-        TensorArguments.RequireLength(targetForward.Length, nameof(targetForward), heads, n, d);
-        TensorArguments.RequireLength(targetBackward.Length, nameof(targetBackward), n, d);
-        TensorArguments.RequireLength(done.Length, nameof(done), n);
-        TensorArguments.RequireLength(forwardGradient.Length, nameof(forwardGradient), heads, n, d);
-        TensorArguments.RequireLength(backwardGradient.Length, nameof(backwardGradient), n, d);
+        SuccessorArguments.RequireLength(nameof(forward), forward.Length, [heads, n, d]);
+        SuccessorArguments.RequireLength(nameof(backward), backward.Length, [n, d]);
+        SuccessorArguments.RequireLength(nameof(targetForward), targetForward.Length, [heads, n, d]);
+        SuccessorArguments.RequireLength(nameof(targetBackward), targetBackward.Length, [n, d]);
+        SuccessorArguments.RequireLength(nameof(done), done.Length, [n]);
+        SuccessorArguments.RequireLength(nameof(forwardGradient), forwardGradient.Length, [heads, n, d]);
+        SuccessorArguments.RequireLength(nameof(backwardGradient), backwardGradient.Length, [n, d]);
         backend = Support.Resolve(backend, AuxDevice.Host);
         var terms = stackalloc double[4];
         fixed (TIn* f = forward, b = backward, fBar = targetForward, bBar = targetBackward)

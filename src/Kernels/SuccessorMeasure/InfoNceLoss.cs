@@ -101,10 +101,10 @@ public static partial class InfoNceLoss
         ArgumentNullException.ThrowIfNull(options);
         options.Check(nameof(options));
         var (n, d) = InfoNceWork.Sizes(count, dimension);
-        TensorArguments.RequireLength(queries.Length, nameof(queries), n, d);
-        TensorArguments.RequireLength(keys.Length, nameof(keys), n, d);
-        TensorArguments.RequireLength(queryGradient.Length, nameof(queryGradient), n, d);
-        TensorArguments.RequireLength(keyGradient.Length, nameof(keyGradient), n, d);
+        SuccessorArguments.RequireLength(nameof(queries), queries.Length, [n, d]);
+        SuccessorArguments.RequireLength(nameof(keys), keys.Length, [n, d]);
+        SuccessorArguments.RequireLength(nameof(queryGradient), queryGradient.Length, [n, d]);
+        SuccessorArguments.RequireLength(nameof(keyGradient), keyGradient.Length, [n, d]);
         backend = Support.Resolve(backend, AuxDevice.Host);
         var terms = stackalloc double[2];
         fixed (TIn* q = queries, k = keys)

@@ -30,16 +30,16 @@ public readonly struct InfoNceTensors
         var (n, d) = InfoNceWork.Sizes(Queries.Shape[0], Queries.Shape[1]);
         var dtype = Queries.DType;
         if (dtype is not (DType.Float32 or DType.BFloat16 or DType.Float64))
-            throw new ArgumentException($"{nameof(Queries)}: {Queries}; float32, bfloat16 or float64 is needed");
+            throw new ArgumentException($"{nameof(Queries)}: {Queries}, but float32, bfloat16 or float64 is needed");
         if (dtype == DType.Float64 && Device.Kind != AuxDeviceKind.Host)
-            throw new ArgumentException($"{nameof(Queries)}: {Queries}; float64 is for host memory");
+            throw new ArgumentException($"{nameof(Queries)}: {Queries}, but float64 is for host memory");
         var gradient = dtype == DType.Float64 ? DType.Float64 : DType.Float32;
 
-        TensorArguments.Require(Queries, nameof(Queries), [dtype], [n, d], Device);
-        TensorArguments.Require(Keys, nameof(Keys), [dtype], [n, d], Device);
-        TensorArguments.Require(QueryGradient, nameof(QueryGradient), [gradient], [n, d], Device);
-        TensorArguments.Require(KeyGradient, nameof(KeyGradient), [gradient], [n, d], Device);
-        TensorArguments.Require(Loss, nameof(Loss), [DType.Float64], [2], Device);
+        SuccessorArguments.Require(Queries, nameof(Queries), [dtype], [n, d], Device, nameof(Queries));
+        SuccessorArguments.Require(Keys, nameof(Keys), [dtype], [n, d], Device, nameof(Keys));
+        SuccessorArguments.Require(QueryGradient, nameof(QueryGradient), [gradient], [n, d], Device, nameof(QueryGradient));
+        SuccessorArguments.Require(KeyGradient, nameof(KeyGradient), [gradient], [n, d], Device, nameof(KeyGradient));
+        SuccessorArguments.Require(Loss, nameof(Loss), [DType.Float64], [2], Device, nameof(Loss));
         return new InfoNceWork(n, d, options)
         {
             DType = dtype,
@@ -100,12 +100,9 @@ internal readonly unsafe struct InfoNceWork(int count, int dimension, InfoNceOpt
     {
         var elements = (long)Count * Dimension;
         var (matrix, gradient) = (elements * DType.Size(), elements * (DType == DType.Float64 ? 8 : 4));
-        TensorArguments.RequireDisjoint(
-            read: [new("queries", Queries, matrix), new("keys", Keys, matrix)],
-            written:
-            [
-                new("queryGradient", QueryGradient, gradient), new("keyGradient", KeyGradient, gradient),
-                new("loss", Loss, 2 * sizeof(double)),
-            ]);
+        SuccessorArguments.RequireDisjoint(
+            NamedMemory.Read("queries", Queries, matrix), NamedMemory.Read("keys", Keys, matrix),
+            NamedMemory.Written("queryGradient", QueryGradient, gradient), NamedMemory.Written("keyGradient", KeyGradient, gradient),
+            NamedMemory.Written("loss", Loss, 2 * sizeof(double)));
     }
 }
