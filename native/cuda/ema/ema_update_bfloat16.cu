@@ -1,6 +1,6 @@
-// EmaUpdate on CUDA with averages in bfloat16: widened, updated in float32 as in ema_update.cu, and rounded as src/Kernels/Ema/EmaRounding.cs
-// says. A kernel of its own, so that the other keeps its registers. A warp takes a piece, a lane four neighbours at a time; the random bits
-// of the four, of every average, take one Philox, or two where they lie in two blocks of eight.
+// EmaUpdate on CUDA with averages in bfloat16: widened, updated in float32 as in ema_update.cu, and rounded as
+// src/Kernels/Ema/EmaRounding.cs says. A kernel of its own, so that the other keeps its registers. A warp takes a piece, a lane four
+// neighbours at a time; the random bits of the four, of every average, take one Philox, or two where they lie in two blocks of eight.
 #include "../device/device.cuh"
 #include "../device/philox.cuh"
 #include "ema_math.cuh"

@@ -243,7 +243,8 @@ void averages_in_bfloat16(const std::vector<double>& decays, Rounding how, uint3
           for (size_t k = 0; k < decays.size(); ++k) {
             auto& words = tensor.memory.emplace_back(size_t(length) / 4 + 4);
             for (uint64_t& word : words)  // patterns of numbers near 1, and of all kinds
-              word = (uint64_t{next_random(random)} << 32 | next_random(random)) & (next_random(random) % 2 ? ~0ull : 0x3fff3fff3fff3fffull);
+              word = (uint64_t{next_random(random)} << 32 | next_random(random)) & (next_random(random) % 2 ? ~0ull
+              : 0x3fff3fff3fff3fffull);
             for (int i = 0; i < length; i += 5)  // some are what the source is, as far as bfloat16 has it
               tensor.average(k)[i] = uint16_t(as_bits(tensor.source.source_values[size_t(i)]) >> 16);
           }
@@ -270,7 +271,8 @@ void averages_in_bfloat16(const std::vector<double>& decays, Rounding how, uint3
     Rounding stored = {};
     simt::launch(auxcore_ema_set_rounding, {1, kWarp, 0}, &stored, how);
     const unsigned blocks = unsigned(pieces.size() + kThreads / kWarp - 1) / (kThreads / kWarp);
-    simt::launch(auxcore_ema_update_bfloat16, {blocks, kThreads, 0}, pieces.data(), addresses.data(), positions.data(), steps.data(), &stored,
+    simt::launch(auxcore_ema_update_bfloat16, {blocks, kThreads, 0}, pieces.data(), addresses.data(), positions.data(), steps.data(),
+        &stored,
                  uint32_t(pieces.size()), int32_t(decays.size()));
 
     for (size_t t = 0; t < tensors.size(); ++t)
@@ -281,11 +283,13 @@ void averages_in_bfloat16(const std::vector<double>& decays, Rounding how, uint3
           const int element = i - tensors[t].source.average_offset;
           uint16_t expected = old[i];
           if (element >= 0 && element < tensors[t].source.length && decays[k] != 1)
-            expected = rounded(updated(decays[k], as_float(uint32_t(old[i]) << 16), tensors[t].source.source_values[size_t(element)]), how, k,
+            expected = rounded(updated(decays[k], as_float(uint32_t(old[i]) << 16), tensors[t].source.source_values[size_t(element)]), how,
+                k,
                                positions[t].tensor, positions[t].element + uint64_t(element));
           const bool nans = (now[i] & 0x7fff) > 0x7f80 && (expected & 0x7fff) > 0x7f80;  // which NaN is the hardware's affair
           if (now[i] != expected && !nans) {
-            CHECK(false, "type %d, length %d, offsets %d and %d, average %zu, element %d: %04x instead of %04x", type, tensors[t].source.length,
+            CHECK(false, "type %d, length %d, offsets %d and %d, average %zu, element %d: %04x instead of %04x", type,
+                tensors[t].source.length,
                   tensors[t].source.source_offset, tensors[t].source.average_offset, k, element, now[i], expected);
             break;
           }
