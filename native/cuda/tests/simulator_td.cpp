@@ -312,7 +312,7 @@ void sweeps_agree() {
         for (size_t row = 0; row < n; ++row) {
           const float change = std::fabs(expected[row * n + column] - before[row * n + column]);
           expected_changes[column] = std::isnan(change) || std::isnan(expected_changes[column]) ? NAN
-          : : std::max(change, expected_changes[column]);
+              : std::max(change, expected_changes[column]);
         }
       simt::launch(auxcore_successor_sweep_rows, {unsigned(states) * blocks(n, kThreads), kThreads, 0}, arguments, before.data(),
           jacobi.data());
