@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <limits>
+#include <tuple>
 
 namespace auxcore::adamw {
 namespace {
@@ -88,7 +89,9 @@ void Tensors::check_overlap() const {
       if (is_there(i, column))
         ranges.push_back(
             {address(i, column), address(i, column) + count(i) * element_bytes(i, column), i, column, column != kGradient});
-  std::stable_sort(ranges.begin(), ranges.end(), [](const Range& left, const Range& right) { return left.begin < right.begin; });
+  std::sort(ranges.begin(), ranges.end(), [](const Range& left, const Range& right) {
+    return std::tie(left.begin, left.tensor, left.column) < std::tie(right.begin, right.tensor, right.column);
+  });
 
   // Of what began before: the one that reaches furthest, and the written one that does.
   const Range *furthest = nullptr, *written = nullptr;
