@@ -6,6 +6,20 @@ internal static class Tolerances
     /// <summary>EmaUpdate: units in the last place of max(|average|, |source|).</summary>
     public const double EmaUpdateUlps = 1;
 
+    /// <summary>ForwardBackwardLoss in float32 and bfloat16: of gradients and loss, relative to their largest parts.</summary>
+    public const double ForwardBackwardLossFloat = 2e-6;
+
+    /// <summary>ForwardBackwardLoss in float64: likewise.</summary>
+    public const double ForwardBackwardLossDouble = 1e-13;
+
+    /// <summary>
+    /// InfoNceLoss in float32 and bfloat16: of gradients, relative to their largest element or 1 / n, and of the loss, relative to it or 1.
+    /// </summary>
+    public const double InfoNceLossFloat = 1e-5;
+
+    /// <summary>InfoNceLoss in float64: likewise.</summary>
+    public const double InfoNceLossDouble = 1e-12;
+
     /// <summary>
     /// AdamWUpdate: units in the last place of what is added up: moment and gradient, its square, parameter and step.
     /// </summary>
@@ -21,6 +35,30 @@ internal static class Tolerances
 
     /// <summary>ScatterEma: units in the last place of max(|history|, |value|) for each update of an entry.</summary>
     public const double ScatterEmaUlps = 1;
+
+    /// <summary>IndicatorTd's gradient: units in the last place of (|Q| + |γ Q̄| + 1) / (B T).</summary>
+    public const double IndicatorTdUlps = 2;
+
+    /// <summary>IndicatorTd's losses and mean errors, relative to max(1, value): errors are rounded to float32, sums are not.</summary>
+    public const double IndicatorTdRelative = 1e-6;
+
+    /// <summary>IndicatorCalibration's loss, relative: its terms are rounded to float32, none is negative. Thresholds, bits and counts are
+    /// exact.</summary>
+    public const double IndicatorCalibrationRelative = 3e-7;
+
+    /// <summary>TabularTd, absolute, for tables of values up to 2 with step sizes of 0.1 and more: a step rounds by an ulp, and later ones
+    /// shrink that by 1 − α.</summary>
+    public const double TabularTdAbsolute = 3e-6;
+
+    /// <summary>PvnHead, relative to the largest term of a sum times the number of terms, or to 1 + loss: sums of up to 600 products in
+    /// float32.</summary>
+    public const double PvnHeadRelative = 2e-6;
+
+    /// <summary>SuccessorSweep, absolute, for tables of values up to 2 and a few sweeps: a few ulps each.</summary>
+    public const double SuccessorSweepAbsolute = 2e-6;
+
+    /// <summary>SuccessorSolve, relative to 1 / (1 − γ), the sum of a row.</summary>
+    public const double SuccessorSolveRelative = 1e-12;
 
     /// <summary>The distance of two float32 results in ulps of <paramref name="scale"/>; 0 where both are NaN or equal.</summary>
     public static double Ulps(float actual, float expected, float scale)

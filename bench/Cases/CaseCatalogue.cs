@@ -7,9 +7,17 @@ internal static class CaseCatalogue
     public static IReadOnlyList<Func<KernelCase>> All { get; } =
     [
         .. EmaUpdateBenchmarks.All,
+        .. ForwardBackwardLossBenchmarks.All,
+        .. InfoNceLossBenchmarks.All,
         .. AdamWUpdateBenchmarks.All,
         .. GradientNormBenchmarks.All,
         .. ScatterEmaBenchmarks.All,
+        .. IndicatorTdBenchmarks.All,
+        .. PvnHeadBenchmarks.All,
+        .. TabularTdBenchmarks.All,
+        .. IndicatorCalibrationBenchmarks.All,
+        .. SuccessorSweepBenchmarks.All,
+        .. SuccessorSolveBenchmarks.All,
     ];
 
     /// <summary>

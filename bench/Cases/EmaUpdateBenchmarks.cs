@@ -22,6 +22,10 @@ internal static class EmaUpdateBenchmarks
         {
             SourceType = torch.ScalarType.BFloat16,
         },
+        () => new EmaCase("bf16-averages-vit-s", "a ViT-S/16, averages stored in bfloat16, rounded stochastically", VitS, [0.999])
+        {
+            Storage = torch.ScalarType.BFloat16,
+        },
         () => new EmaSwapCase("swap-vit-s", "a ViT-S/16 exchanged with its average, and back", VitS),
     ];
 
@@ -45,6 +49,7 @@ internal sealed class EmaCase(string name, string description, Func<IReadOnlyLis
     private readonly List<Replica> _replicas = [];
     private readonly List<IDisposable> _constants = [];
     private Tensor[] _weights = [];
+    private Scalar _steps = null!;
     private Scalar[] _decays = [], _complements = [];
     private int _turn;
 
@@ -54,33 +59,33 @@ internal sealed class EmaCase(string name, string description, Func<IReadOnlyLis
     /// <summary>The sources' type.</summary>
     public torch.ScalarType SourceType { get; init; } = torch.ScalarType.Float32;
 
+    /// <summary>The averages' type.</summary>
+    public torch.ScalarType Storage { get; init; } = torch.ScalarType.Float32;
+
     public override string Path => "ema";
 
     public override string Name => name;
 
     public override string Description => description;
 
-    public override string DType => IsFloat32 ? "f32" : "bf16 to f32";
+    public override string DType => IsRounded ? "f32 to bf16" : IsFloat32 ? "f32" : "bf16 to f32";
 
-    public override long Bytes => _replicas[0].ElementCount * ((IsFloat32 ? 4 : 2) + 8L * decays.Length);
+    public override long Bytes => _replicas[0].ElementCount * ((IsFloat32 ? 4 : 2) + (IsRounded ? 4L : 8L) * decays.Length);
 
     public override bool InPlace => true;
 
-    public override CaseArm Ours => new("EmaMixer.Update", () => Next().Mixer.Update(decays));
+    public override CaseArm Ours => new("EmaMixer.Update", () => Next().Mixer.Update(Rounding, decays));
 
     public override IReadOnlyList<CaseArm> BestCandidates =>
-    [
-        IsFloat32
-            ? new("lerp_ per tensor", () => Next().Each((average, source, k) => average.lerp_(source, _weights[k])))
-            : new("widened, lerp_ per tensor", () => Next().Each((average, source, k) =>
-            {
-                using Tensor wide = source.to(torch.float32); // lerp_ takes no other type
-                average.lerp_(wide, _weights[k]);
-            })),
-        new("mul_().add_() per tensor", () => Next().Each((average, source, k) => average.mul_(_decays[k]).add_(source, _complements[k]))),
-    ];
+        IsRounded ? [new("lerp_, frexp, rand, floor_ per tensor", () => Next().Each(LerpRounded))]
+        : IsFloat32 ? [new("lerp_ per tensor", () => Next().Each(Lerp)), new("mul_().add_() per tensor", () => Next().Each(MulAdd))]
+        : [new("widened, lerp_ per tensor", () => Next().Each(WidenedLerp)), new("mul_().add_() per tensor", () => Next().Each(MulAdd))];
 
     private bool IsFloat32 => SourceType == torch.ScalarType.Float32;
+
+    private bool IsRounded => Storage == torch.ScalarType.BFloat16;
+
+    private EmaRounding Rounding => IsRounded ? EmaRounding.Stochastic(seed: 1, _turn) : default;
 
     public override void Prepare(CaseSettings settings)
     {
@@ -89,9 +94,10 @@ internal sealed class EmaCase(string name, string description, Func<IReadOnlyLis
         AuxRuntime.CpuThreads = settings.Threads;
         torch.manual_seed(settings.Seed);
         IReadOnlyList<long[]> list = shapes();
-        do _replicas.Add(new(list, SourceType, decays.Length, backend, Frozen));
+        do _replicas.Add(new(list, SourceType, Storage, decays.Length, backend, Frozen));
         while (_replicas[0].ElementCount * sizeof(float) * (1 + decays.Length) * _replicas.Count < CacheBytes);
 
+        _steps = Kept(256.0.ToScalar());
         _weights = [.. decays.Select(decay => Kept(torch.tensor((float)(1 - decay))))];
         _decays = [.. decays.Select(decay => Kept(decay.ToScalar()))];
         _complements = [.. decays.Select(decay => Kept((1 - decay).ToScalar()))];
@@ -101,8 +107,9 @@ internal sealed class EmaCase(string name, string description, Func<IReadOnlyLis
     {
         Replica replica = _replicas[0];
         using var expected = new Replica(replica);
-        replica.Mixer.Update(decays);
-        using (EmaGroup reference = expected.Group()) reference.Update(decays, AuxBackend.Reference);
+        EmaRounding rounding = Rounding;
+        replica.Mixer.Update(rounding, decays);
+        using (EmaGroup reference = expected.Group()) reference.Update(decays, rounding, AuxBackend.Reference);
         double worst = replica.MaxUlps(expected);
         return worst <= ToleranceUlps
             ? worst
@@ -114,6 +121,31 @@ internal sealed class EmaCase(string name, string description, Func<IReadOnlyLis
         foreach (IDisposable item in _replicas.Concat(_constants)) item.Dispose();
         _replicas.Clear();
         _constants.Clear();
+    }
+
+    private void Lerp(Tensor average, Tensor source, int k) => average.lerp_(source, _weights[k]);
+
+    private void WidenedLerp(Tensor average, Tensor source, int k)
+    {
+        using Tensor wide = source.to(torch.float32); // lerp_ takes no other type
+        average.lerp_(wide, _weights[k]);
+    }
+
+    private void MulAdd(Tensor average, Tensor source, int k) => average.mul_(_decays[k]).add_(source, _complements[k]);
+
+    // Stochastic rounding in TorchSharp's operations: eight bits of mantissa, and a random number below one of them before the rest goes.
+    private void LerpRounded(Tensor average, Tensor source, int k)
+    {
+        using Tensor wide = average.to(torch.float32);
+        wide.lerp_(source, _weights[k]);
+        (Tensor mantissa, Tensor exponent) = wide.frexp();
+        using (mantissa)
+        using (exponent)
+        using (Tensor random = torch.rand(wide.shape))
+        {
+            mantissa.mul_(_steps).add_(random).floor_().div_(_steps).ldexp_(exponent);
+            average.copy_(mantissa);
+        }
     }
 
     private Replica Next() => _replicas[_turn++ % _replicas.Count];
@@ -130,10 +162,11 @@ internal sealed class EmaCase(string name, string description, Func<IReadOnlyLis
         private readonly Tensor[] _sources;
         private readonly Tensor[][] _averages;
 
-        public Replica(IReadOnlyList<long[]> shapes, torch.ScalarType type, int averages, AuxBackend backend, bool frozen)
+        public Replica(
+            IReadOnlyList<long[]> shapes, torch.ScalarType type, torch.ScalarType storage, int averages, AuxBackend backend, bool frozen)
         {
             _sources = [.. shapes.Select(shape => torch.randn(shape, type))];
-            Mixer = EmaMixer.WithOwnAverages(_sources, averages);
+            Mixer = EmaMixer.WithOwnAverages(_sources, averages, storage);
             Mixer.Backend = backend;
             _averages = [.. Enumerable.Range(0, averages).Select(k => Mixer.Averages(k).ToArray())];
             foreach (Tensor average in _averages.SelectMany(list => list)) average.normal_(0, 1);
@@ -143,7 +176,7 @@ internal sealed class EmaCase(string name, string description, Func<IReadOnlyLis
         public Replica(Replica other)
         {
             _sources = [.. other._sources.Select(source => source.clone())];
-            Mixer = EmaMixer.WithOwnAverages(_sources, other._averages.Length);
+            Mixer = EmaMixer.WithOwnAverages(_sources, other._averages.Length, other._averages[0][0].dtype);
             _averages = [.. Enumerable.Range(0, other._averages.Length).Select(k => Mixer.Averages(k).ToArray())];
             foreach ((Tensor average, Tensor value) in _averages.SelectMany(list => list).Zip(other._averages.SelectMany(list => list)))
                 average.copy_(value);
@@ -192,12 +225,14 @@ internal static class EmaError
     private const long ChunkElements = 1 << 20;
 
     /// <summary>
-    /// The largest difference, in ulps of max(|average|, |source|). The average after the update stands for the one before it.
+    /// The largest difference, in ulps of max(|average|, |source|) of the average's type. The average after the update stands for the one
+    /// before it.
     /// </summary>
     public static double MaxUlps(Tensor actual, Tensor expected, Tensor source)
     {
         using IDisposable noGrad = torch.no_grad();
         using var scope = torch.NewDisposeScope();
+        int mantissa = actual.dtype == torch.bfloat16 ? 7 : 23;
         Tensor flatActual = actual.flatten(), flatExpected = expected.flatten(), flatSource = source.flatten();
         double worst = 0;
         for (long at = 0; at < flatActual.shape[0]; at += ChunkElements)
@@ -205,7 +240,7 @@ internal static class EmaError
             using var chunk = torch.NewDisposeScope();
             long count = Math.Min(ChunkElements, flatActual.shape[0] - at);
             Tensor e = flatExpected.narrow(0, at, count).to(torch.float64), p = flatSource.narrow(0, at, count).to(torch.float64);
-            Tensor ulp = torch.exp2(torch.maximum(e.abs(), p.abs()).clamp_min(float.Epsilon).log2().floor() - 23);
+            Tensor ulp = torch.exp2(torch.maximum(e.abs(), p.abs()).clamp_min(float.Epsilon).log2().floor() - mantissa);
             worst = Math.Max(worst, ((flatActual.narrow(0, at, count).to(torch.float64) - e).abs() / ulp).max().item<double>());
         }
 

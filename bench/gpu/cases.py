@@ -1,5 +1,6 @@
 """One case from its data to its rows of results.json: build, verify every arm, time it against the others."""
 
+import gc
 from dataclasses import dataclass, field
 from typing import Callable
 
@@ -131,11 +132,16 @@ def _time(device, workload, arms, clock, in_place, options):
         for _ in range(options.warm_up_calls):
             call()
     device.synchronize()
-    if clock == "wall":
-        timing = run_rounds(calls, wall_sample(device, options.wall_calls), options.wall_rounds, options.wall_min_rounds,
-                            options.wall_seconds, options.seed)
-    else:
-        timing = run_rounds(calls, device_sample(device), options.rounds, options.min_rounds, options.seconds, options.seed)
+    gc.collect()
+    gc.disable()  # else garbage is collected in somebody's sample
+    try:
+        if clock == "wall":
+            sample = wall_sample(device, options.wall_calls)
+            timing = run_rounds(calls, sample, options.wall_rounds, options.wall_min_rounds, options.wall_seconds, options.seed)
+        else:
+            timing = run_rounds(calls, device_sample(device), options.rounds, options.min_rounds, options.seconds, options.seed)
+    finally:
+        gc.enable()
     timing.probe_bytes = {name: probe.bytes for name, probe in probes.items()}
     return timing
 

@@ -98,7 +98,7 @@ class StepsTests(unittest.TestCase):
 
     def test_a_sanitizer_watches_every_device_test_and_fails_by_what_it_found(self):
         self.file("nvcc_build/library/libauxcore.so")
-        tests = json.dumps({"tests": [{"command": ["/one", "x"]}, {"command": ["/two"]}]})
+        tests = json.dumps({"tests": [{"command": ["/one", "x"]}, {"command": ["/two"]}, {"name": "not built"}]})
         self.tool("ctest", f"echo '{tests}'")
         self.tool("compute-sanitizer", 'echo "$*"; [[ $* != *"$(cat "$scratch/bad")" ]] || exit 9')
         for bad, expected, seen in (("/none", 0, "/two"), ("/two", 9, "/two"), ("/one", 9, "/one")):
@@ -108,7 +108,7 @@ class StepsTests(unittest.TestCase):
             self.assertEqual(output.splitlines()[-1], f"--tool racecheck --report-api-errors no --error-exitcode 9 {seen}")
         self.tool("ctest", """echo '{"tests": []}'""")
         self.assertEqual(self.run_step("memcheck")[0], 1)
-        self.assertEqual(self.note(), "no test is labelled device")
+        self.assertEqual(self.note(), "no test labelled device was built")
 
     def test_dotnet_tests_run_on_the_library_that_is_timed(self):
         self.file("library", "the new one")

@@ -58,7 +58,8 @@ typedef int32_t auxcore_dtype;
 enum {
   AUXCORE_FLOAT32 = 0,
   AUXCORE_FLOAT16 = 2,
-  AUXCORE_BFLOAT16 = 3
+  AUXCORE_BFLOAT16 = 3,
+  AUXCORE_UINT8 = 4
 };
 
 /* ---- library ---- */
@@ -153,13 +154,25 @@ AUXCORE_API auxcore_status auxcore_ema_destroy(auxcore_ema_table table);
  * replay. While the stream is capturing, decays that differ are refused. */
 AUXCORE_API auxcore_status auxcore_ema_set_decays(auxcore_ema_table table, void* stream, const double* decays, int32_t count);
 
+/* How averages in bfloat16 are rounded: AuxCore.Kernels.EmaRounding has the definition. */
+enum {
+  AUXCORE_ROUND_NEAREST = 0,    /* ties to even */
+  AUXCORE_ROUND_STOCHASTIC = 1  /* up or down by random bits, a function of seed, step, tensor, element and average */
+};
+
+/* The rounding of the updates that follow on this stream; those of float32 averages need none. It is read from device memory and kept from
+ * captures as the decays are. seed and step are ignored to the nearest. first_tensor is the number of the first tensor: 0, unless a group
+ * is updated piece by piece. */
+AUXCORE_API auxcore_status auxcore_ema_set_rounding(
+    auxcore_ema_table table, void* stream, int32_t kind, uint64_t seed, int64_t step, int32_t first_tensor);
+
 typedef struct auxcore_ema_tensors {
-  uint32_t struct_size; /* set by the caller: sizeof(auxcore_ema_tensors) */
-  uint32_t reserved;    /* 0 */
+  uint32_t struct_size;       /* set by the caller: sizeof(auxcore_ema_tensors) */
+  auxcore_dtype average_type; /* of all averages: AUXCORE_FLOAT32, or AUXCORE_BFLOAT16, for which a rounding must have been set */
   int64_t tensor_count;
   const uint64_t* addresses;         /* tensor_count rows: a source, then its averages; averages share memory with nothing */
   const int64_t* element_counts;     /* tensor_count: elements of the source and of each of its averages */
-  const auxcore_dtype* source_types; /* tensor_count; averages are AUXCORE_FLOAT32 */
+  const auxcore_dtype* source_types; /* tensor_count */
 } auxcore_ema_tensors;
 
 /* One update of every tensor, in one launch. The first call, and any call with other tensors than the last, checks the tensors and builds
@@ -203,8 +216,9 @@ typedef struct auxcore_adamw_tensors {
   uint32_t struct_size; /* set by the caller: sizeof(auxcore_adamw_tensors) */
   uint32_t reserved;    /* 0 */
   int64_t tensor_count;
-  /* tensor_count rows: parameter; its float32 master, or 0 where the parameter is float32 itself; gradient, or 0 where it has none and is left
-   * alone; first moment; second moment; then average_count averages, or as many zeros. Gradients may share memory, all else may not. */
+  /* tensor_count rows: parameter; its float32 master, or 0 where the parameter is float32 itself; gradient, or 0 where it has none and is
+   * left alone; first moment; second moment; then average_count averages, or as many zeros. Gradients may share memory, all else may
+   * not. */
   const uint64_t* addresses;
   const int64_t* element_counts;        /* tensor_count: elements of each of the row's tensors */
   const auxcore_dtype* parameter_types; /* tensor_count; masters, moments and averages are AUXCORE_FLOAT32 */
@@ -230,6 +244,143 @@ AUXCORE_API auxcore_status auxcore_adamw_norm(auxcore_adamw_table table, void* s
 /* What the last auxcore_adamw_norm on the stream found. Waits for the stream. */
 AUXCORE_API auxcore_status auxcore_adamw_read_norm(
     auxcore_adamw_table table, void* stream, double* sum_of_squares, int64_t* non_finite);
+/* ---- successor measures: IndicatorTd, IndicatorCalibration, PvnHead, TabularTd, SuccessorSweep (successor_measure/) ----
+ *
+ * The formulas are in the C# files of the same names. Matrices are row-major; addresses are of device memory of the context's device, and
+ * 0 leaves out an output that may be left out. What is written shares memory with nothing else. Nothing is allocated and nothing waits for
+ * the device, but where it is said, so calls can be captured in graphs. Addresses are checked on each call; what indices in device memory
+ * say is checked by auxcore_first_bad_index only, and wrong ones give NaN.
+ *
+ * Sets of states are given by features and thresholds, 1[feature + threshold > 0], or as bits: feature_type AUXCORE_UINT8, bit t mod 8 of
+ * byte t / 8 of a row of (tasks + 7) / 8 bytes, and no thresholds. */
+
+/* *first = the first place of count int32 indices that is not within [0, limit), or count. Waits for the device. */
+AUXCORE_API auxcore_status auxcore_first_bad_index(
+    auxcore_context context, void* stream, uint64_t indices, int32_t count, int32_t limit, int32_t* first);
+
+typedef struct auxcore_indicator_td_batch {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_indicator_td_batch) */
+  int32_t rows;
+  int32_t tasks;
+  uint32_t normalised;        /* 0 or 1 */
+  double discount;            /* within [0, 1) */
+  auxcore_dtype value_type;   /* of prediction and next_values: float32 or bfloat16 */
+  auxcore_dtype feature_type; /* float32, bfloat16 or uint8 */
+  uint64_t prediction;        /* [rows, tasks] */
+  uint64_t next_values;       /* [rows, tasks]; a row that is done is not read */
+  uint64_t done;              /* [rows], bytes */
+  uint64_t features;          /* [rows, tasks], or bits */
+  uint64_t thresholds;        /* [tasks], float32 */
+  uint64_t gradient;          /* [rows, tasks], float32, or 0 */
+  uint64_t loss;              /* one float64, or 0; it is summed from row_losses */
+  uint64_t row_losses;        /* [rows], float64, or 0 */
+  uint64_t active_counts;     /* [tasks], int32, or 0; -1 where a NaN was met */
+  uint64_t mean_absolute_errors; /* [tasks], float32, or 0 */
+} auxcore_indicator_td_batch;
+
+/* Indicators, targets, errors, loss and gradient of one batch. */
+AUXCORE_API auxcore_status auxcore_indicator_td(auxcore_context context, void* stream, const auxcore_indicator_td_batch* batch);
+
+typedef struct auxcore_indicator_states {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_indicator_states) */
+  int32_t rows;
+  int32_t tasks;
+  auxcore_dtype feature_type; /* float32 or bfloat16 */
+  uint64_t features;          /* [rows, tasks] */
+  uint64_t thresholds;        /* [tasks], float32 */
+  uint64_t active_counts;     /* [tasks], int32, or 0; -1 where a NaN was met */
+} auxcore_indicator_states;
+
+/* Writes the exact thresholds: wanted states of each column, at least 1 and less than rows, are in the set, or fewer for ties. */
+AUXCORE_API auxcore_status auxcore_indicator_quantile(
+    auxcore_context context, void* stream, const auxcore_indicator_states* states, int32_t wanted);
+
+/* Writes the indicators as bits. */
+AUXCORE_API auxcore_status auxcore_indicator_pack(
+    auxcore_context context, void* stream, const auxcore_indicator_states* states, uint64_t bits);
+
+typedef struct auxcore_pinball {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_pinball) */
+  uint32_t reserved;    /* 0 */
+  double rate;          /* within (0, 1) */
+  double learning_rate; /* at least 0; with 0 the thresholds stay */
+  uint64_t bits;        /* or 0 */
+  uint64_t gradient;    /* [tasks], float32, or 0 */
+  uint64_t loss;        /* one float64, or 0; it is summed from task_losses */
+  uint64_t task_losses; /* [tasks], float64, or 0 */
+} auxcore_pinball;
+
+/* One step on the pinball loss; bits and counts are those of the thresholds before it. */
+AUXCORE_API auxcore_status auxcore_indicator_pinball(
+    auxcore_context context, void* stream, const auxcore_indicator_states* states, const auxcore_pinball* step);
+
+typedef struct auxcore_tabular_td_batch {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_tabular_td_batch) */
+  int32_t states;
+  int32_t transitions;  /* may be 0 */
+  uint32_t counts_next; /* 0: the current state counts, 1: the next one */
+  uint32_t normalised;  /* 0 or 1 */
+  uint32_t reserved;    /* 0 */
+  double step_size;     /* within [0, 1] */
+  double discount;      /* within [0, 1) */
+  uint64_t measure;     /* [states, states], float32, updated in place */
+  uint64_t snapshot;    /* [states, states], float32, whose contents become undefined: next rows are read as before the batch; or 0 */
+  uint64_t current;     /* [transitions], int32 */
+  uint64_t next;        /* [transitions], int32 */
+  uint64_t done;        /* [transitions], bytes */
+} auxcore_tabular_td_batch;
+
+/* Applies transitions one after the other. One whose current state is out of range is left out; one whose next state is makes the current
+ * state's row NaN. */
+AUXCORE_API auxcore_status auxcore_tabular_td(auxcore_context context, void* stream, const auxcore_tabular_td_batch* batch);
+
+typedef struct auxcore_sweep {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_sweep) */
+  int32_t states;
+  int32_t entries;
+  int32_t sweeps;        /* at least 1 */
+  uint32_t in_place;     /* 0: Jacobi's order, 1: Gauss and Seidel's */
+  uint32_t counts_next;  /* 0: E is I, 1: E is P */
+  uint32_t normalised;   /* 0 or 1 */
+  uint32_t reserved;     /* 0 */
+  double discount;       /* within [0, 1) */
+  uint64_t row_offsets;  /* [states + 1], int32; held within the entries */
+  uint64_t columns;      /* [entries], int32; one out of range gives NaN */
+  uint64_t values;       /* [entries], float32 */
+  uint64_t measure;      /* [states, states], float32, updated in place */
+  uint64_t scratch;      /* [states, states], float32, whose contents become undefined; 0 only in place without changes */
+  uint64_t changes;      /* [states], float32, or 0: the largest change in each column in the last sweep */
+} auxcore_sweep;
+
+/* measure <- E + discount * P * measure, sweeps times. */
+AUXCORE_API auxcore_status auxcore_successor_sweep(auxcore_context context, void* stream, const auxcore_sweep* sweep);
+
+typedef struct auxcore_pvn {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_pvn) */
+  int32_t features;
+  int32_t actions;
+  uint32_t reserved;         /* 0 */
+  uint64_t current;          /* [rows, features], float32, as all that follow but the actions */
+  uint64_t next;             /* [rows, features] */
+  uint64_t weights;          /* [tasks, actions, features] */
+  uint64_t target_mean;      /* [tasks, features] */
+  uint64_t taken;            /* [rows], int32; a row whose action is out of range has a NaN loss and gradient */
+  uint64_t feature_gradient; /* [rows, features], or 0 */
+  uint64_t weight_gradient;  /* [tasks, actions, features], or 0 */
+  uint64_t workspace;        /* aligned to 256 bytes */
+  int64_t workspace_bytes;
+} auxcore_pvn;
+
+/* The bytes of workspace that auxcore_pvn_head needs. */
+AUXCORE_API auxcore_status auxcore_pvn_head_workspace(int32_t rows, int32_t tasks, int32_t actions, int64_t* bytes);
+
+/* Loss and gradients of the heads of one batch. Of the batch, value_type is float32, and prediction, next_values and gradient are 0. */
+AUXCORE_API auxcore_status auxcore_pvn_head(
+    auxcore_context context, void* stream, const auxcore_indicator_td_batch* batch, const auxcore_pvn* heads);
+
+/* mean[t, f] = the mean over actions of weights[t, a, f]. */
+AUXCORE_API auxcore_status auxcore_pvn_mean_over_actions(
+    auxcore_context context, void* stream, uint64_t weights, int32_t tasks, int32_t actions, int32_t features, uint64_t mean);
 
 #ifdef __cplusplus
 }

@@ -14,5 +14,8 @@ internal static class NativeExports
         "auxcore_ema_create", "auxcore_ema_destroy", "auxcore_ema_set_decays", "auxcore_ema_update",
         "auxcore_adamw_create", "auxcore_adamw_destroy", "auxcore_adamw_set", "auxcore_adamw_update", "auxcore_adamw_norm",
         "auxcore_adamw_read_norm",
+        "auxcore_indicator_td", "auxcore_indicator_quantile", "auxcore_indicator_pack", "auxcore_indicator_pinball",
+        "auxcore_tabular_td", "auxcore_first_bad_index", "auxcore_successor_sweep",
+        "auxcore_pvn_head", "auxcore_pvn_head_workspace", "auxcore_pvn_mean_over_actions",
     ];
 }

@@ -24,6 +24,14 @@ internal static class CpuSimd
     public static SimdWidth Width => Forced ?? (Default ??= Parse(Environment.GetEnvironmentVariable(Variable)));
 
     /// <summary>
+    /// The same for blocked products, whose loops wait for arithmetic: 512 bits where the runtime holds them to be worth their while.
+    /// </summary>
+    public static SimdWidth ProductWidth =>
+        Forced is null && Vector512.IsHardwareAccelerated && Environment.GetEnvironmentVariable(Variable) is null or ""
+            ? SimdWidth.Bits512
+            : Width;
+
+    /// <summary>
     /// Runs an action with another width on this thread: how the tests reach all of them. A width without hardware is emulated.
     /// </summary>
     public static void With(SimdWidth width, Action action)

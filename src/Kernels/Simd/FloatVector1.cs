@@ -3,7 +3,7 @@ using AuxCore.Interop;
 namespace AuxCore.Kernels;
 
 /// <summary>One float32: what is too short for a vector, and machines without any.</summary>
-internal readonly unsafe struct FloatVector1(float lane) : IFloatVector<FloatVector1>
+internal readonly unsafe partial struct FloatVector1(float lane) : IFloatVector<FloatVector1>
 {
     private readonly float _lane = lane;
 

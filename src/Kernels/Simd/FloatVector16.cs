@@ -5,7 +5,7 @@ using AuxCore.Interop;
 namespace AuxCore.Kernels;
 
 /// <summary>Sixteen float32 lanes in a <see cref="Vector512"/>.</summary>
-internal readonly unsafe struct FloatVector16(Vector512<float> lanes) : IFloatVector<FloatVector16>
+internal readonly unsafe partial struct FloatVector16(Vector512<float> lanes) : IFloatVector<FloatVector16>
 {
     private readonly Vector512<float> _lanes = lanes;
 
@@ -131,7 +131,7 @@ internal readonly unsafe struct FloatVector16(Vector512<float> lanes) : IFloatVe
         return (scaled | special | ((bits & Vector512.Create(0x8000u)) << 16)).AsSingle();
     }
 
-    // The upper halves of rounded bits; those of a NaN come from the value itself, which the rounding may have carried into infinity or zero.
+    // The upper halves of rounded bits; those of a NaN come from the value itself, which rounding may have carried into infinity or zero.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void StoreUpper(BFloat16* destination, Vector512<uint> rounded)
     {

@@ -5,7 +5,7 @@ using AuxCore.Interop;
 namespace AuxCore.Kernels;
 
 /// <summary>Four float32 lanes in a <see cref="Vector128"/>.</summary>
-internal readonly unsafe struct FloatVector4(Vector128<float> lanes) : IFloatVector<FloatVector4>
+internal readonly unsafe partial struct FloatVector4(Vector128<float> lanes) : IFloatVector<FloatVector4>
 {
     private readonly Vector128<float> _lanes = lanes;
 
@@ -152,7 +152,7 @@ internal readonly unsafe struct FloatVector4(Vector128<float> lanes) : IFloatVec
         return (scaled | special | ((bits & Vector128.Create(0x8000u)) << 16)).AsSingle();
     }
 
-    // The upper halves of rounded bits; those of a NaN come from the value itself, which the rounding may have carried into infinity or zero.
+    // The upper halves of rounded bits; those of a NaN come from the value itself, which rounding may have carried into infinity or zero.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void StoreUpper(BFloat16* destination, Vector128<uint> rounded)
     {

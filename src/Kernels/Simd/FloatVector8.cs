@@ -5,7 +5,7 @@ using AuxCore.Interop;
 namespace AuxCore.Kernels;
 
 /// <summary>Eight float32 lanes in a <see cref="Vector256"/>.</summary>
-internal readonly unsafe struct FloatVector8(Vector256<float> lanes) : IFloatVector<FloatVector8>
+internal readonly unsafe partial struct FloatVector8(Vector256<float> lanes) : IFloatVector<FloatVector8>
 {
     private readonly Vector256<float> _lanes = lanes;
 
@@ -145,7 +145,7 @@ internal readonly unsafe struct FloatVector8(Vector256<float> lanes) : IFloatVec
         return (scaled | special | ((bits & Vector256.Create(0x8000u)) << 16)).AsSingle();
     }
 
-    // The upper halves of rounded bits; those of a NaN come from the value itself, which the rounding may have carried into infinity or zero.
+    // The upper halves of rounded bits; those of a NaN come from the value itself, which rounding may have carried into infinity or zero.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void StoreUpper(BFloat16* destination, Vector256<uint> rounded)
     {

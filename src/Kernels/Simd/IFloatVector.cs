@@ -6,7 +6,7 @@ namespace AuxCore.Kernels;
 /// A vector of float32 lanes of one width. A loop written once over <typeparamref name="TSelf"/> serves 512, 256 and 128 bits and, through
 /// <see cref="FloatVector1"/>, single elements: same operations, same roundings, same bits.
 /// </summary>
-internal unsafe interface IFloatVector<TSelf> where TSelf : struct, IFloatVector<TSelf>
+internal unsafe partial interface IFloatVector<TSelf> where TSelf : struct, IFloatVector<TSelf>
 {
     static abstract int Count { get; }
 

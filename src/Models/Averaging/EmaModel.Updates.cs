@@ -50,7 +50,8 @@ public sealed partial class EmaModel
         _feedBack = new(every, keep, average);
     }
 
-    private long FirstStep => (StartAfter / Every + 1) * Every; // the first step that averages
+    // The first step that averages; none within reach where StartAfter says so.
+    private long FirstStep => StartAfter > long.MaxValue - Every ? long.MaxValue : (StartAfter / Every + 1) * Every;
 
     // Where model.to(…) disposed or replaced parameters that no longer fit, Rebind says so by the model's own names.
     private void Average(long step)

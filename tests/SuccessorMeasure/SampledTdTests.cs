@@ -1,0 +1,63 @@
+using AuxCore.Bench.Workloads;
+using AuxCore.Kernels;
+
+namespace AuxCore.Tests.SuccessorMeasure;
+
+/// <summary>Tables learned from samples, against the exact measure.</summary>
+public class SampledTdTests
+{
+    [Theory]
+    [InlineData(Start.Current, false)]
+    [InlineData(Start.Next, false)]
+    [InlineData(Start.Current, true)]
+    public void A_walk_through_four_rooms_teaches_their_measure(Start start, bool normalised)
+    {
+        const double Discount = 0.9;
+        var exact = new double[104 * 104];
+        SuccessorSolve.Run(TransitionMatrix.FromDense(Worlds.FourRooms(), 104), Discount, start, normalised, exact);
+        var (few, many) = (Learn(20_000), Learn(320_000));
+        Assert.InRange(RelativeError(few), 0.05, 0.35);
+        Assert.InRange(RelativeError(many), 0, 0.06);
+
+        float[] Learn(int samples)
+        {
+            var table = new float[104 * 104];
+            var (current, next) = FourRooms.Walk(samples, seed: 1);
+            const int Batch = 500;
+            for (var from = 0; from < samples; from += Batch)
+            {
+                // A step size that falls as 1 / visits once the table has forgotten its zeros.
+                var stepSize = Math.Min(0.5, 30.0 / (1 + from / 104.0));
+                TabularTd.Run(
+                    table, 104, current.AsSpan(from, Batch), next.AsSpan(from, Batch), new bool[Batch], stepSize, Discount, start,
+                    normalised);
+                var bound = normalised ? 1 : 1 / (1 - Discount);
+                Assert.All(table, value => Assert.InRange(value, 0, bound));
+                Assert.All(table.Chunk(104), row => Assert.InRange(row.Sum(value => (double)value), 0, bound * (1 + 1e-5)));
+            }
+
+            return table;
+        }
+
+        double RelativeError(float[] table) => Math.Sqrt(
+            table.Zip(exact, (x, y) => (x - y) * (x - y)).Sum() / exact.Sum(value => value * value));
+    }
+
+    [Fact]
+    public void A_deterministic_ring_is_learned_exactly()
+    {
+        // Visited backwards with α = 1, a ring of n states is done after as many rounds as γ to the n-th fades away.
+        const int States = 12;
+        int[] current = [.. Enumerable.Range(0, States).Reverse()];
+        int[] next = [.. current.Select(s => (s + 1) % States)];
+        var table = new float[States * States];
+        for (var round = 0; round < 20; round++)
+            TabularTd.Run(table, States, current, next, new bool[States], 1, 0.5, Start.Current, false);
+        for (var s = 0; s < States; s++)
+        {
+            for (var j = 0; j < States; j++)
+                Assert.Equal(
+                    Math.Pow(0.5, (j - s + States) % States) / (1 - Math.Pow(0.5, States)), table[s * States + j], 2e-7);
+        }
+    }
+}
