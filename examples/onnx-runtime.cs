@@ -32,7 +32,8 @@ for (var step = 0; step < Steps; step++)
     EmaUpdate.Run(ensemble, outputs[0].GetTensorDataAsSpan<float>(), decay: 0.9); // the span is ONNX Runtime's own memory
 }
 
-Console.WriteLine($"Teacher's weights: {string.Join(" ", teacher.Select(value => $"{value:0.00}"))} (the optimum is -1.5 -0.5 0.5 1.5 2.5 3.5)");
+var weights = string.Join(" ", teacher.Select(value => $"{value:0.00}"));
+Console.WriteLine($"Teacher's weights: {weights} (the optimum is -1.5 -0.5 0.5 1.5 2.5 3.5)");
 for (var i = 0; i < Samples; i++)
     Console.WriteLine($"Sample {i}: probability of class 1, averaged over time: {ensemble[i * Classes + 1]:0.000}");
 
@@ -56,8 +57,8 @@ internal static class Softmax
         Text(1, name),
         Field(2, Field(1, Message(Number(1, Float), Field(2, Message([.. shape.Select(size => Field(1, Number(1, size)))]))))));
 
-    // Protocol buffers: a key of number and kind, then a number or a length with so many bytes. All numbers here fit seven bits, lengths two
-    // times seven.
+    // Protocol buffers: a key of number and kind, then a number, or a length and so many bytes. All numbers here fit seven bits, lengths
+    // two times seven.
     private static byte[] Message(params byte[][] fields) => [.. fields.SelectMany(bytes => bytes)];
 
     private static byte[] Number(int field, int value) => [(byte)(field << 3), (byte)value];

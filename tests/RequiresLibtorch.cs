@@ -18,7 +18,7 @@ public sealed class RequiresLibtorchAttribute : BeforeAfterTestAttribute
         true;
 #endif
 
-    /// <summary>For constructors that call libtorch: xunit makes the object before it asks the attributes.</summary>
+    /// <summary>For constructors and fields that call libtorch: xunit makes the object before it asks the attributes.</summary>
     public static void OrSkip() => Assert.SkipUnless(HasLibtorch, "this build has no libtorch (WithoutLibtorch=true)");
 
     public override void Before(MethodInfo methodUnderTest, IXunitTest test) => OrSkip();

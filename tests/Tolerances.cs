@@ -6,6 +6,28 @@ internal static class Tolerances
     /// <summary>EmaUpdate: units in the last place of max(|average|, |source|).</summary>
     public const double EmaUpdateUlps = 1;
 
+    /// <summary>ForwardBackwardLoss in float32 and bfloat16: of gradients and loss, relative to their largest parts.</summary>
+    public const double ForwardBackwardLossFloat = 2e-6;
+
+    /// <summary>ForwardBackwardLoss in float64: likewise.</summary>
+    public const double ForwardBackwardLossDouble = 1e-13;
+
+    /// <summary>
+    /// InfoNceLoss in float32 and bfloat16: of gradients, relative to their largest element or 1 / n, and of the loss, relative to it or 1.
+    /// </summary>
+    public const double InfoNceLossFloat = 1e-5;
+
+    /// <summary>InfoNceLoss in float64: likewise.</summary>
+    public const double InfoNceLossDouble = 1e-12;
+
+    /// <summary>
+    /// AdamWUpdate: units in the last place of what is added up: moment and gradient, its square, parameter and step.
+    /// </summary>
+    public const double AdamWUpdateUlps = 8;
+
+    /// <summary>GradientNorm: the relative error of the sum of squares.</summary>
+    public const double GradientNormRelative = 1e-13;
+
     /// <summary>
     /// EmaUpdate, averages in bfloat16: units of bfloat16's last place beside the float32 error; half as many to the nearest.
     /// </summary>

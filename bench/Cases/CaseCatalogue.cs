@@ -7,6 +7,10 @@ internal static class CaseCatalogue
     public static IReadOnlyList<Func<KernelCase>> All { get; } =
     [
         .. EmaUpdateBenchmarks.All,
+        .. ForwardBackwardLossBenchmarks.All,
+        .. InfoNceLossBenchmarks.All,
+        .. AdamWUpdateBenchmarks.All,
+        .. GradientNormBenchmarks.All,
         .. ScatterEmaBenchmarks.All,
         .. IndicatorTdBenchmarks.All,
         .. PvnHeadBenchmarks.All,

@@ -133,7 +133,7 @@ internal sealed class EmaCase(string name, string description, Func<IReadOnlyLis
 
     private void MulAdd(Tensor average, Tensor source, int k) => average.mul_(_decays[k]).add_(source, _complements[k]);
 
-    // Stochastic rounding in TorchSharp's operations: eight bits of mantissa, and a random number below one of them before the rest is cut off.
+    // Stochastic rounding in TorchSharp's operations: eight bits of mantissa, and a random number below one of them before the rest goes.
     private void LerpRounded(Tensor average, Tensor source, int k)
     {
         using Tensor wide = average.to(torch.float32);

@@ -62,7 +62,8 @@ internal sealed class ScatterEmaCase(long entries, long batch) : KernelCase
     public override void Prepare(CaseSettings settings)
     {
         _backend = Enum.Parse<AuxBackend>(settings.Backend, ignoreCase: true);
-        if (!ScatterEma.IsSupported(_backend, out string reason)) throw new BackendUnavailableException(nameof(ScatterEma), _backend, reason);
+        if (!ScatterEma.IsSupported(_backend, out string reason))
+            throw new BackendUnavailableException(nameof(ScatterEma), _backend, reason);
         torch.manual_seed(settings.Seed);
         _history = Kept(torch.randn(entries));
         using (Tensor order = torch.randperm(entries)) _index = Kept(order.narrow(0, 0, batch).clone());

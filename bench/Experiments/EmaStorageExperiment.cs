@@ -54,7 +54,8 @@ internal sealed class EmaStorageExperiment : ModelExperiment
     private static ModelRow Row(AverageStorage storage, double decay, string metric, double[] values) =>
         new(Arm(storage, decay), storage is AverageStorage.Float32 or AverageStorage.BFloat16Nearest, metric, values);
 
-    private static string Arm(AverageStorage storage, double decay) => string.Create(CultureInfo.InvariantCulture, $"{StorageName(storage)}, {decay}");
+    private static string Arm(AverageStorage storage, double decay) =>
+        string.Create(CultureInfo.InvariantCulture, $"{StorageName(storage)}, {decay}");
 
     private static string StorageName(AverageStorage storage) => storage switch
     {

@@ -42,15 +42,14 @@ def main(arguments=None):
         for position, case in enumerate(cases):
             document["results"] += one_case(case, device, context, deadline, len(cases) - position, options)
             results.write(out, document)  # after each case: what is measured stays, whatever comes
-        if options.rows and os.path.isdir(options.rows):
-            document["results"] += results.read_rows(options.rows)
-            results.write(out, document)
+        foreign = take_over_rows(document, options.rows)
+        results.write(out, document)
     verified = sum(result["verified"] for result in document["results"])
     not_run = sum(result["note"] == results.NOT_RUN for result in document["results"])
     failed = len(document["results"]) - verified - not_run
     print(f"{verified} results verified, {failed} failed, {not_run} not run; zero copy: {wrong or 'right'}")
     print(f"results: {out}")
-    return 1 if failed or wrong else 0
+    return 1 if failed or wrong or foreign else 0
 
 
 def parse(arguments):
@@ -86,6 +85,18 @@ def check_zero_copy(device, context):
         wrong = f"{type(error).__name__}: {error}"
     print(f"zero copy: {wrong or 'right'}", flush=True)
     return wrong
+
+
+def take_over_rows(document, folder):
+    """None, or why other programs' rows were not taken."""
+    if not folder or not os.path.isdir(folder):
+        return None
+    try:
+        document["results"] += results.read_rows(folder)
+        return None
+    except ValueError as error:
+        print(f"rows of other programs were not taken: {error}", flush=True)
+        return str(error)
 
 
 def one_case(case, device, context, deadline, cases_left, options):

@@ -142,6 +142,7 @@ dotnet_tests() {
     note "$(grep -o 'Total: .*' <<<"$output" | tail -n 1)"
     if ((status != 0)); then
         grep -A 3 '\[FAIL\]' <<<"$output" || true # last, because a failed step shows the end of its log
+        ! grep -q 'libtorch-cpu' <<<"$output" || echo "Tests that call libtorch are marked [RequiresLibtorch]."
         exit "$status"
     fi
     grep -q 'this build has no libtorch' <<<"$output" || fail "no test was skipped for want of libtorch"

@@ -41,7 +41,8 @@ public static class AuxRuntime
         {
             AuxBackend.Auto or AuxBackend.Cpu or AuxBackend.Reference => true,
             AuxBackend.Cuda => CudaLibrary.IsUsable(out reason),
-            AuxBackend.Ilgpu => CudaLibrary.HasDevice(out reason) && IlgpuShim.TryLoad(out _, out reason),
+            AuxBackend.Ilgpu =>
+                IlgpuShim.IsAllowed(out reason) && CudaLibrary.HasDevice(out reason) && IlgpuShim.TryLoad(out _, out reason),
             _ => throw new ArgumentOutOfRangeException(nameof(backend), backend, "Not a backend."),
         };
     }

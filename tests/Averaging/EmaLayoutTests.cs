@@ -137,14 +137,15 @@ public sealed class EmaLayoutTests : IDisposable
         Refused("'module.0.weight' is missing", EmaLayout.SwaUtils, state => state);
         Refused("'n_averaged' is missing", EmaLayout.SwaUtils, _ => Foreign("module.", torch.float32));
         Refused("'extra' is not part of this model", EmaLayout.Timm, state => { state["extra"] = torch.zeros(1); return state; });
-        Refused("'n_averaged' is not part of this model", EmaLayout.Timm, state => { state["n_averaged"] = torch.tensor(1L); return state; });
+        Refused("'n_averaged' is not part of this model", EmaLayout.Timm,
+            state => { state["n_averaged"] = torch.tensor(1L); return state; });
         Refused("state['0.bias']: shape [5] does not match [4]", EmaLayout.Timm,
             state => { state["0.bias"] = torch.zeros(5); return state; });
         Refused("state['0.bias']: Int64 does not become Float32", EmaLayout.Timm,
             state => { state["0.bias"] = torch.zeros(4, torch.int64); return state; });
         Refused("state['0.bias']: the tensor is null or disposed", EmaLayout.Timm, state => { state["0.bias"] = disposed; return state; });
         Refused("state['0.bias']: the tensor is null or disposed", EmaLayout.Timm, state => { state["0.bias"] = null!; return state; });
-        foreach (var count in (Tensor[])[torch.tensor(-1L), torch.tensor(1.5), torch.zeros(2, torch.int64)])
+        foreach (var count in (Tensor[])[torch.tensor(-1L), torch.tensor(long.MaxValue), torch.tensor(1.5), torch.zeros(2, torch.int64)])
         {
             Refused("state['n_averaged'] is not one count", EmaLayout.SwaUtils, _ =>
             {
@@ -152,6 +153,14 @@ public sealed class EmaLayoutTests : IDisposable
                 state["n_averaged"] = count;
                 return state;
             });
+        }
+
+        using (var never = new EmaModel(_model, EmaSchedule.Mean(), new EmaOptions { StartAfter = long.MaxValue }))
+        {
+            var state = Foreign("module.", torch.float32);
+            state["n_averaged"] = torch.tensor(2L);
+            var far = Assert.Throws<ArgumentException>(() => never.Load(state, EmaLayout.SwaUtils));
+            Assert.Contains("out of reach", far.Message, StringComparison.Ordinal);
         }
 
         Assert.Throws<ArgumentOutOfRangeException>(() => ema.Load(Foreign("", torch.float32), (EmaLayout)9));
@@ -168,7 +177,8 @@ public sealed class EmaLayoutTests : IDisposable
         }
 
         SafetensorsFile.Write(_path, [KeyValuePair.Create("0.weight", torch.zeros(4, 5))]);
-        Assert.Contains("is missing", Assert.Throws<StateFileException>(() => ema.Load(_path, EmaLayout.Timm)).Message, StringComparison.Ordinal);
+        var error = Assert.Throws<StateFileException>(() => ema.Load(_path, EmaLayout.Timm));
+        Assert.Contains("is missing", error.Message, StringComparison.Ordinal);
         Assert.Equal(before, State(ema));
         Assert.Equal(1, ema.Step);
 

@@ -8,13 +8,7 @@ namespace AuxCore.Tests.Averaging;
 public sealed class EmaModelStateTests : IDisposable
 {
     private readonly string _path = Path.Combine(Path.GetTempPath(), Path.GetRandomFileName());
-    private readonly TorchSharp.Modules.Sequential _model;
-
-    public EmaModelStateTests()
-    {
-        RequiresLibtorchAttribute.OrSkip();
-        _model = EmaModelTests.Network();
-    }
+    private readonly TorchSharp.Modules.Sequential _model = EmaModelTests.Network();
 
     public void Dispose()
     {

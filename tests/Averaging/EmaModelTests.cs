@@ -263,8 +263,10 @@ public class EmaModelTests
     private static void Refused(string message, Func<object> action) =>
         Assert.Contains(message, Assert.ThrowsAny<ArgumentException>(() => action()).Message, StringComparison.Ordinal);
 
+    /// <summary>Also for fields of test classes, which are made before xunit asks whether their tests are to be skipped.</summary>
     internal static Sequential Network()
     {
+        RequiresLibtorchAttribute.OrSkip();
         torch.manual_seed(7);
         return torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.BatchNorm1d(4), torch.nn.ReLU(), torch.nn.Linear(4, 3));
     }

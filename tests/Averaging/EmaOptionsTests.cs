@@ -47,6 +47,22 @@ public sealed class EmaOptionsTests : IDisposable
         }
     }
 
+    [Fact]
+    public void An_average_that_never_begins_copies_for_ever()
+    {
+        using var model = torch.nn.Linear(1, 1, hasBias: false);
+        using var ema = new EmaModel(model, EmaSchedule.Constant(0.9), new EmaOptions { Every = 3, StartAfter = long.MaxValue });
+
+        for (var step = 1; step <= 6; step++)
+        {
+            Set(model, step);
+            ema.Update();
+        }
+
+        Assert.Equal((6, 0), (ema.Step, ema.Updates));
+        Assert.Equal([6], Values(ema.StateDict()["weight"]));
+    }
+
     [Theory]
     [InlineData(EmaStorage.Float32)]
     [InlineData(EmaStorage.BFloat16)]
@@ -163,7 +179,8 @@ public sealed class EmaOptionsTests : IDisposable
         ];
 
         foreach (var schedule in slow)
-            Refused<ArgumentException>($"schedules[1]: {schedule}", () => new EmaModel(model, [EmaSchedule.Constant(0.9), schedule], nearest));
+            Refused<ArgumentException>(
+                $"schedules[1]: {schedule}", () => new EmaModel(model, [EmaSchedule.Constant(0.9), schedule], nearest));
         using var custom = new EmaModel(model, EmaSchedule.Custom(t => t > 1 ? 0.995 : 0.5), nearest);
         custom.Update();
         custom.Update();

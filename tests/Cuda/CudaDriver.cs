@@ -72,7 +72,8 @@ internal static unsafe class CudaDriver
     /// <summary>The name of the driver function that was last made to fail.</summary>
     public static string Failed => Marshal.PtrToStringUTF8(((delegate* unmanaged<nint>)Export("auxcore_standin_failed"))()) ?? "";
 
-    private static void SetFailing(long nth, int error) => ((delegate* unmanaged<long, int, void>)Export("auxcore_standin_fail"))(nth, error);
+    private static void SetFailing(long nth, int error) =>
+        ((delegate* unmanaged<long, int, void>)Export("auxcore_standin_fail"))(nth, error);
 
     private static nint Export(string name) => NativeLibrary.GetExport(Standin, name);
 

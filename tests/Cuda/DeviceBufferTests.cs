@@ -69,7 +69,8 @@ public class DeviceBufferTests
     {
         using var buffer = DeviceBuffer.Allocate<float>(12);
 
-        Assert.Contains("[3, 5] does not match the buffer's 12", Refused<ArgumentException>(() => buffer.View(3, 5)), StringComparison.Ordinal);
+        Assert.Contains("[3, 5] does not match the buffer's 12", Refused<ArgumentException>(() => buffer.View(3, 5)),
+            StringComparison.Ordinal);
         Assert.Contains("[2, 4] from element 5 on", Refused<ArgumentException>(() => buffer.ViewAt(5, 2, 4)), StringComparison.Ordinal);
         Refused<ArgumentOutOfRangeException>(() => buffer.ViewAt(13, 0));
         Refused<ArgumentOutOfRangeException>(() => buffer.ViewAt(-1, 1));

@@ -32,7 +32,7 @@ public unsafe partial class NativeAbiTests
             ("AUXCORE_E_NO_DEVICE", NativeStatus.NoDevice), ("AUXCORE_E_NO_IMAGE", NativeStatus.NoImage),
             ("AUXCORE_E_MEMORY", NativeStatus.HostMemory), ("AUXCORE_E_INTERNAL", NativeStatus.Internal),
             ("AUXCORE_FLOAT32", (int)DType.Float32), ("AUXCORE_FLOAT16", (int)DType.Float16), ("AUXCORE_BFLOAT16", (int)DType.BFloat16),
-            ("AUXCORE_OPEN_SYNCHRONOUS", (int)Native.OpenFlags.Synchronous),
+            ("AUXCORE_OPEN_SYNCHRONOUS", (int)Native.OpenFlags.Synchronous), ("AUXCORE_ADAMW_CLIPPED", (int)Native.AdamWClipped),
         ];
         foreach (var (name, value) in codes)
             Assert.Equal(value, int.Parse(Constant(header, name).TrimEnd('u'), CultureInfo.InvariantCulture));
@@ -46,6 +46,10 @@ public unsafe partial class NativeAbiTests
         Assert.Equal(32, Marshal.OffsetOf<Native.DeviceDescription>(nameof(Native.DeviceDescription.Name)));
         Assert.Equal(40, sizeof(Native.EmaTensors));
         Assert.Equal(16, Marshal.OffsetOf<Native.EmaTensors>(nameof(Native.EmaTensors.Addresses)));
+        Assert.Equal(32, sizeof(Native.AdamWSettings));
+        Assert.Equal(8, Marshal.OffsetOf<Native.AdamWSettings>(nameof(Native.AdamWSettings.Penalty)));
+        Assert.Equal(56, sizeof(Native.AdamWTensors));
+        Assert.Equal(48, Marshal.OffsetOf<Native.AdamWTensors>(nameof(Native.AdamWTensors.SettingsOf)));
         Assert.Equal(4, sizeof(DType));
         Assert.Equal(2, sizeof(BFloat16));
     }

@@ -2,7 +2,9 @@ using AuxCore.Bench.Workloads;
 
 namespace AuxCore.Tests.Ema;
 
-/// <summary>What averages in bfloat16 do over tens of thousands of updates; the experiment <c>models ema-storage</c> prints the table.</summary>
+/// <summary>
+/// What averages in bfloat16 do over tens of thousands of updates; the experiment <c>models ema-storage</c> prints the table.
+/// </summary>
 public class EmaLongRunTests
 {
     [Theory]

@@ -150,7 +150,7 @@ public class EmaRoundingTests
     public void Several_averages_equal_several_runs_and_tensors_a_loop_bit_for_bit(Runner runner)
     {
         var random = new Random(6);
-        int[] lengths = [1, 0, 2100, 3, 40_000, 15];
+        int[] lengths = [1, 0, 2100, 3, 40_000, 15, .. Enumerable.Range(0, 1000).Select(i => i % 50)];
         double[] decays = [0.999, 0, 0.3, 1, 0.9999];
         var sources = lengths.Select(length => Floats(random, length)).ToArray();
         var averages = decays.Select(_ => lengths.Select(length => Brains(random, length)).ToArray()).ToArray();
@@ -198,6 +198,22 @@ public class EmaRoundingTests
         });
         Assert.Equal(EmaUpdateTests.Bits(expectedWide), EmaUpdateTests.Bits(wide));
         Assert.Equal(Bits(expectedNarrow), Bits(narrow));
+    }
+
+    [Fact]
+    public unsafe void Views_are_averaged_like_spans()
+    {
+        var (memory, expected, source) = (Brains(new(1), 50), Brains(new(1), 50), Floats(new(2), 50));
+        fixed (BFloat16* e = memory)
+        fixed (float* p = source)
+        {
+            var (average, values) = (TensorView.FromPointer(e, DType.BFloat16, [5, 10]), TensorView.FromPointer(p, DType.Float32, [5, 10]));
+            EmaUpdate.Run(average, values, 0.9, EmaRounding.Stochastic(3, 4), AuxBackend.Reference);
+            Assert.Throws<ArgumentException>(() => EmaUpdate.Run(average, values, 0.9));
+        }
+
+        EmaUpdate.Run(expected, source, 0.9, EmaRounding.Stochastic(3, 4), AuxBackend.Reference);
+        Assert.Equal(Bits(expected), Bits(memory));
     }
 
     [Theory]

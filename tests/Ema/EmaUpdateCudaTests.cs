@@ -73,6 +73,24 @@ public class EmaUpdateCudaTests
         }
     }
 
+    [Theory]
+    [InlineData(AuxBackend.Auto)]
+    [InlineData(AuxBackend.Cuda)]
+    [InlineData(AuxBackend.Ilgpu)]
+    public void Averages_in_bfloat16_are_refused_before_anything_is_written(AuxBackend backend)
+    {
+        using var average = DeviceBuffer.CopyOf<BFloat16>([(BFloat16)1f]);
+        using var source = DeviceBuffer.CopyOf<float>([2f]);
+        var (averageView, sourceView) = (average.View(1), source.View(1));
+
+        var error = Assert.Throws<BackendUnavailableException>(
+            () => EmaUpdate.Run(averageView, sourceView, 0.5, EmaRounding.Stochastic(1, 1), backend));
+
+        Assert.True(
+            error.Reason.Contains("float32 averages only", StringComparison.Ordinal) || backend == AuxBackend.Ilgpu, error.Message);
+        Assert.Equal(1f, average.ToArray()[0]);
+    }
+
     [Fact]
     public void Thousands_of_tensors_of_mixed_types_equal_a_loop_bit_for_bit()
     {
@@ -82,7 +100,8 @@ public class EmaUpdateCudaTests
         var sources = lengths.Select(length => Values(random, length)).ToArray();
         var averages = lengths.Select(length => Values(random, length)).ToArray();
         using var devices = new Tensors();
-        TensorView[] sourceViews = [.. sources.Select((values, i) => devices.Add(values, dtypes[i % 3], i % 2, Math.Max(0, values.Length - i % 2)))];
+        TensorView[] sourceViews =
+            [.. sources.Select((values, i) => devices.Add(values, dtypes[i % 3], i % 2, Math.Max(0, values.Length - i % 2)))];
         var averageBuffers = averages.Select(devices.Add).ToArray();
         using var group = EmaGroup.FromViews(
             sourceViews, [[.. averageBuffers.Select((buffer, i) => buffer.ViewAt(0, sourceViews[i].ElementCount))]]);

@@ -279,7 +279,7 @@ public class EmaUpdateIlgpuTests
     private static unsafe PtxInterpreter RunPtx(EmaTensors tensors, double[] decays)
     {
         var work = tensors.Work;
-        var layout = EmaUpdate.EmaLayout.Of(work, (_, _) => null);
+        var layout = EmaUpdate.EmaPieces.Of(work, (_, _) => null);
         var memory = new HostPtxMemory();
         var kernel = new PtxInterpreter(Ptx.Value, "Kernel_EmaUpdate", memory);
         EmaStep[] steps = [.. decays.Select(EmaStep.Of)];

@@ -175,7 +175,8 @@ public class ScatterEmaTests
         Refused<ArgumentException>("history: float32[2, 2] on cpu; float32 of one dimension",
             () => ScatterEma.Update(torch.zeros(2, 2), index, value, 0.5));
         Refused<ArgumentException>("history: float64[2]", () => ScatterEma.Update(torch.zeros(2, torch.float64), index, value, 0.5));
-        Refused<ArgumentException>("history requires grad", () => ScatterEma.Update(torch.zeros(2, requires_grad: true), index, value, 0.5));
+        Refused<ArgumentException>(
+            "history requires grad", () => ScatterEma.Update(torch.zeros(2, requires_grad: true), index, value, 0.5));
         Refused<ArgumentException>(
             "index: float32[1] on cpu; int64 or int32 of one dimension", () => ScatterEma.Update(history, value, value, 0.5));
         Refused<ArgumentException>("value: int32[1]", () => ScatterEma.Update(history, index, index, 0.5));

@@ -181,6 +181,8 @@ public class IlgpuSwitchTests
             Assert.Contains("trimmed or compiled ahead of time", reason, StringComparison.Ordinal);
             var error = Assert.Throws<BackendUnavailableException>(() => EmaUpdate.Run(new float[1], new float[1], 0.5, AuxBackend.Ilgpu));
             Assert.Equal(reason, error.Reason);
+            Assert.False(AuxRuntime.IsAvailable(AuxBackend.Ilgpu, out var same));
+            Assert.Equal(reason, same);
         }
         finally
         {

@@ -138,6 +138,16 @@ class MainTests(unittest.TestCase):
         self.assertEqual((written["dry_run"], written["commit"]), (True, "abc"))
         self.assertEqual([row["backend"] for row in written["results"]], ["cuda", "ilgpu"])
 
+    def test_rows_that_do_not_fit_fail_the_run_and_spoil_nothing(self):
+        rows = self.out / "rows"
+        rows.mkdir()
+        for text in ('[{"path": "ema"}]', "no JSON"):
+            (rows / "wrong.json").write_text(text, encoding="utf-8")
+            self.assertEqual(self.run_main("--rows", str(rows), "one-100m"), 1)
+            self.assertIn("rows of other programs were not taken", self.output.getvalue())
+            written = json.loads((self.out / "auxcore-stand-in-0" / "results.json").read_text(encoding="utf-8"))
+            self.assertEqual([row["verified"] for row in written["results"]], [True])
+
     def test_an_unknown_case_is_bad_usage(self):
         self.assertEqual(self.run_main("no-such-case"), 2)
 

@@ -14,7 +14,8 @@
 //
 // and of CUDA: __global__ with __launch_bounds__, __device__, threadIdx, blockIdx, blockDim, gridDim, __syncthreads, __syncwarp,
 // __shfl_sync, __shfl_xor_sync, __shfl_down_sync, __shfl_up_sync, __ballot_sync, __popc, __ffs, atomicAdd (int, unsigned, float), fmaf,
-// fminf, fmaxf, fabsf, sqrtf, float2, float4, uint2, uint4. Anything else is added to the two headers beside the one for nvcc.
+// fminf, fmaxf, fabsf, sqrtf, __dadd_rn, __dmul_rn, __dsqrt_rn, float2, float4, uint2, uint4. Anything else is added to the two headers
+// beside the one for nvcc.
 #pragma once
 
 #if defined(AUXCORE_SIMULATOR)
@@ -84,6 +85,34 @@ __device__ __forceinline__ float widen(float16 value) {
 #endif
 }
 
+/// Rounded to nearest, ties to even.
+__device__ __forceinline__ bfloat16 narrow_to(bfloat16, float value) {
+  const uint32_t bits = as_bits(value);
+  if (value != value)
+    return {uint16_t(bits >> 16 | 0x40u)};
+  return {uint16_t((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
+}
+
+__device__ __forceinline__ float16 narrow_to(float16, float value) {
+#if defined(__CUDA_ARCH__)
+  float16 narrow;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(narrow.bits) : "f"(value));
+  return narrow;
+#else
+  const uint32_t bits = as_bits(value), magnitude = bits & 0x7fffffffu;
+  uint32_t narrow;
+  if (magnitude > 0x7f800000u)
+    narrow = 0x7e00u | (magnitude >> 13 & 0x3ffu);
+  else if (magnitude >= 0x477ff000u)  // 65520, halfway to what would follow the greatest
+    narrow = 0x7c00u;
+  else if (magnitude < 113u << 23)  // below 2^-14: a sum with one half rounds to multiples of 2^-24
+    narrow = as_bits(as_float(magnitude) + 0.5f) - (126u << 23);
+  else
+    narrow = (magnitude - ((112u << 23) - 0xfffu) + (magnitude >> 13 & 1u)) >> 13;
+  return {uint16_t(narrow | (bits >> 16 & 0x8000u))};
+#endif
+}
+
 // An address that a kernel reads from a table may be of any memory, as far as the compiler knows, and is accessed by slower, generic
 // instructions. clang knows better by the pointer's type, nvcc by what it is told to assume.
 template <class T>
@@ -116,6 +145,14 @@ __device__ __forceinline__ uint2 load4(const AUXCORE_GLOBAL Narrow* from) {
   const AUXCORE_GLOBAL uint2* four = reinterpret_cast<const AUXCORE_GLOBAL uint2*>(from);
   return {four->x, four->y};
 }
+
+template <class Narrow>
+__device__ __forceinline__ void store4(AUXCORE_GLOBAL Narrow* to, uint2 value) {
+  static_assert(sizeof(Narrow) == 2);
+  AUXCORE_GLOBAL uint2* four = reinterpret_cast<AUXCORE_GLOBAL uint2*>(to);
+  four->x = value.x;
+  four->y = value.y;
+}
 #else
 __device__ __forceinline__ float4 load4(const float* from) { return *reinterpret_cast<const float4*>(from); }
 
@@ -125,6 +162,12 @@ template <class Narrow>
 __device__ __forceinline__ uint2 load4(const Narrow* from) {
   static_assert(sizeof(Narrow) == 2);
   return *reinterpret_cast<const uint2*>(from);
+}
+
+template <class Narrow>
+__device__ __forceinline__ void store4(Narrow* to, uint2 value) {
+  static_assert(sizeof(Narrow) == 2);
+  *reinterpret_cast<uint2*>(to) = value;
 }
 #endif
 

@@ -50,6 +50,7 @@ enum {
 
 typedef uint64_t auxcore_context;
 typedef uint64_t auxcore_ema_table;
+typedef uint64_t auxcore_adamw_table;
 
 /* Element types; the numbers are those of AuxCore.Interop.DType. */
 typedef int32_t auxcore_dtype;
@@ -153,13 +154,25 @@ AUXCORE_API auxcore_status auxcore_ema_destroy(auxcore_ema_table table);
  * replay. While the stream is capturing, decays that differ are refused. */
 AUXCORE_API auxcore_status auxcore_ema_set_decays(auxcore_ema_table table, void* stream, const double* decays, int32_t count);
 
+/* How averages in bfloat16 are rounded: AuxCore.Kernels.EmaRounding has the definition. */
+enum {
+  AUXCORE_ROUND_NEAREST = 0,    /* ties to even */
+  AUXCORE_ROUND_STOCHASTIC = 1  /* up or down by random bits, a function of seed, step, tensor, element and average */
+};
+
+/* The rounding of the updates that follow on this stream; those of float32 averages need none. It is read from device memory and kept from
+ * captures as the decays are. seed and step are ignored to the nearest. first_tensor is the number of the first tensor: 0, unless a group
+ * is updated piece by piece. */
+AUXCORE_API auxcore_status auxcore_ema_set_rounding(
+    auxcore_ema_table table, void* stream, int32_t kind, uint64_t seed, int64_t step, int32_t first_tensor);
+
 typedef struct auxcore_ema_tensors {
-  uint32_t struct_size; /* set by the caller: sizeof(auxcore_ema_tensors) */
-  uint32_t reserved;    /* 0 */
+  uint32_t struct_size;       /* set by the caller: sizeof(auxcore_ema_tensors) */
+  auxcore_dtype average_type; /* of all averages: AUXCORE_FLOAT32, or AUXCORE_BFLOAT16, for which a rounding must have been set */
   int64_t tensor_count;
   const uint64_t* addresses;         /* tensor_count rows: a source, then its averages; averages share memory with nothing */
   const int64_t* element_counts;     /* tensor_count: elements of the source and of each of its averages */
-  const auxcore_dtype* source_types; /* tensor_count; averages are AUXCORE_FLOAT32 */
+  const auxcore_dtype* source_types; /* tensor_count */
 } auxcore_ema_tensors;
 
 /* One update of every tensor, in one launch. The first call, and any call with other tensors than the last, checks the tensors and builds
@@ -167,6 +180,70 @@ typedef struct auxcore_ema_tensors {
  * only compare. NULL stands for the tensors of the last call and compares nothing. */
 AUXCORE_API auxcore_status auxcore_ema_update(auxcore_ema_table table, void* stream, const auxcore_ema_tensors* tensors);
 
+/* ---- AdamWUpdate and GradientNorm: one step of many parameters, with averages, in one launch (adamw/adamw_update.cu) ---- */
+
+/* For each parameter average_count averages (0 to 4), each with a decay of its own.
+ *
+ * The table caches on the device where the tensors are. It is used by one stream at a time; a change of stream is the caller's to order
+ * (auxcore_stream_wait). */
+AUXCORE_API auxcore_status auxcore_adamw_create(auxcore_context context, int32_t average_count, auxcore_adamw_table* table);
+
+/* Waits for the device, as cuMemFree does. */
+AUXCORE_API auxcore_status auxcore_adamw_destroy(auxcore_adamw_table table);
+
+/* g <- gradient_scale * g; g <- fma(penalty, p, g); m <- fma(weight1, g, fma(-weight1, m, m));
+ * v <- fma(weight2 * g, g, fma(-weight2, v, v)); p <- fma(-step_size, m / (sqrt(v) + epsilon), fma(-shrinkage, p, p)), all in float32, each
+ * operation rounded to nearest. gradient_scale is rounded to float32 first, after a clip factor has been multiplied. */
+typedef struct auxcore_adamw_settings {
+  double gradient_scale;
+  float penalty;
+  float weight1;
+  float weight2;
+  float epsilon;
+  float step_size;
+  float shrinkage;
+} auxcore_adamw_settings;
+
+/* The settings and decays of the updates that follow on this stream: count settings (at least 1), and average_count decays within [0, 1].
+ * Nothing is launched where they are what the table has.
+ *
+ * Updates read them from device memory. So a graph that captured an update replays with those that were set on its stream before the
+ * replay. While the stream is capturing, others are refused, and so are more settings than ever before. */
+AUXCORE_API auxcore_status auxcore_adamw_set(
+    auxcore_adamw_table table, void* stream, const auxcore_adamw_settings* settings, int32_t count, const double* decays);
+
+typedef struct auxcore_adamw_tensors {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_adamw_tensors) */
+  uint32_t reserved;    /* 0 */
+  int64_t tensor_count;
+  /* tensor_count rows: parameter; its float32 master, or 0 where the parameter is float32 itself; gradient, or 0 where it has none and is
+   * left alone; first moment; second moment; then average_count averages, or as many zeros. Gradients may share memory, all else may
+   * not. */
+  const uint64_t* addresses;
+  const int64_t* element_counts;        /* tensor_count: elements of each of the row's tensors */
+  const auxcore_dtype* parameter_types; /* tensor_count; masters, moments and averages are AUXCORE_FLOAT32 */
+  const auxcore_dtype* gradient_types;  /* tensor_count; not looked at where there is no gradient */
+  const int32_t* settings_of;           /* tensor_count: which of the settings a parameter follows */
+} auxcore_adamw_tensors;
+
+/* Takes the step only as far as the last auxcore_adamw_norm on the stream allows: scaled by its clip factor, or not at all. */
+#define AUXCORE_ADAMW_CLIPPED 1u
+
+/* One step of every parameter that has a gradient, in one launch. The first call, and any call of this or the next function with other
+ * tensors than the last, checks the tensors and builds the table anew; that is not possible while the stream is capturing, and invalidates
+ * graphs captured before. Calls with the same tensors only compare. NULL stands for the tensors of the last call and compares nothing. */
+AUXCORE_API auxcore_status auxcore_adamw_update(
+    auxcore_adamw_table table, void* stream, const auxcore_adamw_tensors* tensors, uint32_t flags);
+
+/* The sum of squares of all gradients, formed in double in a fixed order (src/Kernels/AdamW/GradientNorm.cs), and from it the clip factor
+ * min(1, greatest / (scale * norm + 1e-6)); a greatest of 0 asks for no clipping. Where an element is not finite, the factor is 1, and
+ * skip says whether updates with AUXCORE_ADAMW_CLIPPED then do nothing. Asynchronous: nothing of it is waited for. */
+AUXCORE_API auxcore_status auxcore_adamw_norm(auxcore_adamw_table table, void* stream, const auxcore_adamw_tensors* tensors, double scale,
+    double greatest, int32_t skip);
+
+/* What the last auxcore_adamw_norm on the stream found. Waits for the stream. */
+AUXCORE_API auxcore_status auxcore_adamw_read_norm(
+    auxcore_adamw_table table, void* stream, double* sum_of_squares, int64_t* non_finite);
 /* ---- successor measures: IndicatorTd, IndicatorCalibration, PvnHead, TabularTd, SuccessorSweep (successor_measure/) ----
  *
  * The formulas are in the C# files of the same names. Matrices are row-major; addresses are of device memory of the context's device, and

@@ -29,6 +29,12 @@ enum Function {
   kEmaDestroy,
   kEmaSetDecays,
   kEmaUpdate,
+  kAdamWCreate,
+  kAdamWDestroy,
+  kAdamWSet,
+  kAdamWUpdate,
+  kAdamWNorm,
+  kAdamWReadNorm,
   kDeviceCount,
   kFunctions
 };
@@ -41,6 +47,7 @@ struct Entry {
 constexpr Entry kEntries[kFunctions] = {{"open", 2}, {"close", 1}, {"describe_device", 4}, {"allocate", 20}, {"free", 8},
     {"copy_to_device", 10}, {"copy_to_host", 10}, {"copy_on_device", 10}, {"fill", 10}, {"stream_create", 6}, {"stream_destroy", 3},
     {"stream_synchronize", 8}, {"stream_wait", 8}, {"ema_create", 8}, {"ema_destroy", 3}, {"ema_set_decays", 16}, {"ema_update", 60},
+    {"adamw_create", 8}, {"adamw_destroy", 3}, {"adamw_set", 24}, {"adamw_update", 60}, {"adamw_norm", 30}, {"adamw_read_norm", 16},
     {"device_count", 4}};
 
 constexpr int kIllegalAddress = 700;
@@ -160,14 +167,16 @@ class Fuzzer {
       auxcore_free(replaced.context, replaced.value);
     else if (&list == &streams_)
       auxcore_stream_destroy(replaced.context, reinterpret_cast<void*>(replaced.value));
-    else
+    else if (&list == &tables_)
       auxcore_ema_destroy(replaced.value);
+    else
+      auxcore_adamw_destroy(replaced.value);
     replaced = {made, focus_, size};
     return status;
   }
 
   void forget_all_of(uint64_t context) {
-    for (List* list : {&memory_, &streams_, &tables_})
+    for (List* list : {&memory_, &streams_, &tables_, &adamw_tables_})
       std::erase_if(*list, [&](const Known& known) { return known.context == context && !one_in(8); });
   }
 
@@ -248,6 +257,25 @@ class Fuzzer {
       }
       case kEmaUpdate:
         return update();
+      case kAdamWCreate: {
+        const int32_t averages = one_in(20) ? static_cast<int32_t>(any()) : below(3);
+        const auxcore_status status = auxcore_adamw_create(focus_, averages, maybe(&made));
+        return keep(adamw_tables_, status, made, averages);
+      }
+      case kAdamWDestroy: {
+        const uint64_t destroyed = one_of(adamw_tables_).value;
+        return forget(adamw_tables_, destroyed, auxcore_adamw_destroy(destroyed));
+      }
+      case kAdamWSet:
+        return set_adamw();
+      case kAdamWUpdate:
+      case kAdamWNorm:
+        return step_adamw(function);
+      case kAdamWReadNorm: {
+        double sum;
+        int64_t non_finite;
+        return auxcore_adamw_read_norm(one_of(adamw_tables_).value, stream(), maybe(&sum), maybe(&non_finite));
+      }
       default: {
         int32_t devices = 0;
         return auxcore_device_count(maybe(&devices));
@@ -303,10 +331,77 @@ class Fuzzer {
     return auxcore_ema_update(table.value, stream(), one_in(3) ? nullptr : &tensors);
   }
 
+  auxcore_status set_adamw() {
+    auxcore_adamw_settings settings[40];
+    for (auxcore_adamw_settings& one : settings)
+      one = {one_in(200) ? std::nan("") : below(5) - 2.0, 0, 0.1f, 0.001f, 1e-8f, one_in(200) ? HUGE_VALF : 1e-3f, 0};
+    double decays[4];
+    for (double& decay : decays)
+      decay = one_in(40) ? std::nan("") : below(101) / 100.0;
+    const int count = one_in(8) ? below(41) - 1 : 1 + below(3);
+    return auxcore_adamw_set(one_of(adamw_tables_).value, stream(), maybe(settings), count, maybe(decays));
+  }
+
+  // As update(): rows of parameter, master, gradient, two moments and averages.
+  auxcore_status step_adamw(Function function) {
+    const Known table = one_of(adamw_tables_);
+    const std::size_t columns = 5 + (table.size >= 0 && table.size <= 4 ? static_cast<std::size_t>(table.size) : 0);
+    List free;
+    std::copy_if(memory_.begin(), memory_.end(), std::back_inserter(free), [&](const Known& memory) {
+      return memory.context == table.context && memory.size >= 8 && memory.size < static_cast<int64_t>(kMostBytes);
+    });
+    std::shuffle(free.begin(), free.end(), random_);
+
+    std::vector<uint64_t> addresses;
+    std::vector<int64_t> counts;
+    std::vector<auxcore_dtype> parameter_types, gradient_types;
+    std::vector<int32_t> settings_of;
+    for (int left = below(3); left > 0 && free.size() >= columns; --left) {
+      int64_t bytes = INT64_MAX;
+      parameter_types.push_back(one_in(2) ? AUXCORE_FLOAT32 : one_in(2) ? AUXCORE_FLOAT16 : AUXCORE_BFLOAT16);
+      gradient_types.push_back(one_in(2) ? AUXCORE_FLOAT32 : one_in(2) ? AUXCORE_FLOAT16 : AUXCORE_BFLOAT16);
+      for (std::size_t column = 0; column < columns; ++column) {
+        const bool none = (column == 1 && parameter_types.back() == AUXCORE_FLOAT32) || (column == 2 && one_in(6));
+        addresses.push_back(none ? 0 : free.back().value + (one_in(3) ? 4 : 0));
+        bytes = std::min(bytes, free.back().size - 4);
+        free.pop_back();
+      }
+      counts.push_back(one_in(12) ? 0 : bytes / 4);
+      settings_of.push_back(one_in(12) ? below(9) - 4 : 0);
+    }
+    const std::size_t rows = counts.size();
+    if (rows > 0 && one_in(4)) {
+      const std::size_t at = static_cast<std::size_t>(below(static_cast<int>(rows)));
+      switch (below(5)) {
+        case 0:
+          counts[at] = static_cast<int64_t>(any());
+          break;
+        case 1:
+          parameter_types[at] = static_cast<int>(any());
+          break;
+        case 2:
+          gradient_types[at] = static_cast<int>(any());
+          break;
+        default:
+          addresses[at * columns + static_cast<std::size_t>(below(static_cast<int>(columns)))] = address();
+      }
+    }
+    addresses.resize(3 * 9);  // as many as a wrong table may read
+    auxcore_adamw_tensors tensors = {sizeof(auxcore_adamw_tensors), 0, static_cast<int64_t>(rows), addresses.data(), counts.data(),
+        parameter_types.data(), gradient_types.data(), settings_of.data()};
+    if (one_in(30))
+      tensors.struct_size = static_cast<uint32_t>(any());
+    if (one_in(30))
+      tensors.tensor_count = -tensors.tensor_count;
+    const auxcore_adamw_tensors* given = one_in(3) ? nullptr : &tensors;
+    return function == kAdamWUpdate ? auxcore_adamw_update(table.value, stream(), given, one_in(20) ? 2 : static_cast<uint32_t>(below(2)))
+                                    : auxcore_adamw_norm(table.value, stream(), given, below(3), below(3) - (one_in(20) ? 1 : 0), below(2));
+  }
+
   std::mt19937_64 random_;
   const Standin& standin_;
   uint64_t focus_ = 0;  // the context that this call is about
-  List contexts_, memory_, streams_, tables_;
+  List contexts_, memory_, streams_, tables_, adamw_tables_;
   char host_[kMostBytes] = {};
 };
 
@@ -317,7 +412,8 @@ void print(const Tallies& tallies) {
   for (int function = 0; function < kFunctions; ++function) {
     const Tally& tally = tallies[static_cast<std::size_t>(function)];
     std::printf("%-20s %9d %9d %9d\n", kEntries[function].name, tally.succeeded, tally.refused, tally.driver_failed);
-    const bool can_succeed = has_device_code() || (function != kEmaSetDecays && function != kEmaUpdate);
+    const bool launches = function == kEmaSetDecays || function == kEmaUpdate || (function >= kAdamWSet && function <= kAdamWReadNorm);
+    const bool can_succeed = has_device_code() || !launches;
     const bool is_mixed = tally.refused > 0 && (tally.succeeded > 0) == can_succeed;
     CHECK(is_mixed, "auxcore_%s: the mixture tests one side only", kEntries[function].name);
   }

@@ -39,15 +39,20 @@ int main() {
   const auxcore_ema_tensors tensors = group.tensors();
   OK(auxcore_ema_update(table, nullptr, &tensors));
 
+  // All windows, or of very many some, with the ends and the place where 32 bits end.
+  const int64_t every = count == kMany ? 64 : 1;
   int64_t untouched = 0, wrong = 0;
   for (int64_t at = 0; at < count && failures == 0; at += kWindow) {
+    const bool is_end = at + kWindow >= count, is_boundary = at <= INT32_MAX && at + kWindow >= INT32_MAX;
+    if (at / kWindow % every != 0 && !is_end && !is_boundary)
+      continue;
     const auto length = static_cast<std::size_t>(std::min(kWindow, count - at));
     const std::vector<float> values = host_copy(average + static_cast<uint64_t>(at) * 4, length);
     for (const float value : values) {
       untouched += value == 0;
       wrong += value != 0 && value != 0.75f;
     }
-    CHECK((at > 0 || values[0] == 0) && (at + kWindow < count || values.back() == 0));
+    CHECK((at > 0 || values[0] == 0) && (!is_end || values.back() == 0));
   }
   CHECK(untouched == 2 && wrong == 0, "%lld of %lld elements are untouched, %lld are wrong", static_cast<long long>(untouched),
       static_cast<long long>(count), static_cast<long long>(wrong));

@@ -21,6 +21,11 @@ int main() {
   }
   CHECK(host_copy(average, 64) == std::vector<float>(64, 5.0f), "what was refused was not done");
   OK(auxcore_ema_destroy(table));
+  auxcore_adamw_table adamw = 0;
+  OK(auxcore_adamw_create(context, 0, &adamw));
+  const auxcore_adamw_settings settings = {1, 0, 0.1f, 0.001f, 1e-8f, 1e-3f, 0};
+  REFUSED(AUXCORE_E_NO_IMAGE, "built without device code", auxcore_adamw_set(adamw, nullptr, &settings, 1, nullptr));
+  OK(auxcore_adamw_destroy(adamw));
   OK(auxcore_close(context));
   const auxcore_standin_state now = standin.state();
   CHECK(now.allocations == 0 && now.retained_contexts == 0 && now.modules == 0);

@@ -35,8 +35,11 @@ internal static class ElfFile
             file.Position = (long)at;
             if (file.ReadAtLeast(entry, ProgramHeaderBytes, throwOnEndOfStream: false) < ProgramHeaderBytes)
                 return TooShort(path, file.Length, at + ProgramHeaderBytes);
-            if (BinaryPrimitives.ReadUInt32LittleEndian(entry) == Load)
-                end = Math.Max(end, BinaryPrimitives.ReadUInt64LittleEndian(entry[8..]) + BinaryPrimitives.ReadUInt64LittleEndian(entry[32..]));
+            if (BinaryPrimitives.ReadUInt32LittleEndian(entry) != Load)
+                continue;
+            var (offset, bytes) = (BinaryPrimitives.ReadUInt64LittleEndian(entry[8..]),
+                BinaryPrimitives.ReadUInt64LittleEndian(entry[32..]));
+            end = Math.Max(end, offset + bytes);
         }
 
         return end > (ulong)file.Length ? TooShort(path, file.Length, end) : "";

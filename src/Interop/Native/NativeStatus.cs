@@ -15,7 +15,9 @@ internal static unsafe class NativeStatus
     public const int HostMemory = -7;
     public const int Internal = -8;
 
-    /// <summary>Throws unless a call succeeded. Called on the thread that made the call, before any other: the message is the thread's.</summary>
+    /// <summary>
+    /// Throws unless a call succeeded. Called on the thread that made the call, before any other: the message is the thread's.
+    /// </summary>
     /// <param name="status">What the call returned.</param>
     /// <param name="operation">The public name of what was being done.</param>
     public static void Check(int status, string operation)

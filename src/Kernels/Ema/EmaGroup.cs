@@ -229,7 +229,8 @@ public sealed unsafe class EmaGroup : IDisposable
                         $"{name}: {average}; averages are float32, whatever the source, or bfloat16", nameof(averages));
                 if (average.DType != averages[k][0].DType)
                     throw new ArgumentException(
-                        $"{name}: {average}, but averages[{k}][0] is {averages[k][0].DType.Name()}; one list has one type", nameof(averages));
+                        $"{name}: {average}, but averages[{k}][0] is {averages[k][0].DType.Name()}; one list has one type",
+                        nameof(averages));
                 if (average.DType == DType.BFloat16 && average.ElementCount > EmaRounding.MostElements)
                     throw new ArgumentException($"{name}: {average}; bfloat16 averages have at most 2^35 elements", nameof(averages));
                 if (!average.Shape.SequenceEqual(sources[i].Shape))

@@ -112,7 +112,7 @@ public static partial class EmaUpdate
         where TVector : struct, IFloatVector<TVector>
     {
         if (noise == null)
-            value.Store(average + at);
+            value.StoreAs(average + at);
         else
             value.Store(average + at, noise + at);
     }

@@ -67,7 +67,7 @@ public static partial class EmaUpdate
     }
 
     /// <summary>The loops for one vector width.</summary>
-    private readonly unsafe struct EmaKernels
+    internal readonly unsafe struct EmaKernels
     {
         private readonly delegate*<float*, void*, DType, long, EmaStep, void> _one;
         private readonly delegate*<float**, void*, DType, long, EmaStep[], void> _several;
@@ -99,7 +99,9 @@ public static partial class EmaUpdate
         public void Several(float** averages, void* source, DType dtype, long count, EmaStep[] steps) =>
             _several(averages, source, dtype, count, steps);
 
-        /// <summary>One bfloat16 average; <paramref name="noise"/> has 16 random bits an element, or is null to round to the nearest.</summary>
+        /// <summary>
+        /// One bfloat16 average; <paramref name="noise"/> has 16 random bits an element, or is null to round to the nearest.
+        /// </summary>
         public void Rounded(BFloat16* average, void* source, DType dtype, int count, EmaStep step, ushort* noise) =>
             _rounded(average, source, dtype, count, step, noise);
 

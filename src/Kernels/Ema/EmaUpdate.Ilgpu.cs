@@ -52,7 +52,7 @@ public static partial class EmaUpdate
         public EmaIlgpuTable(IlgpuDevice device, nint stream, in EmaWork work)
         {
             Device = device;
-            var layout = EmaLayout.Of(work, device.WhyNotMemory);
+            var layout = EmaPieces.Of(work, device.WhyNotMemory);
             _threads = device.Threads(EmaKernel.Threads);
             _update = device.Kernel<
                 Action<AcceleratorStream, KernelConfig, DeviceMemory, ArrayView<EmaPiece>, ArrayView<long>, ArrayView<EmaStep>>>(
@@ -114,12 +114,12 @@ public static partial class EmaUpdate
     }
 
     /// <summary>What the kernel is told of the tensors: pieces, and for each of them the addresses of its averages.</summary>
-    internal readonly record struct EmaLayout(EmaPiece[] Pieces, long[] Averages)
+    internal readonly record struct EmaPieces(EmaPiece[] Pieces, long[] Averages)
     {
         /// <param name="work">The tensors.</param>
         /// <param name="whyNotMemory">What is wrong with an address and a number of bytes, if anything is.</param>
         /// <exception cref="ArgumentException">An address is no multiple of its element, or not the device's.</exception>
-        public static EmaLayout Of(in EmaWork work, Func<nint, long, string?> whyNotMemory)
+        public static EmaPieces Of(in EmaWork work, Func<nint, long, string?> whyNotMemory)
         {
             var pieces = new List<EmaPiece>();
             var averages = new List<long>();

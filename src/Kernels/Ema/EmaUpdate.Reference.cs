@@ -19,8 +19,8 @@ public static partial class EmaUpdate
                 var (address, dtype) = ((nint)work.AverageAddress(tensor, average), work.AverageType(average));
                 for (var i = 0L; i < count; i++)
                 {
-                    var e = Widen((void*)address, dtype, i);
-                    var updated = Reference(e, Widen(work.Source(tensor), work.SourceType(tensor), i), step);
+                    var e = ReferenceFormat.Widen((void*)address, dtype, i);
+                    var updated = Reference(e, ReferenceFormat.Widen(work.Source(tensor), work.SourceType(tensor), i), step);
                     if (dtype == DType.Float32)
                         ((float*)address)[i] = updated;
                     else if (step.Rule != EmaRule.Keep)
@@ -28,6 +28,14 @@ public static partial class EmaUpdate
                 }
             }
         }
+    }
+
+    /// <summary>One float32 average.</summary>
+    internal static unsafe void RunReference(float* average, void* source, DType sourceType, long count, double decay)
+    {
+        var step = EmaStep.Of(decay);
+        for (var i = 0L; i < count; i++)
+            average[i] = Reference(average[i], ReferenceFormat.Widen(source, sourceType, i), step);
     }
 
     internal static float Reference(float e, float p, EmaStep step)
@@ -40,11 +48,4 @@ public static partial class EmaUpdate
         var difference = float.IsFinite(p - e) ? (double)p - e : p - e;
         return (float)((step.Rule == EmaRule.FromAverage ? e : p) + step.Coefficient * difference);
     }
-
-    private static unsafe float Widen(void* source, DType dtype, long i) => dtype switch
-    {
-        DType.Float32 => ((float*)source)[i],
-        DType.BFloat16 => ((BFloat16*)source)[i],
-        _ => (float)((Half*)source)[i],
-    };
 }

@@ -6,8 +6,9 @@ namespace AuxCore.Kernels;
 
 /// <summary>
 /// Exponential moving average, in place: average ← β · average + (1 − β) · source, elementwise, the average in float32 (or bfloat16, with
-/// a rounding of the caller's choice) and the source in float32, bfloat16 or float16. This is the update of weight averaging (Polyak and Juditsky 1992), of momentum teachers, and of the
-/// Momentum Auxiliary Network (Su et al. 2024, the update of its auxiliary layers with m = β).
+/// a rounding of the caller's choice) and the source in float32, bfloat16 or float16. This is the update of weight averaging (Polyak and
+/// Juditsky 1992), of momentum teachers, and of the Momentum Auxiliary Network (Su et al. 2024, the update of its auxiliary layers with
+/// m = β).
 /// </summary>
 /// <remarks>
 /// <para>Arithmetic. w = (float)(1 − β), formed in double. Where w &lt; ½ the average e moves towards the source p by e ← fma(w, p − e, e);
@@ -136,7 +137,7 @@ public static partial class EmaUpdate
             case AuxBackend.Cuda:
                 RunCuda(work, decays, place, ref table);
                 break;
-            case AuxBackend.Ilgpu when IlgpuBackend.IsSupported:
+            case AuxBackend.Ilgpu when IlgpuShim.IsSupported:
                 RunIlgpu(work, decays, place, ref table);
                 break;
             default:

@@ -47,15 +47,7 @@ internal readonly unsafe struct EmaWork(
     public EmaRounding Rounding => rounding;
 
     /// <summary>The tensor that holds element <paramref name="element"/>, which is below <see cref="ElementCount"/>.</summary>
-    public int TensorAt(long element)
-    {
-        var at = new ReadOnlySpan<long>(offsets, tensorCount + 1).BinarySearch(element);
-        if (at < 0)
-            return ~at - 1;
-        while (offsets[at + 1] == element) // tensors without elements begin where the next one does
-            at++;
-        return at;
-    }
+    public int TensorAt(long element) => ElementOffsets.TensorAt(new(offsets, tensorCount + 1), element);
 }
 
 /// <summary>Where an EMA call runs: the device that the memory is on, and the CUstream, 0 for the default one.</summary>

@@ -17,14 +17,14 @@ public enum NaNPolicy
 }
 
 /// <summary>
-/// Exponential moving averages of scattered values: history[index[j]] ← β · history[index[j]] + (1 − β) · value[j], for j in order. It keeps
-/// a history for each sample of a data set, such as the losses by which Sample Adaptive Augmentation chooses (Gui et al. 2023,
+/// Exponential moving averages of scattered values: history[index[j]] ← β · history[index[j]] + (1 − β) · value[j], for j in order. It
+/// keeps a history for each sample of a data set, such as the losses by which Sample Adaptive Augmentation chooses (Gui et al. 2023,
 /// arXiv 2309.03598), where a batch brings values of a few samples.
 /// </summary>
 /// <remarks>
-/// The arithmetic of each step is that of <see cref="EmaUpdate"/>. An index that occurs several times is updated several times, in the order
-/// in which it occurs. Work is proportional to the number of values and runs on the calling thread. The methods are thread-safe, as far as
-/// no two write one history.
+/// The arithmetic of each step is that of <see cref="EmaUpdate"/>. An index that occurs several times is updated several times, in the
+/// order in which it occurs. Work is proportional to the number of values and runs on the calling thread. The methods are thread-safe, as
+/// far as no two write one history.
 /// </remarks>
 public static partial class ScatterEma
 {

@@ -19,13 +19,34 @@ internal unsafe partial interface IFloatVector<TSelf> where TSelf : struct, IFlo
 
     void Store(float* destination);
 
-    /// <summary>Rounds to nearest, ties to even; a NaN becomes quiet. As the conversion of <see cref="BFloat16"/>.</summary>
-    void Store(BFloat16* destination);
+    /// <summary>
+    /// Stores <see cref="Count"/> elements as float, <see cref="BFloat16"/> or <see cref="Half"/>, rounded to nearest, ties to even; no
+    /// alignment needed. A NaN stays a NaN.
+    /// </summary>
+    void StoreAs<T>(T* destination) where T : unmanaged;
 
-    /// <summary>Rounds by adding 16 bits below the place that is kept; a NaN becomes quiet.</summary>
+    /// <summary>Rounds to bfloat16 by adding 16 bits below the place that is kept; a NaN becomes quiet.</summary>
     void Store(BFloat16* destination, ushort* bits);
 
+    /// <summary>
+    /// Adds the square of element i, formed in double and exact there, to sum i mod 32. <paramref name="count"/> is a multiple of 32.
+    /// </summary>
+    static abstract void AddSquares<T>(T* source, int count, double* sums) where T : unmanaged;
+
+    static abstract TSelf operator +(TSelf left, TSelf right);
+
     static abstract TSelf operator -(TSelf left, TSelf right);
+
+    static abstract TSelf operator *(TSelf left, TSelf right);
+
+    /// <summary>Rounded to nearest, as IEEE 754 has it.</summary>
+    static abstract TSelf operator /(TSelf left, TSelf right);
+
+    /// <summary>Rounded to nearest, as IEEE 754 has it.</summary>
+    static abstract TSelf Sqrt(TSelf value);
+
+    /// <summary>Rounds to the values that <typeparamref name="T"/> has, as <see cref="StoreAs{T}"/> does, and stays float32.</summary>
+    static abstract TSelf RoundTo<T>(TSelf value) where T : unmanaged;
 
     /// <summary>a · b + c with one rounding.</summary>
     static abstract TSelf MultiplyAdd(TSelf a, TSelf b, TSelf c);

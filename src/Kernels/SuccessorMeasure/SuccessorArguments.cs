@@ -42,6 +42,15 @@ internal static class SuccessorArguments
             throw new ArgumentException($"{name}: {actual} elements do not match shape [{rows}, {columns}]", parameter);
     }
 
+    public static void RequireLength(string name, long actual, ReadOnlySpan<long> shape)
+    {
+        var expected = 1L;
+        foreach (var size in shape)
+            expected *= size;
+        if (actual != expected)
+            throw new ArgumentException($"{name}: {actual} elements do not match shape {TensorView.Format(shape)}", name);
+    }
+
     /// <summary>An output that may be left out: empty, or of the expected length.</summary>
     public static void RequireEmptyOrLength(string name, long actual, long expected, string parameter)
     {

@@ -4,8 +4,8 @@ namespace AuxCore.Models;
 public enum EmaLayout
 {
     /// <summary>
-    /// timm's <c>ModelEmaV2</c> and <c>ModelEmaV3</c>: the model's own names, as its checkpoints have them under <c>state_dict_ema</c>; with
-    /// <c>module.</c> before each where the wrapper itself was saved, which is accepted and not written.
+    /// timm's <c>ModelEmaV2</c> and <c>ModelEmaV3</c>: the model's own names, as its checkpoints have them under <c>state_dict_ema</c>;
+    /// with <c>module.</c> before each where the wrapper itself was saved, which is accepted and not written.
     /// </summary>
     Timm,
 

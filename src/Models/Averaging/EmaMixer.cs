@@ -72,7 +72,8 @@ public sealed class EmaMixer : IDisposable
     /// <param name="sources">n tensors: float32, bfloat16 or float16, contiguous, on one device.</param>
     /// <param name="averageCount">How many averages of each, at least 1.</param>
     /// <param name="storage">
-    /// Their type: Float32, or BFloat16, into which each update then has to round (<see cref="Update(EmaRounding, ReadOnlySpan{double})"/>).
+    /// Their type: Float32, or BFloat16, to which each update then has to round
+    /// (<see cref="Update(EmaRounding, ReadOnlySpan{double})"/>).
     /// </param>
     /// <param name="device">
     /// Where they lie: null for where the sources are, else the CPU, to which each update then copies the sources first.
@@ -98,7 +99,8 @@ public sealed class EmaMixer : IDisposable
             tensors[i].ToTensorView(Name(-1, i)); // its checks come before the first allocation
         var from = tensors.Length > 0 ? tensors[0].device : torch.CPU;
         device ??= from;
-        var elsewhere = (device.type, device.index) != (from.type, from.index) && (device.type, from.type) != (DeviceType.CPU, DeviceType.CPU);
+        var bothOnHost = device.type == DeviceType.CPU && from.type == DeviceType.CPU;
+        var elsewhere = !bothOnHost && (device.type, device.index) != (from.type, from.index);
         if (elsewhere && device.type != DeviceType.CPU)
             throw new ArgumentException($"device: {device}; averages lie where the sources are, {from}, or on the CPU", nameof(device));
 

@@ -9,6 +9,7 @@ public sealed partial class EmaModel
 {
     private const string Wrapper = "module.";
     private const string CountKey = "n_averaged";
+    private const long MostUpdates = 1L << 53; // beyond that a count is damage, and steps would overflow
 
     // A model that was wrapped twice (distributed training) has the prefix twice.
     private static readonly string[] Prefixes = ["", Wrapper, Wrapper + Wrapper];
@@ -88,6 +89,7 @@ public sealed partial class EmaModel
     /// </summary>
     /// <param name="layout">Whose names.</param>
     /// <param name="average">Which average, from 0.</param>
+    /// <exception cref="ArgumentException">The model's names or shapes changed since the averages were made.</exception>
     /// <exception cref="ArgumentOutOfRangeException">There is no such average or layout.</exception>
     /// <exception cref="InvalidOperationException">Called inside <see cref="Swap"/>.</exception>
     public IReadOnlyDictionary<string, Tensor> StateDict(EmaLayout layout, int average = 0)
@@ -131,7 +133,13 @@ public sealed partial class EmaModel
         .Concat(_model.named_buffers(include_nonpersistent: false).Select(entry => (entry.name, entry.buffer)))
         .ToDictionary(entry => entry.name, entry => entry.Item2);
 
-    private long StepAfter(long updates) => updates == 0 ? 0 : FirstStep + (updates - 1) * Every;
+    private long StepAfter(long updates)
+    {
+        var step = updates == 0 ? 0 : FirstStep + (updates - (Int128)1) * Every;
+        return step <= long.MaxValue - Every
+            ? (long)step
+            : throw new ArgumentException($"state['{CountKey}']: {updates} updates are out of reach, averaging after step {StartAfter}");
+    }
 
     private static void RequireFit(IReadOnlyDictionary<string, Tensor> state, string key, Tensor target)
     {
@@ -152,7 +160,7 @@ public sealed partial class EmaModel
             throw new ArgumentException($"state: '{CountKey}' is missing", nameof(state));
         using var scope = torch.NewDisposeScope();
         if (count is null || count.IsInvalid || count.numel() != 1 || count.dtype is not (torch.ScalarType.Int64 or torch.ScalarType.Int32)
-            || count.to(torch.int64).item<long>() is not (>= 0 and var value))
+            || count.to(torch.int64).item<long>() is not (>= 0 and <= MostUpdates and var value))
             throw new ArgumentException($"state['{CountKey}'] is not one count", nameof(state));
         return value;
     }

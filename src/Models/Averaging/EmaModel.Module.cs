@@ -147,7 +147,8 @@ public sealed partial class EmaModel
         for (var k = 0; k < schedules.Length; k++)
         {
             if (schedules[k].Supremum(options.Every) > EmaRounding.LargestNearestDecay)
-                throw new ArgumentException(EmaRounding.NearestStalls($"schedules[{k}]: {schedules[k]}, an average that"), nameof(schedules));
+                throw new ArgumentException(
+                    EmaRounding.NearestStalls($"schedules[{k}]: {schedules[k]}, an average that"), nameof(schedules));
         }
     }
 

@@ -24,9 +24,7 @@ public sealed partial class EmaModel
         var step = Step + 1;
         if (step % Every == 0)
             Average(step);
-        if (_feedBack is { } fed && step % fed.Every == 0 && step > StartAfter)
-            FeedBackNow(fed);
-        Step = step;
+        End(step);
     }
 
     /// <summary>
@@ -52,15 +50,13 @@ public sealed partial class EmaModel
         _feedBack = new(every, keep, average);
     }
 
-    private long FirstStep => (StartAfter / Every + 1) * Every; // the first step that averages
+    // The first step that averages; none within reach where StartAfter says so.
+    private long FirstStep => StartAfter > long.MaxValue - Every ? long.MaxValue : (StartAfter / Every + 1) * Every;
 
     // Where model.to(…) disposed or replaced parameters that no longer fit, Rebind says so by the model's own names.
     private void Average(long step)
     {
-        var decays = new double[_schedules.Length]; // all 0, which copies
-        for (var i = 0; i < decays.Length && step > StartAfter; i++)
-            decays[i] = _schedules[i].DecayAt(step - FirstStep, Every);
-
+        var decays = Decays(step);
         if (IsStale())
             Rebind();
         try
@@ -73,6 +69,20 @@ public sealed partial class EmaModel
             _mixer.Update(Rounding(step), decays);
         }
 
+        FollowAverages(step, decays);
+    }
+
+    private double[] Decays(long step)
+    {
+        var decays = new double[_schedules.Length]; // all 0, which copies
+        for (var i = 0; i < decays.Length && step > StartAfter; i++)
+            decays[i] = _schedules[i].DecayAt(step - FirstStep, Every);
+        return decays;
+    }
+
+    // What is averaged or copied besides the averages of the model's own tensors.
+    private void FollowAverages(long step, double[] decays)
+    {
         for (var i = 0; i < _chain.Length; i++)
             _chain[i].Update(Rounding(step, _schedules.Length + i), decays[i % decays.Length]);
         if (_copied.Length > 0)
@@ -81,6 +91,13 @@ public sealed partial class EmaModel
             foreach (var buffer in _copied)
                 buffer.Copy.copy_(buffer.Tensor);
         }
+    }
+
+    private void End(long step)
+    {
+        if (_feedBack is { } fed && step % fed.Every == 0 && step > StartAfter)
+            FeedBackNow(fed);
+        Step = step;
     }
 
     // Every average has random numbers of its own: average k of the first mixer those of seed + k, and so on along the chain.

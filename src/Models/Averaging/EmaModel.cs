@@ -103,11 +103,13 @@ public sealed partial class EmaModel : IDisposable
     }
 
     /// <summary>
-    /// Optimiser steps so far: the calls of <see cref="Update"/>, those between the updates included. All options and schedules count by it.
+    /// Optimiser steps so far: the calls of <see cref="Update"/>, those between the updates included. Options and schedules count by it.
     /// </summary>
     public long Step { get; private set; }
 
-    /// <summary>How often the averages have moved towards the parameters; copies up to <see cref="EmaOptions.StartAfter"/> do not count.</summary>
+    /// <summary>
+    /// How often the averages have moved towards the parameters; copies up to <see cref="EmaOptions.StartAfter"/> do not count.
+    /// </summary>
     public long Updates => Step < FirstStep ? 0 : (Step - FirstStep) / Every + 1;
 
     /// <summary>The number of averages: one a schedule, times <see cref="EmaOptions.Levels"/>.</summary>

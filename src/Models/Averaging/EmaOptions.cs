@@ -9,8 +9,8 @@ public enum EmaStorage
     Float32,
 
     /// <summary>
-    /// bfloat16, rounded at random up or down so that the mean is kept: half the memory, at the cost of noise of the size of bfloat16's last
-    /// place, 1/256 of a value. The random numbers follow from <see cref="EmaOptions.Seed"/>, step and element, whatever the machine.
+    /// bfloat16, rounded at random up or down so that the mean is kept: half the memory, at the cost of noise of the size of bfloat16's
+    /// last place, 1/256 of a value. The random numbers follow from <see cref="EmaOptions.Seed"/>, step and element, whatever the machine.
     /// </summary>
     BFloat16,
 
@@ -28,7 +28,9 @@ public sealed class EmaOptions
     /// <summary>What to do with the persistent buffers that the two members below say nothing of.</summary>
     public BufferPolicy Buffers { get; init; } = BufferPolicy.Copy;
 
-    /// <summary>The policy of some buffers by their full names, such as <c>norm.running_var</c>; a name that the model lacks is an error.</summary>
+    /// <summary>
+    /// The policy of some buffers by their full names, such as <c>norm.running_var</c>; a name that the model lacks is an error.
+    /// </summary>
     public IReadOnlyDictionary<string, BufferPolicy>? BuffersByName { get; init; }
 
     /// <summary>The policy by name for buffers that <see cref="BuffersByName"/> lacks; null for the default.</summary>

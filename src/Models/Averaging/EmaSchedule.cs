@@ -157,7 +157,8 @@ public abstract class EmaSchedule
 
         internal override double Supremum(long every) => maximum;
 
-        private protected override double Decay(long step, long every) => Math.Clamp(1 - Math.Pow(1 + step / gamma, -power), minimum, maximum);
+        private protected override double Decay(long step, long every) =>
+            Math.Clamp(1 - Math.Pow(1 + step / gamma, -power), minimum, maximum);
     }
 
     private sealed class RampSchedule(double minimum, double maximum) : EmaSchedule
@@ -187,7 +188,8 @@ public abstract class EmaSchedule
 
         private protected override double Decay(long step, long every) => decay(step) is >= 0 and <= 1 and var value
             ? value
-            : throw new InvalidOperationException(Text($"The schedule '{name}' gave {decay(step)} at step {step}; a decay lies within [0, 1]."));
+            : throw new InvalidOperationException(
+                Text($"The schedule '{name}' gave {decay(step)} at step {step}; a decay lies within [0, 1]."));
     }
 
     private static string Text(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);

@@ -33,7 +33,8 @@ internal sealed record EmaSnapshot(
         if (step <= origin)
             throw Bad(StepKey, $"is {step}, not after the origin {origin}");
         var sigmas = new List<(int, double)>();
-        foreach (var key in file.Metadata.Keys.Where(key => key.StartsWith(SigmaKey, StringComparison.Ordinal)).Order(StringComparer.Ordinal))
+        var keys = file.Metadata.Keys.Where(key => key.StartsWith(SigmaKey, StringComparison.Ordinal));
+        foreach (var key in keys.Order(StringComparer.Ordinal))
         {
             if (!int.TryParse(key[SigmaKey.Length..], NumberStyles.None, CultureInfo.InvariantCulture, out var average)
                 || !double.TryParse(Value(key), NumberStyles.Float, CultureInfo.InvariantCulture, out var sigma)

@@ -11,15 +11,18 @@ public static class PostHocEma
     // A snapshot is left out when the others explain it to this fraction of its length: beyond it the solution is rounding errors.
     private const double SmallestPivot = 1e-12;
 
-    /// <summary>The combination of snapshots that comes nearest to a width at a step. Needs no files: a plan can be tried beforehand.</summary>
+    /// <summary>
+    /// The combination of snapshots that comes nearest to a width at a step. Needs no files: a plan can be tried beforehand.
+    /// </summary>
     /// <param name="snapshots">
     /// Of each snapshot the step, above 0, counted from where the averages began, and the relative width σ of its power function.
     /// </param>
     /// <param name="sigma">The relative width that is wanted.</param>
     /// <param name="atStep">The step at which it is wanted, up to the last snapshot's.</param>
     /// <remarks>
-    /// With ⟨p, q⟩ = ∫ p(τ) q(τ) dτ over the weights p, q that two averages give to time τ, A x = b is solved in double, where Aᵢⱼ = ⟨pᵢ, pⱼ⟩,
-    /// bᵢ = ⟨pᵢ, p⟩ for the wanted p, and A is scaled to a diagonal of ones; by Cholesky's method with pivots. Then Σ x = 1 is restored.
+    /// With ⟨p, q⟩ = ∫ p(τ) q(τ) dτ over the weights p, q that two averages give to time τ, A x = b is solved in double, where
+    /// Aᵢⱼ = ⟨pᵢ, pⱼ⟩, bᵢ = ⟨pᵢ, p⟩ for the wanted p, and A is scaled to a diagonal of ones; by Cholesky's method with pivots. Then Σ x = 1
+    /// is restored.
     /// </remarks>
     /// <exception cref="ArgumentNullException"><paramref name="snapshots"/> is null.</exception>
     /// <exception cref="ArgumentException">There are no snapshots, or two are the same.</exception>

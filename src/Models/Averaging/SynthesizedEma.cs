@@ -99,10 +99,11 @@ public sealed class SynthesizedEma : IDisposable
         using var noGrad = torch.no_grad();
         using var scope = torch.NewDisposeScope();
         var sums = first.Averaged.ToDictionary(entry => entry.Key, entry => torch.zeros(entry.Value, torch.float64, torch.CPU));
-        foreach (var parted in parts.Zip(weights, (part, weight) => (part.File, part.Average, Weight: weight)).GroupBy(part => part.File.Path))
+        var weighted = parts.Zip(weights, (part, weight) => (part.File.Path, part.Average, Weight: weight));
+        foreach (var ofFile in weighted.Where(part => part.Weight != 0).GroupBy(part => part.Path))
         {
-            using var file = SafetensorsFile.Open(parted.Key, verify: false); // as its header was read
-            foreach (var (_, average, weight) in parted.Where(part => part.Weight != 0))
+            using var file = SafetensorsFile.Open(ofFile.Key, verify: false); // that was done when its header was read
+            foreach (var (_, average, weight) in ofFile)
             {
                 foreach (var (name, sum) in sums)
                 {

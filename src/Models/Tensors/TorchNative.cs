@@ -18,14 +18,53 @@ internal static partial class TorchNative
     [LibraryImport(Library), SuppressGCTransition]
     internal static partial nint THSTensor_data(nint handle);
 
-    /// <summary>The number of elements.</summary>
-    /// <param name="handle">As above.</param>
+    /// <summary>A new handle of the gradient's tensor, to be given to <see cref="THSTensor_dispose"/>; 0 where there is none.</summary>
     [LibraryImport(Library), SuppressGCTransition]
-    internal static partial long THSTensor_numel(nint handle);
+    internal static partial nint THSTensor_grad(nint handle);
 
-    /// <summary>Whether the elements lie row-major without gaps.</summary>
-    /// <param name="handle">As above.</param>
+    /// <summary>Lets go of a handle. What it refers to lives on while anything else refers to it.</summary>
+    [LibraryImport(Library)]
+    internal static partial void THSTensor_dispose(nint handle);
+
+    /// <summary>Gives a tensor another gradient; 0 for none.</summary>
+    [LibraryImport(Library)]
+    internal static partial void THSTensor_set_grad(nint handle, nint gradient);
+
+    [LibraryImport(Library), SuppressGCTransition]
+    [return: MarshalAs(UnmanagedType.U1)]
+    internal static partial bool THSTensor_requires_grad(nint handle);
+
+    [LibraryImport(Library), SuppressGCTransition]
+    [return: MarshalAs(UnmanagedType.U1)]
+    internal static partial bool THSTensor_is_sparse(nint handle);
+
+    /// <summary>Of a dense tensor.</summary>
     [LibraryImport(Library), SuppressGCTransition]
     [return: MarshalAs(UnmanagedType.U1)]
     internal static partial bool THSTensor_is_contiguous(nint handle);
+
+    [LibraryImport(Library), SuppressGCTransition]
+    [return: MarshalAs(UnmanagedType.U1)]
+    internal static partial bool THSTensor_is_neg(nint handle);
+
+    /// <summary>A <c>ScalarType</c>.</summary>
+    [LibraryImport(Library), SuppressGCTransition]
+    internal static partial sbyte THSTensor_type(nint handle);
+
+    /// <summary>A <c>DeviceType</c>.</summary>
+    [LibraryImport(Library), SuppressGCTransition]
+    internal static partial int THSTensor_device_type(nint handle);
+
+    [LibraryImport(Library), SuppressGCTransition]
+    internal static partial int THSTensor_device_index(nint handle);
+
+    [LibraryImport(Library), SuppressGCTransition]
+    internal static partial long THSTensor_numel(nint handle);
+
+    /// <summary>The number of dimensions.</summary>
+    [LibraryImport(Library), SuppressGCTransition]
+    internal static partial long THSTensor_ndimension(nint handle);
+
+    [LibraryImport(Library), SuppressGCTransition]
+    internal static partial long THSTensor_size(nint handle, long dimension);
 }
