@@ -56,10 +56,6 @@ foreach(kernels ema adamw td)
   add_test(NAME simulator.${kernels} COMMAND simulator_${kernels})
 endforeach()
 
-auxcore_simulator_test(simulator_td simulator_td.cpp)
-target_link_libraries(simulator_td PRIVATE auxcore_simulated_kernels)
-add_test(NAME simulator.td COMMAND simulator_td)
-
 foreach(test standin standin_work)
   add_executable(simulator_${test} simulator_${test}.cpp)
   target_link_libraries(simulator_${test} PRIVATE auxcore_standin)

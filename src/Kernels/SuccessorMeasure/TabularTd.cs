@@ -171,7 +171,7 @@ public static partial class TabularTd
             case AuxBackend.Cuda:
                 RunCuda(work, device, stream);
                 break;
-            case AuxBackend.Ilgpu when IlgpuBackend.IsSupported:
+            case AuxBackend.Ilgpu when IlgpuShim.IsSupported:
                 RunIlgpu(work, device, stream);
                 break;
             default:
