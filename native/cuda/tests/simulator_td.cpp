@@ -384,7 +384,7 @@ void heads_agree() {
     for (int row = 0; row < rows; ++row)
       sorted[size_t(row)] = row;
     const auto key = [&](int row) { return heads.has_action(row) ? heads.taken[size_t(row)] : actions; };
-    std::stable_sort(sorted.begin(), sorted.end(), [&](int left, int right) { return key(left) < key(right); });
+    std::sort(sorted.begin(), sorted.end(), [&](int left, int right) { return std::pair(key(left), left) < std::pair(key(right), right); });
     same("order", order, sorted, 0);
     for (int action = 0; action < actions + 2; ++action)
       CHECK(offsets[size_t(action)] == std::count_if(sorted.begin(), sorted.end(), [&](int row) { return key(row) < action; }));
