@@ -21,7 +21,8 @@ internal sealed class FusedStepExperiment : ModelExperiment
 
     public override string Name => "fused-step";
 
-    public override string Claim => "With AdamW and the average in one pass, a training step is shorter than with TorchSharp's AdamW and lerp_.";
+    public override string Claim =>
+        "With AdamW and the average in one pass, a training step is shorter than with TorchSharp's AdamW and lerp_.";
 
     public override bool HigherIsBetter => false;
 
@@ -34,7 +35,8 @@ internal sealed class FusedStepExperiment : ModelExperiment
         List<double>[] whole = [[], [], []], optimizer = [[], [], []], losses = [[], [], []];
         foreach ((int done, int seed) in settings.Seeds.Index())
         {
-            Arm[] arms = [Arm.WithLerp(data.Train, seed), Arm.WithEmaModel(data.Train, seed, settings), Arm.Fused(data.Train, seed, settings)];
+            Arm[] arms = [Arm.WithLerp(data.Train, seed), Arm.WithEmaModel(data.Train, seed, settings),
+                Arm.Fused(data.Train, seed, settings)];
             var random = new Random(seed);
             int[] order = [0, 1, 2];
             for (int step = -WarmUp; step < steps; step++)
@@ -55,7 +57,8 @@ internal sealed class FusedStepExperiment : ModelExperiment
         }
 
         string clock = ThreadClock.IsCpuTime ? "processor time" : "wall time";
-        ModelRow[] Rows(string metric, List<double>[] values) => [.. names.Select((name, arm) => new ModelRow(name, arm == 0, metric, values[arm]))];
+        ModelRow[] Rows(string metric, List<double>[] values) =>
+            [.. names.Select((name, arm) => new ModelRow(name, arm == 0, metric, values[arm]))];
         ModelRow[] stepRows = Rows($"a training step, ms of {clock}, median of {steps}", whole);
         return new(Name, $"{Claim} ({data.Source}; small vision transformer, batch of 64)",
             [

@@ -99,7 +99,8 @@ void heads_agree_with_the_formula() {
       const std::size_t head = (task * kActions + row * 7 % kActions) * kFeatures;
       double error = -(features[row * kTasks + task] + thresholds[task] > 0 ? 1.0 : 0.0);
       for (std::size_t f = 0; f < kFeatures; ++f)
-        error += double{phi[row * kFeatures + f]} * weights[head + f] - 0.5 * double{next[row * kFeatures + f]} * mean[task * kFeatures + f];
+        error += double{phi[row * kFeatures + f]} * weights[head + f] - 0.5 * double{next[row * kFeatures + f]} * mean[task * kFeatures
+            + f];
       loss += error * error / 2 / kRows / kTasks;
       for (std::size_t f = 0; f < kFeatures; ++f)
         by_weight[head + f] += error * phi[row * kFeatures + f] / kRows / kTasks;

@@ -70,7 +70,8 @@ inline auxcore_pinball pinball(Memory& memory, const auxcore_indicator_td_batch&
       memory.add(std::vector<float>(tasks)), memory.add(std::vector<double>(1)), memory.add(std::vector<double>(tasks))};
 }
 
-inline auxcore_tabular_td_batch tabular_batch(Memory& memory, int states, const std::vector<int32_t>& current, const std::vector<int32_t>& next) {
+inline auxcore_tabular_td_batch tabular_batch(Memory& memory, int states, const std::vector<int32_t>& current,
+    const std::vector<int32_t>& next) {
   const auto count = static_cast<std::size_t>(states * states);
   auxcore_tabular_td_batch batch = {};
   batch.struct_size = sizeof batch;

@@ -124,7 +124,8 @@ void garbage_is_refused_or_computed_with(unsigned seed, int rounds) {
             auxcore_tabular_td(context, nullptr, &tabular),
             auxcore_first_bad_index(context, nullptr, tabular.current, tabular.transitions, tabular.states, &first),
             auxcore_successor_sweep(context, nullptr, &sweep), auxcore_pvn_head(context, nullptr, &head_batch, &heads),
-            auxcore_pvn_mean_over_actions(context, nullptr, heads.weights, head_batch.tasks, heads.actions, heads.features, heads.target_mean)}) {
+            auxcore_pvn_mean_over_actions(context, nullptr, heads.weights, head_batch.tasks, heads.actions, heads.features,
+            heads.target_mean)}) {
       CHECK(status <= 0, "seed %u, round %d: %s", seed, round, auxcore_last_error());
       CHECK(status != AUXCORE_E_INTERNAL && status != AUXCORE_E_MEMORY, "%s", auxcore_last_error());
       ++(status == AUXCORE_OK ? succeeded : refused);

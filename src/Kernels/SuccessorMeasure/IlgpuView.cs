@@ -8,7 +8,9 @@ namespace AuxCore.Kernels;
 internal static unsafe class IlgpuView
 {
     /// <summary>A view of so many elements; an empty one where the address is null.</summary>
-    /// <exception cref="ArgumentException">The address is no multiple of its element, or not the device's; the message names it.</exception>
+    /// <exception cref="ArgumentException">
+    /// The address is no multiple of its element, or not the device's; the message names it.
+    /// </exception>
     public static ArrayView<T> Of<T>(IlgpuDevice device, void* address, long count, string name) where T : unmanaged
     {
         if (address == null || count == 0)

@@ -7,7 +7,9 @@ namespace AuxCore.Kernels;
 
 public static partial class TabularTd
 {
-    /// <summary>One launch (<see cref="TabularTdKernel"/>), and one before it that takes a snapshot. States are checked as for Cuda.</summary>
+    /// <summary>
+    /// One launch (<see cref="TabularTdKernel"/>), and one before it that takes a snapshot. States are checked as for Cuda.
+    /// </summary>
     [RequiresDynamicCode(IlgpuBackend.Dynamic), RequiresUnreferencedCode(IlgpuBackend.Dynamic)]
     private static unsafe void RunIlgpu(in TabularTdWork work, AuxDevice device, nint stream)
     {
@@ -48,7 +50,8 @@ public static partial class TabularTd
                 Height = (float)SuccessorArguments.Height(work.Discount, work.Normalised),
             };
             ilgpu.Kernel<Action<AcceleratorStream, KernelConfig, TabularTdViews>>(TabularTdKernel.Update, TabularTdKernel.Threads)(
-                on, new KernelConfig((work.States + TabularTdKernel.Threads - 1) / TabularTdKernel.Threads, TabularTdKernel.Threads), views);
+                on, new KernelConfig((work.States + TabularTdKernel.Threads - 1) / TabularTdKernel.Threads, TabularTdKernel.Threads),
+                views);
             if (own is not null)
                 on.Synchronize();
             ilgpu.AfterLaunch(on);
