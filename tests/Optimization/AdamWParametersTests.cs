@@ -127,6 +127,33 @@ public class AdamWParametersTests
     }
 
     [Fact]
+    public void A_parameter_that_was_transposed_or_shortened_at_its_address_is_refused()
+    {
+        using var scope = torch.NewDisposeScope();
+        var (square, vector) = (new Parameter(torch.ones(2, 2)), new Parameter(torch.ones(6)));
+        using var optimizer = new AdamW([("square", square), ("vector", vector)], 0.1);
+        square.grad = torch.ones(2, 2);
+        vector.grad = torch.ones(6);
+        optimizer.step();
+
+        using (torch.no_grad())
+            square.set_(square.detach().t());
+        Assert.Contains("'square': float32[2, 2] on cpu with strides [1, 2]", Assert.Throws<ArgumentException>(
+            () => optimizer.step()).Message, StringComparison.Ordinal);
+        using (torch.no_grad())
+        {
+            square.set_(square.detach().t());
+            vector.set_(vector.detach().narrow(0, 0, 4));
+        }
+
+        Assert.Contains("'vector' now has shape [4], its moments [6]", Assert.Throws<ArgumentException>(
+            () => optimizer.step()).Message, StringComparison.Ordinal);
+        Assert.All(square.data<float>(), value => Assert.Equal(0.9f, value, 1e-5f));
+        Assert.All(vector.data<float>(), value => Assert.Equal(0.9f, value, 1e-5f));
+        Assert.Equal(1, optimizer.Steps);
+    }
+
+    [Fact]
     public void A_model_that_is_retyped_beyond_what_can_be_stepped_is_refused()
     {
         using var scope = torch.NewDisposeScope();

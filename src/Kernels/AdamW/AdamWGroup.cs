@@ -268,6 +268,9 @@ public sealed unsafe partial class AdamWGroup : IDisposable
     /// <summary>The parameter's address as it was checked. A holder of movable tensors compares it before a step.</summary>
     internal nint ParameterAddress(int tensor) => _rows[tensor].Parameter;
 
+    /// <summary>The parameter's number of elements.</summary>
+    internal long Elements(int tensor) => _offsets[tensor + 1] - _offsets[tensor];
+
     /// <summary>
     /// Says where one gradient is, unchecked: of the parameter's element count, contiguous, on its device. 0 for none. The caller keeps the
     /// memory alive.

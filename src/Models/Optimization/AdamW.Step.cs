@@ -116,12 +116,15 @@ public sealed partial class AdamW
         return _group = group;
     }
 
-    // A parameter that was given another storage has another address.
+    // A parameter that was given another storage has another address; one that was resized or transposed there is of another size, or not
+    // contiguous.
     private bool HasMoved(AdamWGroup group)
     {
         for (var i = 0; i < _states.Count; i++)
         {
-            if (TorchNative.THSTensor_data(_states[i].Parameter.Handle) != group.ParameterAddress(i))
+            var handle = _states[i].Parameter.Handle;
+            if (TorchNative.THSTensor_data(handle) != group.ParameterAddress(i) || TorchNative.THSTensor_numel(handle) != group.Elements(i)
+                || !TorchNative.THSTensor_is_contiguous(handle))
                 return true;
         }
 
