@@ -18,8 +18,11 @@ public class AdamWGradientTests
         using var scope = torch.NewDisposeScope();
         var (ours, theirs) = Twins(Network);
         // With a penalty, so that the size of the gradient counts.
-        using var optimizer = new AdamW(ours.parameters(), 0.01, weight_decay: 0.1) { AccumulationSteps = 4, MaxGradientNorm = 1,
-            Decoupled = false };
+        using var optimizer = new AdamW(ours.parameters(), 0.01, weight_decay: 0.1)
+        {
+            AccumulationSteps = 4, MaxGradientNorm = 1,
+            Decoupled = false
+        };
         using var reference = new AdamW(theirs.parameters(), 0.01, weight_decay: 0.1) { MaxGradientNorm = 1, Decoupled = false };
         for (var step = 0; step < 3; step++)
         {
