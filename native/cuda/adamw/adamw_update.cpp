@@ -153,11 +153,10 @@ class Table final : public Object {
       fail(AUXCORE_E_ARGUMENT, "there was no norm before");
     if (context_->is_capturing(stream))
       fail(AUXCORE_E_ARGUMENT, "the stream is capturing: read the norm after a replay");
-    Norm found;
-    AUXCORE_CUDA(cuMemcpyDtoHAsync_v2, &found, norm_address(), sizeof found, stream);
+    AUXCORE_CUDA(cuMemcpyDtoHAsync_v2, &found_, norm_address(), sizeof found_, stream);
     AUXCORE_CUDA(cuStreamSynchronize, stream);
-    *sum_of_squares = found.sum_of_squares;
-    *non_finite = static_cast<int64_t>(found.non_finite);
+    *sum_of_squares = found_.sum_of_squares;
+    *non_finite = static_cast<int64_t>(found_.non_finite);
   }
 
   void destroy() {
@@ -270,6 +269,7 @@ class Table final : public Object {
   bool has_chunks_ = false;
   uint32_t chunk_count_ = 0;
   bool has_norm_ = false;
+  Norm found_ = {};  // where its copy lands: a copy whose wait failed still comes
 };
 
 template <class Body>
