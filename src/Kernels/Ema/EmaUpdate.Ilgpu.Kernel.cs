@@ -1,3 +1,4 @@
+using System.Diagnostics.CodeAnalysis;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using AuxCore.Interop;
@@ -9,6 +10,7 @@ namespace AuxCore.Kernels;
 /// EmaUpdate's device code for ILGPU, after <c>native/cuda/ema/ema_update.cu</c>: a warp takes a piece of one tensor, loads each sixteen
 /// bytes of the source once, whatever the number of averages, and has all loads of a step under way before it stores.
 /// </summary>
+[ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
 internal static class EmaKernel
 {
     public const int Warp = 32;
@@ -297,10 +299,12 @@ internal static class EmaKernel
 /// </param>
 /// <param name="SourceType">A <see cref="DType"/>.</param>
 [StructLayout(LayoutKind.Sequential)]
+[ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
 internal readonly record struct EmaPiece(long Source, int Count, ushort Head, ushort SourceType);
 
 /// <summary>Some steps by value.</summary>
 [StructLayout(LayoutKind.Sequential)]
+[ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
 internal struct EmaSteps
 {
     public const int Count = 4;

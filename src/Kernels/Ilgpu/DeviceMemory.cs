@@ -1,3 +1,4 @@
+using System.Diagnostics.CodeAnalysis;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using ILGPU;
@@ -9,6 +10,7 @@ namespace AuxCore.Kernels;
 /// space and loads through it without vectors; through views that begin at address 0 the same access is <c>ld.global.v4</c>.
 /// </summary>
 /// <remarks>Nothing here is checked on a device: an address is somebody's promise, as for every kernel with a table.</remarks>
+[ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
 internal readonly struct DeviceMemory
 {
     private readonly ArrayView<Float4> _quads;
@@ -52,6 +54,7 @@ internal readonly struct DeviceMemory
 
 /// <summary>Four float32 that one instruction loads or stores.</summary>
 [StructLayout(LayoutKind.Sequential)]
+[ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
 internal struct Float4
 {
     public float X, Y, Z, W;
@@ -59,6 +62,7 @@ internal struct Float4
 
 /// <summary>Sixteen bytes that one instruction loads or stores.</summary>
 [StructLayout(LayoutKind.Sequential)]
+[ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
 internal struct UInt4
 {
     public uint X, Y, Z, W;

@@ -10,6 +10,12 @@ internal static class IlgpuBackend
     /// </summary>
     public const string Dynamic = "ILGPU compiles kernels at run time.";
 
+    /// <summary>
+    /// Why device code is left out of coverage: ILGPU compiles the IL of these methods, and what coverage tools write into it (counters,
+    /// pointers) is nothing that a device can run.
+    /// </summary>
+    public const string DeviceCode = "ILGPU compiles this IL for a device.";
+
     [ThreadStatic]
     private static bool OnCpu;
 

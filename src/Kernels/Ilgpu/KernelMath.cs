@@ -1,3 +1,4 @@
+using System.Diagnostics.CodeAnalysis;
 using System.Reflection;
 using System.Runtime.CompilerServices;
 using ILGPU;
@@ -16,14 +17,17 @@ internal static class KernelMath
     /// a · b + c, rounded once. ILGPU knows no fused multiply-add: it compiles <see cref="MathF.FusedMultiplyAdd"/> to a call of a function
     /// that nobody defines, and <c>a * b + c</c> leaves it to the driver's compiler whether it rounds once or twice.
     /// </summary>
+    [ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
     [IntrinsicImplementation]
     public static float MultiplyAdd(float a, float b, float c) => MathF.FusedMultiplyAdd(a, b, c);
 
     /// <summary>A bfloat16 from its bits; exact.</summary>
+    [ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static float FromBFloat16(uint bits) => Bits.IntAsFloat(bits << 16);
 
     /// <summary>A float16 from its bits; exact.</summary>
+    [ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static float FromFloat16(uint bits) => (float)Bits.IntAsFloat((ushort)bits);
 

@@ -1,3 +1,4 @@
+using System.Diagnostics.CodeAnalysis;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using ILGPU;
@@ -8,6 +9,7 @@ namespace AuxCore.Kernels;
 /// IndicatorTd's device code for ILGPU: a thread an element for the gradient, and where they are wanted a thread a row for losses and a
 /// thread a task for counts. No thread waits for another, so sums are in the order of their loops.
 /// </summary>
+[ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
 internal static class IndicatorTdKernel
 {
     /// <summary>Threads of a block; on a device with smaller ones, a warp.</summary>
@@ -102,6 +104,7 @@ internal static class IndicatorTdKernel
 
 /// <summary>What the kernels work on; of the two views of a tensor that may be of 16 bits, and of outputs, some are empty.</summary>
 [StructLayout(LayoutKind.Sequential)]
+[ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
 internal struct IndicatorTdViews
 {
     public ArrayView<float> Prediction;

@@ -1,3 +1,4 @@
+using System.Diagnostics.CodeAnalysis;
 using System.Runtime.InteropServices;
 using ILGPU;
 
@@ -7,6 +8,7 @@ namespace AuxCore.Kernels;
 /// TabularTd's device code for ILGPU: a thread takes one column of the table through all transitions in their order, as in
 /// <c>native/cuda/successor_measure/tabular_td.cu</c>.
 /// </summary>
+[ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
 internal static class TabularTdKernel
 {
     /// <summary>Threads of a block: a warp.</summary>
@@ -45,6 +47,7 @@ internal static class TabularTdKernel
 
 /// <summary>What the kernel works on.</summary>
 [StructLayout(LayoutKind.Sequential)]
+[ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
 internal struct TabularTdViews
 {
     public ArrayView<float> Measure;
