@@ -27,7 +27,10 @@ var (averaged, _) = Train(model =>
 });
 using (ema)
 using (ema!.Swap())
-    Console.WriteLine($"Loss of the average of the last steps: {Loss(averaged):0.000000} after {ema.Updates} updates in the optimiser's pass.");
+{
+    Console.WriteLine(
+        $"Loss of the average of the last steps: {Loss(averaged):0.000000} after {ema.Updates} updates in the optimiser's pass.");
+}
 
 static (Sequential Model, double Loss) Train(Func<Sequential, optim.Optimizer> optimizerOf)
 {

@@ -77,7 +77,8 @@ internal sealed class AdamWCase(string name, string description, Func<IReadOnlyL
     public override void Prepare(CaseSettings settings)
     {
         var backend = Enum.Parse<AuxBackend>(settings.Backend, ignoreCase: true);
-        if (!AdamWUpdate.IsSupported(backend, out string reason)) throw new BackendUnavailableException(nameof(AdamWUpdate), backend, reason);
+        if (!AdamWUpdate.IsSupported(backend, out string reason))
+            throw new BackendUnavailableException(nameof(AdamWUpdate), backend, reason);
         AuxRuntime.CpuThreads = settings.Threads;
         torch.manual_seed(settings.Seed);
         IReadOnlyList<long[]> list = shapes();
@@ -226,7 +227,9 @@ internal sealed class AdamWReplica : IDisposable
         _ema?.Dispose();
         _model.Dispose();
         foreach (IDisposable item in (IDisposable[])[
-            .. _gradients, .. _first, .. _second, .. _buffers, _firstWeight, .. _averageWeights, _keep, _secondDecay, _secondWeight]) item.Dispose();
+            .. _gradients, .. _first, .. _second, .. _buffers, _firstWeight, .. _averageWeights, _keep, _secondDecay,
+            _secondWeight])
+            item.Dispose();
     }
 
     private IEnumerable<Tensor> State() => _parameters.Concat(_gradients).Concat(_averages.SelectMany(list => list));

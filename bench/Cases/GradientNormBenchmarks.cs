@@ -57,7 +57,8 @@ internal sealed class GradientNormCase(string name, string description, Func<IRe
     public override void Prepare(CaseSettings settings)
     {
         _backend = Enum.Parse<AuxBackend>(settings.Backend, ignoreCase: true);
-        if (!GradientNorm.IsSupported(_backend, out string reason)) throw new BackendUnavailableException(nameof(GradientNorm), _backend, reason);
+        if (!GradientNorm.IsSupported(_backend, out string reason))
+            throw new BackendUnavailableException(nameof(GradientNorm), _backend, reason);
         AuxRuntime.CpuThreads = settings.Threads;
         torch.manual_seed(settings.Seed);
         IReadOnlyList<long[]> list = shapes();
@@ -70,7 +71,8 @@ internal sealed class GradientNormCase(string name, string description, Func<IRe
         AdamWGroup group = _replicas[0].Group;
         double exact = group.Norm(AuxBackend.Reference).SumOfSquares;
         double error = Math.Abs(group.Norm(_backend).SumOfSquares - exact) / exact;
-        return error <= Tolerance ? error : throw new VerificationException($"{error:0.###e0} from the reference, {Tolerance} allowed", error);
+        return error <= Tolerance ? error
+            : throw new VerificationException($"{error:0.###e0} from the reference, {Tolerance} allowed", error);
     }
 
     public override void Dispose()

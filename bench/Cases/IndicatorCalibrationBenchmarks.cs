@@ -17,8 +17,8 @@ internal static class IndicatorCalibrationBenchmarks
 }
 
 /// <summary>
-/// A pinball step without the optimiser's part. Baselines leave the indicators as bools, one byte a task. Errors of the gradient, in ulps of
-/// the largest that it can be.
+/// A pinball step without the optimiser's part. Baselines leave the indicators as bools, one byte a task. Errors of the gradient, in ulps
+/// of the largest that it can be.
 /// </summary>
 internal sealed class PinballCase(string name, string description, int rows, int tasks) : SuccessorCase(name, description)
 {

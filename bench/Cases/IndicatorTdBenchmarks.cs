@@ -24,7 +24,8 @@ internal sealed class IndicatorTdCase(string name, string description, int rows,
 {
     private const double Discount = 0.99, ToleranceUlps = 2;
 
-    private Tensor _prediction = null!, _leaf = null!, _next = null!, _done = null!, _goesOn = null!, _features = null!, _thresholds = null!;
+    private Tensor _prediction = null!, _leaf = null!, _next = null!, _done = null!, _goesOn = null!, _features = null!,
+        _thresholds = null!;
     private Tensor _gradient = null!, _loss = null!;
 
     public override long Bytes => 4L * rows * tasks * sizeof(float);

@@ -14,7 +14,8 @@ internal static class PvnHeadBenchmarks
     public static IReadOnlyList<Func<KernelCase>> All { get; } =
     [
         () => new PvnHeadCase(Sizes, "loss and gradients of the heads of 100 tasks and 6 actions, 512 features", 256, 512, 100, 6),
-        () => new PvnHeadCase(Sizes + "-libtorch-products", "the same with libtorch's products around our grouping and epilogue", 256, 512, 100, 6)
+        () => new PvnHeadCase(Sizes + "-libtorch-products", "the same with libtorch's products around our grouping and epilogue", 256, 512,
+        100, 6)
         {
             OwnProducts = false,
         },
@@ -32,7 +33,8 @@ internal sealed class PvnHeadCase(string name, string description, int rows, int
 
     private int[] _taken = [];
     private Tensor _phi = null!, _next = null!, _weights = null!, _targets = null!, _mean = null!, _actions = null!, _actionIndex = null!;
-    private Tensor _done = null!, _goesOn = null!, _bits = null!, _indicators = null!, _byFeatures = null!, _byWeights = null!, _loss = null!;
+    private Tensor _done = null!, _goesOn = null!, _bits = null!, _indicators = null!, _byFeatures = null!, _byWeights = null!,
+        _loss = null!;
     private Tensor _phiLeaf = null!, _weightsLeaf = null!;
 
     /// <summary>Whether <see cref="PvnHead"/> makes the products too.</summary>

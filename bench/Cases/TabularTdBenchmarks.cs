@@ -23,7 +23,8 @@ internal static class TabularTdBenchmarks
 /// A batch of transitions on a table. In sequence, libtorch has to take them one by one as well. From a snapshot, the batch is one linear
 /// map, M ← (D + γ C) M + diag(c); the baseline is given its coefficients ready-made. Errors relative to the largest element.
 /// </summary>
-internal sealed class TabularTdCase(string name, string description, int transitions, TransitionOrder order) : SuccessorCase(name, description)
+internal sealed class TabularTdCase(string name, string description, int transitions, TransitionOrder order)
+    : SuccessorCase(name, description)
 {
     private const double Discount = 0.9, StepSize = 0.1, Tolerance = 2e-6;
     private static readonly int States = FourRooms.States;

@@ -6,8 +6,8 @@ using AdamW = AuxCore.Models.AdamW;
 namespace AuxCore.Tests.Optimization;
 
 /// <summary>
-/// Beside TorchSharp's own optimisers. They run alone: TorchSharp 0.107 makes a Scalar of each number, which a finaliser may free while native
-/// code still reads it, if another thread's garbage makes a collection begin just then.
+/// Beside TorchSharp's own optimisers. They run alone: TorchSharp 0.107 makes a Scalar of each number, which a finaliser may free while
+/// native code still reads it, if another thread's garbage makes a collection begin just then.
 /// </summary>
 [RequiresLibtorch]
 [Collection(ProcessWide.Name)]
@@ -60,7 +60,8 @@ public class AdamWAgainstTorchSharpTests
         var (ours, theirs) = Twins(Network);
         AdamW.ParamGroup[] groups =
         [
-            new([ours.parameters().First()], lr: 1e-2, weight_decay: 0.1), new(ours.parameters().Skip(1), new AdamW.Options { Beta1 = 0.5, Beta2 = 0.7 }),
+            new([ours.parameters().First()], lr: 1e-2, weight_decay: 0.1),
+            new(ours.parameters().Skip(1), new AdamW.Options { Beta1 = 0.5, Beta2 = 0.7 }),
         ];
         using var optimizer = new AdamW(groups, lr: 1e-3, eps: 1e-5);
         using var reference = torch.optim.AdamW(

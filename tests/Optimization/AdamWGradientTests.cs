@@ -47,7 +47,8 @@ public class AdamWGradientTests
         using var optimizer = new AdamW(model.parameters()) { AccumulationSteps = 2 };
         TrainStep(model, optimizer, 0);
 
-        Assert.Contains("1 of 2", Assert.Throws<InvalidOperationException>(() => optimizer.Save("nowhere")).Message, StringComparison.Ordinal);
+        Assert.Contains("1 of 2", Assert.Throws<InvalidOperationException>(() => optimizer.Save("nowhere")).Message,
+            StringComparison.Ordinal);
         Assert.Throws<InvalidOperationException>(() => optimizer.Load("nowhere"));
         Assert.Throws<InvalidOperationException>(() => optimizer.AccumulationSteps = 3);
         Assert.Throws<InvalidOperationException>(() => optimizer.add_param_group(new AdamW.ParamGroup(model.parameters())));

@@ -26,7 +26,8 @@ public class AdamWGroupTests
             group.Update(settings, settingsOf, 0.5, [], backend);
             for (var i = 0; i < lengths.Length; i++)
                 AdamWUpdate.Run(
-                    alone[i].Parameter.Float32, alone[i].Gradient.Float32, alone[i].First.Float32, alone[i].Second.Float32, settings[settingsOf[i]],
+                    alone[i].Parameter.Float32, alone[i].Gradient.Float32, alone[i].First.Float32, alone[i].Second.Float32,
+                    settings[settingsOf[i]],
                     0.5, backend);
         });
 
@@ -47,7 +48,8 @@ public class AdamWGroupTests
                 using var apart = new Parameters(lengths, parameterType, gradientType, decays.Length);
                 var group = AdamWGroup.FromViews(fused.Tensors());
                 group.SetGradients(fused.Gradients());
-                var withoutAverages = AdamWGroup.FromViews([.. apart.Tensors().ToArray().Select(tensors => tensors with { Averages = null })]);
+                var withoutAverages = AdamWGroup.FromViews([.. apart.Tensors().ToArray().Select(tensors =>
+                    tensors with { Averages = null })]);
                 withoutAverages.SetGradients(apart.Gradients());
                 for (var step = 1; step <= 3; step++)
                 {
@@ -186,7 +188,8 @@ public class AdamWGroupTests
             group.Update(settings, 1, [0.99]);
             for (var i = 0; i < lengths.Length; i++)
             {
-                AdamWUpdate.Run(alone[i].Parameter.Float32, alone[i].Gradient.Float32, alone[i].First.Float32, alone[i].Second.Float32, settings);
+                AdamWUpdate.Run(alone[i].Parameter.Float32, alone[i].Gradient.Float32, alone[i].First.Float32, alone[i].Second.Float32,
+                    settings);
                 EmaUpdate.Run(alone[i].Averages[0].Float32, alone[i].Parameter.Float32, 0.99);
             }
         }
@@ -242,7 +245,8 @@ public class AdamWGroupTests
             _ => second with { SecondMoment = second.FirstMoment },
         };
 
-        Assert.Contains(message, Assert.Throws<ArgumentException>(() => AdamWGroup.FromViews(first, bad)).Message, StringComparison.Ordinal);
+        Assert.Contains(message, Assert.Throws<ArgumentException>(() => AdamWGroup.FromViews(first, bad)).Message,
+            StringComparison.Ordinal);
 
         unsafe TensorView Float64() => TensorView.FromPointer((void*)parameters[1].Parameter.View.Address, DType.Float64, [6]);
     }

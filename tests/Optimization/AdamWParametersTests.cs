@@ -213,7 +213,8 @@ public class AdamWParametersTests
 
         Assert.Throws<ArgumentNullException>(() => optimizer.add_param_group(null!));
         Assert.Contains("TorchSharp.Modules.SGD", Assert.Throws<ArgumentException>(() => optimizer.add_param_group(
-            new TorchSharp.Modules.ParamGroup { Parameters = [new(torch.ones(2))], Options = new SGD.Options() })).Message, StringComparison.Ordinal);
+            new TorchSharp.Modules.ParamGroup { Parameters = [new(torch.ones(2))], Options = new SGD.Options() })).Message,
+            StringComparison.Ordinal);
         Assert.Throws<ArgumentException>(() => optimizer.add_param_group(new AdamW.ParamGroup([parameter])));
         Assert.Throws<ArgumentOutOfRangeException>(() => optimizer.add_param_group(new AdamW.ParamGroup([new(torch.ones(2))], lr: -1)));
 
@@ -250,7 +251,8 @@ public class AdamWParametersTests
         foreach (var group in optimizer.ParamGroups)
             group.LearningRate = double.NaN;
 
-        Assert.Contains("LearningRate", Assert.Throws<ArgumentOutOfRangeException>(() => optimizer.step()).ParamName, StringComparison.Ordinal);
+        Assert.Contains("LearningRate", Assert.Throws<ArgumentOutOfRangeException>(() => optimizer.step()).ParamName,
+            StringComparison.Ordinal);
         Assert.Equal([1f, 1], parameter.data<float>());
     }
 

@@ -70,7 +70,8 @@ public sealed class AdamWStateTests : IDisposable
         Assert.Equal("2", file.Metadata["auxcore.groups"]);
         Assert.StartsWith("parameters=2 lr=0.005 initial_lr=0.01 beta1=0.9", file.Metadata["auxcore.group.0"], StringComparison.Ordinal);
         Assert.Equal(("2", "1"), (file.Metadata["auxcore.ema.averages"], file.Metadata["auxcore.ema.step"]));
-        foreach (var name in (string[])["exp_avg.0.weight", "exp_avg_sq.3.bias", "master.1.weight", "steps", "ema.averages.1.0.weight", "ema.buffers.1.running_mean"])
+        foreach (var name in (string[])["exp_avg.0.weight", "exp_avg_sq.3.bias", "master.1.weight", "steps", "ema.averages.1.0.weight",
+            "ema.buffers.1.running_mean"])
             Assert.Contains(name, file.Names);
     }
 

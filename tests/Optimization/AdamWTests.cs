@@ -86,7 +86,8 @@ public class AdamWTests
 
         optimizer.zero_grad(setToNone);
 
-        Assert.All(model.parameters(), parameter => Assert.True(setToNone ? parameter.grad is null : parameter.grad!.data<float>().All(g => g == 0)));
+        Assert.All(model.parameters(), parameter =>
+            Assert.True(setToNone ? parameter.grad is null : parameter.grad!.data<float>().All(g => g == 0)));
         Assert.Equal(!setToNone, gradient.data<float>().All(g => g == 0)); // in place, or left to whoever holds it
     }
 
@@ -155,7 +156,8 @@ public class AdamWTests
         int[] ends = [0, .. cuts.Order(), 6];
         using var one = new AdamW(whole.parameters(), 0.01, weight_decay: 0.1) { MaxGradientNorm = 0.5 };
         using var several = new AdamW(
-            ends.Zip(ends.Skip(1), (from, to) => new AdamW.ParamGroup(cut.parameters().Skip(from).Take(to - from))), 0.01, weight_decay: 0.1)
+            ends.Zip(ends.Skip(1), (from, to) => new AdamW.ParamGroup(cut.parameters().Skip(from).Take(to - from))), 0.01,
+            weight_decay: 0.1)
         {
             MaxGradientNorm = 0.5,
         };

@@ -5,7 +5,9 @@ using CsCheck;
 
 namespace AuxCore.Tests.Optimization;
 
-/// <summary>AdamWUpdate and GradientNorm on device memory: the bits of the CPU backend, whatever the type, length and number of tensors.</summary>
+/// <summary>
+/// AdamWUpdate and GradientNorm on device memory: the bits of the CPU backend, whatever the type, length and number of tensors.
+/// </summary>
 public class AdamWUpdateCudaTests
 {
     private static readonly string[] Types = ["float32", "bfloat16", "float16"];
@@ -31,7 +33,8 @@ public class AdamWUpdateCudaTests
             for (var step = 1; step <= 3; step++)
             {
                 AdamWSettings[] settings =
-                    [new() { Step = step, WeightDecay = 0.1 }, new() { Step = 7 + step, Decoupled = false, WeightDecay = 0.01, Maximize = true }];
+                    [new() { Step = step, WeightDecay = 0.1 },
+                    new() { Step = 7 + step, Decoupled = false, WeightDecay = 0.01, Maximize = true }];
                 group.Update(settings, settingsOf, 0.5, decays);
                 expected.Update(settings, settingsOf, 0.5, decays, AuxBackend.Cpu);
             }
@@ -46,7 +49,8 @@ public class AdamWUpdateCudaTests
         Gen.Select(Gen.Int[0, 7], Gen.Int[0, 7], Gen.Int[0, 7], Gen.Int[0, 300]).Sample((first, second, third, length) =>
         {
             var random = new Random(length);
-            float[][] host = [.. Enumerable.Range(0, 4).Select(_ => Enumerable.Range(0, length + 9).Select(_ => (float)random.NextDouble()).ToArray())];
+            float[][] host = [.. Enumerable.Range(0, 4).Select(_ =>
+                Enumerable.Range(0, length + 9).Select(_ => (float)random.NextDouble()).ToArray())];
             var device = host.Select(values => DeviceBuffer.CopyOf<float>(values)).ToArray();
             using var group = AdamWGroup.FromViews(new AdamWTensors(
                 device[0].ViewAt(first, length), device[1].ViewAt(second, length), device[2].ViewAt(third, length)));
@@ -55,7 +59,8 @@ public class AdamWUpdateCudaTests
             group.Update(new AdamWSettings());
 
             AdamWUpdate.Run(
-                host[0].AsSpan(first, length), host[3].AsSpan(first, length), host[1].AsSpan(second, length), host[2].AsSpan(third, length), new());
+                host[0].AsSpan(first, length), host[3].AsSpan(first, length), host[1].AsSpan(second, length), host[2].AsSpan(third, length),
+                new());
             var same = host.Zip(device).All(pair => pair.First.Select(AdamWUpdateTests.Bits).SequenceEqual(
                 pair.Second.ToArray().Select(AdamWUpdateTests.Bits)));
             foreach (var buffer in device)

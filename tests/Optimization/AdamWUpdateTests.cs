@@ -61,10 +61,12 @@ public class AdamWUpdateTests
             var expected = Formula(p, m, v, g, settings);
             var largestG = Math.Max(Math.Abs(g), settings.Decoupled ? 0 : settings.WeightDecay * Math.Abs(p));
             var denominator = Math.Sqrt(expected.V / (1 - Math.Pow(settings.Beta2, settings.Step))) + settings.Epsilon;
-            var move = settings.LearningRate * Math.Max(Math.Abs(m), largestG) / (1 - Math.Pow(settings.Beta1, settings.Step)) / denominator;
+            var move =
+                settings.LearningRate * Math.Max(Math.Abs(m), largestG) / (1 - Math.Pow(settings.Beta1, settings.Step)) / denominator;
             AssertClose(expected.M, state.M[i], Math.Max(Math.Abs(m), largestG), "m");
             AssertClose(expected.V, state.V[i], Math.Max(v, largestG * largestG), "v");
-            // Where penalty and gradient cancel, the direction depends on bits that a float32 does not have; a test below has the exact bits.
+            // Where penalty and gradient cancel, the direction depends on bits that a float32 does not have; a test below has the exact
+            // bits.
             if (settings.Decoupled || Math.Abs(g + settings.WeightDecay * p) > 0.3 * largestG)
                 AssertClose(expected.P, state.P[i], Math.Max(Math.Abs(p), move), "p");
 
@@ -75,7 +77,8 @@ public class AdamWUpdateTests
                 var ulps = Tolerances.Ulps(actual, (float)wanted, (float)size);
                 Assert.True(
                     ulps <= Tolerances.AdamWUpdateUlps,
-                    $"{runner} {gradientType} n={length} +{offset} {settings} scale={scale}: p={p:R} m={m:R} v={v:R} g={g:R} gave {what}={actual:R}, "
+                    $"{runner} {gradientType} n={length} +{offset} {settings} scale={scale}: "
+                    + $"p={p:R} m={m:R} v={v:R} g={g:R} gave {what}={actual:R}, "
                     + $"not {wanted:R}: {ulps} ulps");
             }
         }
@@ -231,7 +234,8 @@ public class AdamWUpdateTests
             foreach (var range in new[] { ..cut, cut.. })
             {
                 var s = cutInTwo;
-                AdamWUpdate.Run(State.Values(s.P)[range], gradient.AsSpan()[range], State.Values(s.M)[range], State.Values(s.V)[range], settings);
+                AdamWUpdate.Run(State.Values(s.P)[range], gradient.AsSpan()[range], State.Values(s.M)[range], State.Values(s.V)[range],
+                    settings);
             }
 
             return whole.Bits().SequenceEqual(cutInTwo.Bits());
@@ -348,7 +352,8 @@ public class AdamWUpdateTests
         var memory = new float[8];
 
         Assert.Throws<ArgumentException>(() => AdamWUpdate.Run(
-            memory.AsSpan(0, 2), MemoryMarshal.Cast<float, BFloat16>(memory.AsSpan(1, 1)), memory.AsSpan(2, 2), memory.AsSpan(4, 2), new()));
+            memory.AsSpan(0, 2), MemoryMarshal.Cast<float, BFloat16>(memory.AsSpan(1, 1)), memory.AsSpan(2, 2), memory.AsSpan(4, 2),
+            new()));
         AdamWUpdate.Run(
             memory.AsSpan(0, 2), MemoryMarshal.Cast<float, BFloat16>(memory.AsSpan(6, 1)), memory.AsSpan(2, 2), memory.AsSpan(4, 2), new());
     }

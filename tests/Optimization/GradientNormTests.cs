@@ -34,7 +34,8 @@ public class GradientNormTests
                 {
                     var exact = Exact(values.AsSpan(offset));
                     Assert.True(
-                        Math.Abs(found.SumOfSquares - exact) <= Tolerances.GradientNormRelative * exact, $"{length} +{offset}: {found}, not {exact}");
+                        Math.Abs(found.SumOfSquares - exact) <= Tolerances.GradientNormRelative * exact,
+                        $"{length} +{offset}: {found}, not {exact}");
                     Assert.Equal((Math.Sqrt(found.SumOfSquares), 0L, true), (found.Norm, found.NonFinite, found.IsFinite));
                 }
             }
@@ -53,7 +54,8 @@ public class GradientNormTests
             sum += mantissa * mantissa;
         }
 
-        return (double)(sum >> 150) / Math.Pow(2, 148) + (double)(sum & ((BigInteger.One << 150) - 1)) / Math.Pow(2, 149) / Math.Pow(2, 149);
+        return (double)(sum >> 150) / Math.Pow(2, 148)
+            + (double)(sum & ((BigInteger.One << 150) - 1)) / Math.Pow(2, 149) / Math.Pow(2, 149);
     }
 
     [Theory]

@@ -5,8 +5,8 @@ using static TorchSharp.torch.nn;
 namespace AuxCore.Tests.Optimization;
 
 /// <summary>
-/// Small models, and steps of their training. Twins are copies of one another: libtorch's random numbers belong to all tests that run at the
-/// same time, so the same seed does not give the same weights.
+/// Small models, and steps of their training. Twins are copies of one another: libtorch's random numbers belong to all tests that run at
+/// the same time, so the same seed does not give the same weights.
 /// </summary>
 internal static class Networks
 {
@@ -15,7 +15,8 @@ internal static class Networks
     public static Sequential Network() => Sequential(Linear(5, 40), LayerNorm(40), Tanh(), Linear(40, 3));
 
     /// <summary>With batch norm, so that there are buffers.</summary>
-    public static Sequential NetworkWithBuffers(int width = 40) => Sequential(Linear(5, width), BatchNorm1d(width), Tanh(), Linear(width, 3));
+    public static Sequential NetworkWithBuffers(int width = 40) =>
+        Sequential(Linear(5, width), BatchNorm1d(width), Tanh(), Linear(width, 3));
 
     public static (T, T) Twins<T>(Func<T> create) where T : Module
     {

@@ -78,7 +78,8 @@ internal sealed class OneParameter
     }
 
     public AdamWTensors Tensors() =>
-        new(Parameter.View, First.View, Second.View, Master?.View, Averages.Length == 0 ? null : [.. Averages.Select(average => average.View)]);
+        new(Parameter.View, First.View, Second.View, Master?.View, Averages.Length == 0 ? null
+        : [.. Averages.Select(average => average.View)]);
 
     public IEnumerable<Block> Blocks() =>
         ((Block?[])[Parameter, Gradient, First, Second, Master, .. Averages]).OfType<Block>();
@@ -110,7 +111,8 @@ internal sealed unsafe class Block : IDisposable
 
     public TensorView View { get; }
 
-    public Span<float> Float32 => Type == "float32" ? MemoryMarshal.Cast<byte, float>(Bytes.AsSpan()) : throw new InvalidOperationException(Type);
+    public Span<float> Float32 => Type == "float32" ? MemoryMarshal.Cast<byte, float>(Bytes.AsSpan())
+        : throw new InvalidOperationException(Type);
 
     public TensorView ViewAs(long[] shape, long[]? strides = null, AuxDevice device = default) => TensorView.FromPointer(
         (void*)_pin.AddrOfPinnedObject(),

@@ -3,7 +3,9 @@ using AuxCore.Kernels;
 
 namespace AuxCore.Tests.Simd;
 
-/// <summary>The operations that a kernel's loop is written in: every width does what one lane does, and one lane does what .NET does.</summary>
+/// <summary>
+/// The operations that a kernel's loop is written in: every width does what one lane does, and one lane does what .NET does.
+/// </summary>
 public unsafe class FloatVectorTests
 {
     // Around every value of both 16-bit types, and halfway between neighbours: each rounding decision there is.
@@ -11,7 +13,8 @@ public unsafe class FloatVectorTests
     {
         var half = (float)BitConverter.UInt16BitsToHalf((ushort)bits);
         float brain = BFloat16.FromBits((ushort)bits);
-        return new[] { half, brain, Next(half, 0x1000), Next(half, 0x0FFF), Next(half, 0x1001), Next(brain, 0x8000), Next(brain, 0x7FFF), Next(brain, 0x8001) };
+        return new[] { half, brain, Next(half, 0x1000), Next(half, 0x0FFF), Next(half, 0x1001), Next(brain, 0x8000), Next(brain, 0x7FFF),
+            Next(brain, 0x8001) };
     }).ToArray();
 
     private static float Next(float value, int bits) => BitConverter.Int32BitsToSingle(BitConverter.SingleToInt32Bits(value) + bits);
@@ -47,7 +50,8 @@ public unsafe class FloatVectorTests
                 var (expectedBrain, expectedHalf) = ((BFloat16)Values[i], (Half)Values[i]);
                 if (float.IsNaN(Values[i]))
                 {
-                    Assert.True(float.IsNaN(brains[i]) && Half.IsNaN(halves[i]) && float.IsNaN(roundedBrains[i]) && float.IsNaN(roundedHalves[i]));
+                    Assert.True(float.IsNaN(brains[i]) && Half.IsNaN(halves[i]) && float.IsNaN(roundedBrains[i])
+                        && float.IsNaN(roundedHalves[i]));
                     Assert.Equal(HalfBits.Narrow(Values[i]), BitConverter.HalfToUInt16Bits(halves[i]));
                     continue;
                 }

@@ -32,7 +32,8 @@ internal sealed class Devices : IDisposable
         fixed (T* to = values)
             NativeStatus.Check(
                 Native.CopyToHost(
-                    CudaContext.Of(view.Device.Index, "test").Handle, stream?.Handle ?? 0, to, (ulong)view.Address, view.ByteCount), "test");
+                    CudaContext.Of(view.Device.Index, "test").Handle, stream?.Handle ?? 0, to, (ulong)view.Address, view.ByteCount),
+                    "test");
         return values;
     }
 

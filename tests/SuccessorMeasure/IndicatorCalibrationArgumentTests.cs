@@ -94,12 +94,14 @@ public class IndicatorCalibrationArgumentTests
             Refused<ArgumentException>("thresholds: float32[8]", () => IndicatorCalibration.Quantile(features, 0.5, wide));
             Refused<ArgumentException>("features: int32[4, 2]",
                 () => IndicatorCalibration.Quantile(TensorView.FromPointer((void*)features.Address, DType.Int32, [4, 2]), 0.5, thresholds));
-            Refused<ArgumentException>("activeCounts: float32[2]", () => IndicatorCalibration.Quantile(features, 0.5, thresholds, thresholds));
+            Refused<ArgumentException>("activeCounts: float32[2]", () =>
+                IndicatorCalibration.Quantile(features, 0.5, thresholds, thresholds));
             Refused<ArgumentException>("bits: uint8[4, 1]", () => IndicatorCalibration.Pack(
                 TensorView.FromPointer((void*)features.Address, DType.Float32, [1, 2]), thresholds,
                 TensorView.FromPointer((void*)bits.Address, DType.UInt8, [4, 1])));
             Refused<ArgumentException>("outputs.Loss: float32[2]", () => IndicatorCalibration.PinballStep(
-                features, 0.5, 1, thresholds, new PinballViews { Loss = TensorView.FromPointer((void*)counts.Address, DType.Float32, [2]) }));
+                features, 0.5, 1, thresholds, new PinballViews { Loss = TensorView.FromPointer((void*)counts.Address, DType.Float32,
+                [2]) }));
 
             IndicatorCalibration.Quantile(features, 0.5, thresholds, counts);
             Assert.Equal([-3, -4], _thresholds);

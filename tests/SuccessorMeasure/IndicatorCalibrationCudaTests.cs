@@ -78,7 +78,8 @@ public class IndicatorCalibrationCudaTests
             Assert.Equal(loss, actual, 1e-12 * Math.Abs(loss));
             Assert.Equal(double.IsNaN(actual) ? double.NaN : actual, Devices.Read<double>(views.TaskLosses).Average(), 1e-12);
 
-            var (packed, packedCounts) = (devices.Add(new byte[bits.Length], rows, Indicators.BytesPerState(tasks)), devices.Add(new int[tasks]));
+            var (packed, packedCounts) = (devices.Add(new byte[bits.Length], rows, Indicators.BytesPerState(tasks)),
+                devices.Add(new int[tasks]));
             IndicatorCalibration.Pack(on, devices.Add(before), packed, packedCounts);
             Assert.Equal(bits, Devices.Read<byte>(packed));
             Assert.Equal(counts, Devices.Read<int>(packedCounts));

@@ -124,7 +124,8 @@ public class IndicatorTdArgumentTests
         Wrong("indicators: made by neither", indicators: default(IndicatorViews));
         Wrong("indicators.features: int32[2, 3]", indicators: IndicatorViews.Threshold(View(DType.Int32, [2, 3]), values));
         Wrong("indicators.thresholds: float32[2, 3]", indicators: IndicatorViews.Threshold(values, values));
-        Wrong("indicators.bits: uint8[2, 2] on cpu does not match shape [2, 1]", indicators: IndicatorViews.Packed(View(DType.UInt8, [2, 2])));
+        Wrong("indicators.bits: uint8[2, 2] on cpu does not match shape [2, 1]",
+            indicators: IndicatorViews.Packed(View(DType.UInt8, [2, 2])));
         Wrong("outputs: none is wanted", wanted: default(TdOutputs));
         Wrong("outputs.Gradient: float32[6]", wanted: new TdOutputs { Gradient = View(DType.Float32, [6], at: 32) });
         Wrong("outputs.Loss: float64[2] on cpu has not one element", wanted: new TdOutputs { Loss = View(DType.Float64, [2], at: 32) });

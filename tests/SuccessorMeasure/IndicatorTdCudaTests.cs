@@ -58,7 +58,8 @@ public class IndicatorTdCudaTests
         var (gradient, errors) = (Devices.Read<float>(on.Outputs.Gradient), Devices.Read<float>(on.Outputs.MeanAbsoluteErrors));
         var only = new DeviceBatch(devices, batch, Given.Bits, narrow: false);
 
-        IndicatorTd.Run(on.Prediction, on.Next, on.Done, on.Sets, 0.9, Start.Next, false, new TdOutputs { Gradient = only.Outputs.Gradient });
+        IndicatorTd.Run(on.Prediction, on.Next, on.Done, on.Sets, 0.9, Start.Next, false,
+            new TdOutputs { Gradient = only.Outputs.Gradient });
         IndicatorTd.Run(
             on.Prediction, on.Next, on.Done, on.Sets, 0.9, Start.Next, false,
             new TdOutputs { MeanAbsoluteErrors = only.Outputs.MeanAbsoluteErrors });
@@ -126,11 +127,13 @@ public class IndicatorTdCudaTests
         Refused("gradient overlaps prediction", () => IndicatorTd.Run(
             on.Prediction, on.Next, on.Done, on.Sets, 0.9, Start.Current, false, new TdOutputs { Gradient = on.Prediction }));
         Refused("nextValues: float32[3, 5] on cpu", () => IndicatorTd.Run(
-            on.Prediction, TensorView.FromPointer((void*)atHost.Address, DType.Float32, [3, 5]), on.Done, on.Sets, 0.9, Start.Current, false,
+            on.Prediction, TensorView.FromPointer((void*)atHost.Address, DType.Float32, [3, 5]), on.Done, on.Sets, 0.9, Start.Current,
+            false,
             on.Outputs));
         foreach (var backend in (AuxBackend[])[AuxBackend.Cpu, AuxBackend.Reference])
             Assert.Contains("the tensors are on cuda:0", Assert.Throws<BackendUnavailableException>(() => IndicatorTd.Run(
-                on.Prediction, on.Next, on.Done, on.Sets, 0.9, Start.Current, false, on.Outputs, backend)).Message, StringComparison.Ordinal);
+                on.Prediction, on.Next, on.Done, on.Sets, 0.9, Start.Current, false, on.Outputs, backend)).Message,
+                StringComparison.Ordinal);
 
         var buffer = DeviceBuffer.CopyOf<float>(batch.Prediction);
         var freed = buffer.View(3, 5);

@@ -110,7 +110,8 @@ public class IndicatorTdTests
     [MemberData(nameof(Runners))]
     public void The_gradient_is_the_slope_of_the_loss(Runner runner)
     {
-        const float Step = 1 / 64f; // a power of two: predictions move exactly, and the loss is a parabola, so central differences are exact
+        // A power of two: predictions move exactly, and the loss is a parabola, so central differences are exact.
+        const float Step = 1 / 64f;
         var batch = new TdBatch(5, 19, seed: 11);
         var gradient = new float[5 * 19];
         runner.Run(backend =>
@@ -207,7 +208,8 @@ public class IndicatorTdTests
     [MemberData(nameof(Runners))]
     public void States_at_the_threshold_are_not_in_the_set(Runner runner)
     {
-        float[] features = [1, MathF.BitIncrement(1), MathF.BitDecrement(1), 0, -0f, 1e-45f, float.PositiveInfinity, float.NegativeInfinity];
+        float[] features = [1, MathF.BitIncrement(1), MathF.BitDecrement(1), 0, -0f, 1e-45f, float.PositiveInfinity,
+            float.NegativeInfinity];
         float[] thresholds = [-1, -1, -1, 0, 0, 0, 5, 5];
         var counts = new int[8];
         runner.Run(backend => IndicatorTd.Run(
@@ -246,7 +248,8 @@ public class IndicatorTdTests
             {
                 var row = (b * tasks)..((b + 1) * tasks);
                 mean += IndicatorTd.Run(
-                    batch.Prediction[row], batch.Next[row], batch.Done.AsSpan(b, 1), Indicators.Threshold(batch.Features[row], batch.Thresholds),
+                    batch.Prediction[row], batch.Next[row], batch.Done.AsSpan(b, 1),
+                    Indicators.Threshold(batch.Features[row], batch.Thresholds),
                     tasks, Discount, Start.Current, false, one) / rows;
                 for (var t = 0; t < tasks; t++)
                 {

@@ -24,7 +24,8 @@ public class PvnHeadArgumentTests
         bool[]? done = null, PvnShape? shape = null, double discount = 0.5, Start start = Start.Current) =>
         PvnHead.Run(
             features ?? _batch.Features, next ?? _batch.NextFeatures, weights ?? _batch.Weights, mean ?? _batch.TargetMean,
-            actions ?? _batch.Actions, done ?? _batch.Td.Done, _batch.Td.Sets(Given.Features), shape ?? _batch.Shape, discount, start, false,
+            actions ?? _batch.Actions, done ?? _batch.Td.Done, _batch.Td.Sets(Given.Features), shape ?? _batch.Shape, discount, start,
+            false,
             Gradients);
 
     [Fact]
@@ -56,7 +57,8 @@ public class PvnHeadArgumentTests
             _batch.Td.Sets(Given.Bits), _batch.Shape, 0.5, Start.Current, false, new PvnGradients { Weights = new float[12] }));
         Refused<ArgumentException>("statistics.RowLosses: 1 elements do not match shape [2]", () => PvnHead.Run(
             _batch.Features, _batch.NextFeatures, _batch.Weights, _batch.TargetMean, _batch.Actions, _batch.Td.Done,
-            _batch.Td.Sets(Given.Bits), _batch.Shape, 0.5, Start.Current, false, Gradients, new TdStatistics { RowLosses = new double[1] }));
+            _batch.Td.Sets(Given.Bits), _batch.Shape, 0.5, Start.Current, false, Gradients,
+            new TdStatistics { RowLosses = new double[1] }));
     }
 
     [Fact]
@@ -75,7 +77,8 @@ public class PvnHeadArgumentTests
     [Fact]
     public void Means_and_groups_are_checked()
     {
-        Refused<ArgumentException>("weights: 23 elements", () => PvnHead.MeanOverActions(_batch.Weights.AsSpan(1), _batch.Shape, new float[12]));
+        Refused<ArgumentException>("weights: 23 elements", () =>
+            PvnHead.MeanOverActions(_batch.Weights.AsSpan(1), _batch.Shape, new float[12]));
         Refused<ArgumentException>("mean: 11 elements", () => PvnHead.MeanOverActions(_batch.Weights, _batch.Shape, new float[11]));
         Refused<ArgumentOutOfRangeException>("A must", () => PvnHead.MeanOverActions([], new(3, 4, 0), new float[12]));
         Refused<ArgumentOutOfRangeException>("actionCount must be at least 1", () => ActionGroups.Of([0], 0));

@@ -199,7 +199,8 @@ public class PvnHeadTests
     }
 
     [Fact]
-    public void Groups_are_a_stable_sort() => Gen.Select(Gen.Int[1, 300], Gen.Int[0, 500], Gen.Int[0, 99]).Sample((actionCount, rows, seed) =>
+    public void Groups_are_a_stable_sort() =>
+        Gen.Select(Gen.Int[1, 300], Gen.Int[0, 500], Gen.Int[0, 99]).Sample((actionCount, rows, seed) =>
     {
         var random = new Random(seed);
         int[] actions = [.. Enumerable.Range(0, rows).Select(_ => random.Next(actionCount))];

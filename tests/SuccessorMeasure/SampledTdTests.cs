@@ -29,7 +29,8 @@ public class SampledTdTests
                 // A step size that falls as 1 / visits once the table has forgotten its zeros.
                 var stepSize = Math.Min(0.5, 30.0 / (1 + from / 104.0));
                 TabularTd.Run(
-                    table, 104, current.AsSpan(from, Batch), next.AsSpan(from, Batch), new bool[Batch], stepSize, Discount, start, normalised);
+                    table, 104, current.AsSpan(from, Batch), next.AsSpan(from, Batch), new bool[Batch], stepSize, Discount, start,
+                    normalised);
                 var bound = normalised ? 1 : 1 / (1 - Discount);
                 Assert.All(table, value => Assert.InRange(value, 0, bound));
                 Assert.All(table.Chunk(104), row => Assert.InRange(row.Sum(value => (double)value), 0, bound * (1 + 1e-5)));

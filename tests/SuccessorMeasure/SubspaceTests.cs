@@ -134,7 +134,8 @@ public class SubspaceTests
     }
 
     /// <summary>
-    /// A chain is reversible: with its stationary weights w, √w P / √w is symmetric, and v / √w is an eigenvector of P where v is one of it.
+    /// A chain is reversible: with its stationary weights w, √w P / √w is symmetric, and v / √w is an eigenvector of P where v is one of
+    /// it.
     /// </summary>
     private static double[,] InvariantOfChain(double[] world, int states, double right, int dimensions)
     {

@@ -192,7 +192,8 @@ public class SuccessorSweepTests
         Refused<ArgumentNullException>("transitions", () => SuccessorSweep.Run(null!, table, 0.5, Start.Current, false));
         Refused<ArgumentException>("measure: 3 elements do not match shape [2, 2]",
             () => SuccessorSweep.Run(world, table.AsSpan(1), 0.5, Start.Current, false));
-        Refused<ArgumentOutOfRangeException>("sweeps must be at least 1", () => SuccessorSweep.Run(world, table, 0.5, Start.Current, false, 0));
+        Refused<ArgumentOutOfRangeException>("sweeps must be at least 1", () =>
+            SuccessorSweep.Run(world, table, 0.5, Start.Current, false, 0));
         foreach (var wrong in (double[])[double.NaN, -0.1, 1])
             Refused<ArgumentOutOfRangeException>("discount", () => SuccessorSweep.Run(world, table, wrong, Start.Current, false));
         Refused<ArgumentOutOfRangeException>("start", () => SuccessorSweep.Run(world, table, 0.5, (Start)3, false));
@@ -206,9 +207,11 @@ public class SuccessorSweepTests
             Refused<ArgumentException>("measure: float64[2, 2]", () => SuccessorSweep.Run(
                 world, TensorView.FromPointer((void*)measure.Address, DType.Float64, [2, 2]), 0.5, Start.Current, false));
             Refused<ArgumentException>("columnChanges: float32[4]", () => SuccessorSweep.Run(
-                world, measure, 0.5, Start.Current, false, columnChanges: TensorView.FromPointer((void*)measure.Address, DType.Float32, [4])));
+                world, measure, 0.5, Start.Current, false,
+                columnChanges: TensorView.FromPointer((void*)measure.Address, DType.Float32, [4])));
             Refused<ArgumentException>("columnChanges overlaps measure", () => SuccessorSweep.Run(
-                world, measure, 0.5, Start.Current, false, columnChanges: TensorView.FromPointer((void*)measure.Address, DType.Float32, [2])));
+                world, measure, 0.5, Start.Current, false,
+                columnChanges: TensorView.FromPointer((void*)measure.Address, DType.Float32, [2])));
 
             var changes = stackalloc float[2];
             SuccessorSweep.Run(

@@ -17,7 +17,8 @@ public class TabularTdCudaTests
     public void Agrees_with_the_Cpu_bit_for_bit(TransitionOrder order, Start start, bool normalised)
     {
         // 193 and 385 states are the first that do not fit a block's shared memory, with a snapshot and without.
-        foreach (var (states, transitions) in ((int, int)[])[(1, 0), (1, 5), (31, 100), (33, 64), (104, 333), (192, 40), (193, 40), (385, 33)])
+        foreach (var (states, transitions) in ((int, int)[])[(1, 0), (1, 5), (31, 100), (33, 64), (104, 333), (192, 40), (193, 40),
+            (385, 33)])
         {
             var batch = new TabularTdTests.Transitions(states, transitions, seed: states);
             var expected = (float[])batch.Table.Clone();

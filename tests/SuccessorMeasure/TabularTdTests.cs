@@ -226,7 +226,8 @@ public class TabularTdTests
             var measure = TensorView.FromPointer(m, DType.Float32, [6, 6]);
             var (current, next) = (TensorView.FromPointer(from, DType.Int32, [20]), TensorView.FromPointer(to, DType.Int32, [20]));
             var done = TensorView.FromPointer(ended, DType.Bool, [20]);
-            void Refused<TException>(string text, TensorView? table = null, TensorView? s = null, TensorView? n = null, TensorView? d = null)
+            void Refused<TException>(string text, TensorView? table = null, TensorView? s = null, TensorView? n = null,
+                TensorView? d = null)
                 where TException : ArgumentException
             {
                 Assert.Contains(text, Assert.Throws<TException>(() => TabularTd.Run(
@@ -240,7 +241,8 @@ public class TabularTdTests
             Refused<ArgumentOutOfRangeException>("states must be at least 1", TensorView.FromPointer(m, DType.Float32, [0, 0]));
             Refused<ArgumentException>("current: int32[4, 5] on cpu is not a vector", s: TensorView.FromPointer(from, DType.Int32, [4, 5]));
             Refused<ArgumentException>("current: int64[10]", s: TensorView.FromPointer(from, DType.Int64, [10]));
-            Refused<ArgumentException>("next: int32[19] on cpu does not match shape [20]", n: TensorView.FromPointer(to, DType.Int32, [19]));
+            Refused<ArgumentException>("next: int32[19] on cpu does not match shape [20]",
+                n: TensorView.FromPointer(to, DType.Int32, [19]));
             Refused<ArgumentException>("done: int32[20]", d: TensorView.FromPointer(to, DType.Int32, [20]));
             var last = batch.Next[19];
             batch.Next[19] = 6;

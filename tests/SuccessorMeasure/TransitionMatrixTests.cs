@@ -44,7 +44,8 @@ public class TransitionMatrixTests
         Refused<ArgumentException>("probabilities: row 1 has the probability -0.5", () => TransitionMatrix.FromDense([1, 0, 1, -0.5], 2));
         Refused<ArgumentException>("probabilities: row 0 has the probability NaN",
             () => TransitionMatrix.FromDense([double.NaN, 0, 1, 0], 2));
-        Refused<ArgumentException>("probabilities: row 1 sums to 1.5, which is more than 1", () => TransitionMatrix.FromDense([1, 0, 1, 0.5], 2));
+        Refused<ArgumentException>("probabilities: row 1 sums to 1.5, which is more than 1", () =>
+            TransitionMatrix.FromDense([1, 0, 1, 0.5], 2));
         Refused<ArgumentException>("probabilities: row 0 sums to", () => TransitionMatrix.FromDense([double.PositiveInfinity], 1));
         TransitionMatrix.FromDense([1 + 1e-7], 1); // float32's rounding is forgiven
 
@@ -54,7 +55,8 @@ public class TransitionMatrixTests
         Refused<ArgumentException>("rowOffsets: from 1 to 2, not from 0 to 2", () => TransitionMatrix.FromRows([1, 2], [0, 0], [0.5, 0.5]));
         Refused<ArgumentException>("rowOffsets: from 0 to 1, not from 0 to 2", () => TransitionMatrix.FromRows([0, 1], [0, 0], [0.5, 0.5]));
         Refused<ArgumentException>("rowOffsets[2] is 1, less", () => TransitionMatrix.FromRows([0, 2, 1, 2], [0, 0], [0.5, 0.5]));
-        Refused<ArgumentOutOfRangeException>("columns[1] is not within 0 and 1", () => TransitionMatrix.FromRows([0, 1, 2], [0, 2], [1, 1]));
+        Refused<ArgumentOutOfRangeException>("columns[1] is not within 0 and 1", () =>
+            TransitionMatrix.FromRows([0, 1, 2], [0, 2], [1, 1]));
         Refused<ArgumentException>("values: row 1 sums to 1.5", () => TransitionMatrix.FromRows([0, 1, 2], [0, 1], [1, 1.5]));
     }
 }

@@ -47,8 +47,8 @@ struct alignas(16) Settings {
 
 static_assert(sizeof(Settings) == 32);
 
-/// Settings that one launch carries, by value: no memory of the host's has to outlive the call. As words, one a thread: clang keeps a copy of
-/// a parameter on the stack that is indexed by the thread and has mixed fields.
+/// Settings that one launch carries, by value: no memory of the host's has to outlive the call. As words, one a thread: clang keeps a copy
+/// of a parameter on the stack that is indexed by the thread and has mixed fields.
 constexpr int kSettingsPerLaunch = 16;
 constexpr int kSettingsWords = sizeof(Settings) / sizeof(uint64_t);
 

@@ -1,4 +1,5 @@
-// IndicatorTd on CUDA: indicator, target, error, loss and gradient of a batch. The formulas are in src/Kernels/SuccessorMeasure/IndicatorTd.cs.
+// IndicatorTd on CUDA: indicator, target, error, loss and gradient of a batch. The formulas are in
+// src/Kernels/SuccessorMeasure/IndicatorTd.cs.
 //
 // A warp takes a row, so a row's loss is one tree of sums and needs no atomics: same input, same bits. Bytes: 4 or 2 each of predictions,
 // next values and features, and 4 of the gradient, for 6 operations.

@@ -42,7 +42,8 @@ void check_sizes(int64_t rows, int64_t tasks, int64_t actions) {
   td::check_at_least_one("tasks", tasks);
   td::check_at_least_one("actions", actions);
   if (rows * tasks > std::numeric_limits<int64_t>::max() / 64)
-    fail(AUXCORE_E_ARGUMENT, "%lld rows of %lld tasks are more than memory holds", static_cast<long long>(rows), static_cast<long long>(tasks));
+    fail(AUXCORE_E_ARGUMENT, "%lld rows of %lld tasks are more than memory holds", static_cast<long long>(rows),
+        static_cast<long long>(tasks));
 }
 
 void check(const auxcore_indicator_td_batch& batch, const auxcore_pvn& heads, const Context& context) {

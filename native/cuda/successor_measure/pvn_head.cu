@@ -219,7 +219,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) auxcore_pvn_feature_gradi
 }
 AUXCORE_KERNEL(auxcore_pvn_feature_gradient)
 
-/// weight_gradient[task, action, f] = the sum over the action's rows of error · feature. A block an action, a tile of tasks and of features.
+/// weight_gradient[task, action, f] = the sum over the action's rows of error · feature. A block an action, a tile of tasks and of
+/// features.
 extern "C" __global__ void __launch_bounds__(kThreads)
     auxcore_pvn_weight_gradient(Arguments arguments, int32_t task_tiles, int32_t feature_tiles) {
   AUXCORE_SHARED(Tile, tiles, 2);

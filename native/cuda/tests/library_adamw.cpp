@@ -78,7 +78,8 @@ struct Parameter {
 void steps_agree_with_the_formula() {
   std::vector<Parameter> parameters;
   Rows rows;
-  for (const std::size_t count : {std::size_t{1}, std::size_t{0}, std::size_t{255}, std::size_t{1024}, std::size_t{5000}, std::size_t{77}}) {
+  for (const std::size_t count : {std::size_t{1}, std::size_t{0}, std::size_t{255}, std::size_t{1024}, std::size_t{5000},
+      std::size_t{77}}) {
     Parameter& parameter = parameters.emplace_back(count, static_cast<int>(count));
     rows.add(parameter.row(), static_cast<int64_t>(count), static_cast<int32_t>(parameters.size() % 2));
   }

@@ -310,7 +310,8 @@ void narrowing_rounds_to_nearest() {
       if (double(half) != middle)
         continue;  // below what float32 resolves
       CHECK(rounded(type, half) == (bits % 2 == 0 ? value : up), "the middle after %x of %d", bits, type);
-      CHECK(rounded(type, std::nextafter(half, value)) == value && rounded(type, std::nextafter(half, up)) == up, "near %x of %d", bits, type);
+      CHECK(rounded(type, std::nextafter(half, value)) == value && rounded(type, std::nextafter(half, up)) == up, "near %x of %d", bits,
+          type);
     }
   CHECK(std::isinf(rounded(kFloat16, 65520.0f)) && rounded(kFloat16, std::nextafter(65520.0f, 0.0f)) == 65504, "the greatest float16");
 }

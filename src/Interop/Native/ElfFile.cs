@@ -37,7 +37,8 @@ internal static class ElfFile
                 return TooShort(path, file.Length, at + ProgramHeaderBytes);
             if (BinaryPrimitives.ReadUInt32LittleEndian(entry) != Load)
                 continue;
-            var (offset, bytes) = (BinaryPrimitives.ReadUInt64LittleEndian(entry[8..]), BinaryPrimitives.ReadUInt64LittleEndian(entry[32..]));
+            var (offset, bytes) = (BinaryPrimitives.ReadUInt64LittleEndian(entry[8..]),
+                BinaryPrimitives.ReadUInt64LittleEndian(entry[32..]));
             end = Math.Max(end, offset + bytes);
         }
 

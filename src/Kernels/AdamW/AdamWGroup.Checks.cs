@@ -53,7 +53,8 @@ public sealed unsafe partial class AdamWGroup
     private void Add(int i, in AdamWTensors tensors, List<MemoryRange> ranges)
     {
         var (parameter, name) = (tensors.Parameter, $"parameters[{i}]");
-        Require(parameter.DType is DType.Float32 or DType.BFloat16 or DType.Float16, name, parameter, "is not float32, bfloat16 or float16");
+        Require(parameter.DType is DType.Float32 or DType.BFloat16 or DType.Float16, name, parameter,
+            "is not float32, bfloat16 or float16");
         Require(parameter.DType == DType.Float32 == tensors.Master is null, name, parameter,
             tensors.Master is null ? "needs a float32 master" : "is its own master; pass none");
         Require(tensors.Averages is null || tensors.Averages.Count == AverageCount, name, parameter,
@@ -108,7 +109,8 @@ public sealed unsafe partial class AdamWGroup
 
     private void Check(in TensorView view, string name, in TensorView parameter)
     {
-        Require(view.Shape.SequenceEqual(parameter.Shape), name, view, $"is not of its parameter's shape {TensorView.Format(parameter.Shape)}");
+        Require(view.Shape.SequenceEqual(parameter.Shape), name, view,
+            $"is not of its parameter's shape {TensorView.Format(parameter.Shape)}");
         Require(view.IsContiguous, name, view, "is not contiguous");
         Require(view.Device == Device, name, view, $"is not on {Device}, where parameters[0] is");
     }

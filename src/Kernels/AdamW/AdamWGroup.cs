@@ -65,15 +65,17 @@ public sealed unsafe partial class AdamWGroup : IDisposable
 
     /// <summary>Makes a group over memory of any framework. No parameter has a gradient at first.</summary>
     /// <param name="tensors">n parameters, each with what belongs to it.</param>
-    /// <exception cref="ArgumentException">Dtypes, shapes, devices or counts do not fit, a tensor is not contiguous, or tensors overlap; the
-    /// message names the tensor.</exception>
+    /// <exception cref="ArgumentException">Dtypes, shapes, devices or counts do not fit, a tensor is not contiguous, or tensors overlap;
+    /// the message names the tensor.</exception>
     public static AdamWGroup FromViews(params ReadOnlySpan<AdamWTensors> tensors) => new(tensors);
 
     /// <summary>Says where the gradients are, for the calls that follow.</summary>
     /// <param name="gradients">
     /// n gradients: float32, bfloat16 or float16, contiguous, of their parameters' shapes; default where a parameter has none.
     /// </param>
-    /// <exception cref="ArgumentException">A gradient does not fit; the message names it. The gradients are those that they were.</exception>
+    /// <exception cref="ArgumentException">
+    /// A gradient does not fit; the message names it. The gradients are those that they were.
+    /// </exception>
     public void SetGradients(params ReadOnlySpan<TensorView> gradients)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
@@ -156,11 +158,13 @@ public sealed unsafe partial class AdamWGroup : IDisposable
     }
 
     /// <summary>
-    /// <see cref="Norm"/>, then <see cref="Update(ReadOnlySpan{AdamWSettings}, ReadOnlySpan{int}, double, ReadOnlySpan{double}, AuxBackend, CudaStream)"/>
-    /// with gradients scaled down to a greatest norm. On a device the host waits for nothing, so a CUDA graph can capture the whole step; it
-    /// replays with what <see cref="SetForReplay"/> set, as long as the tensors stay the same.
+    /// <see cref="Norm"/>, then <see cref="Update(ReadOnlySpan{AdamWSettings}, ReadOnlySpan{int}, double, ReadOnlySpan{double}, AuxBackend,
+    /// CudaStream)"/> with gradients scaled down to a greatest norm. On a device the host waits for nothing, so a CUDA graph can capture
+    /// the whole step; it replays with what <see cref="SetForReplay"/> set, as long as the tensors stay the same.
     /// </summary>
-    /// <param name="greatest">The norm, after <paramref name="gradientScale"/>, beyond which gradients are scaled down; null for none.</param>
+    /// <param name="greatest">
+    /// The norm, after <paramref name="gradientScale"/>, beyond which gradients are scaled down; null for none.
+    /// </param>
     /// <param name="skipNonFinite">Whether to leave the step out where a gradient is NaN or infinite; else it is taken, unclipped.</param>
     /// <param name="settings">Hyper-parameters with the number of the step, one for each kind of parameter.</param>
     /// <param name="settingsOf">For each parameter, which of <paramref name="settings"/> it follows; empty for the first of them.</param>
@@ -171,7 +175,8 @@ public sealed unsafe partial class AdamWGroup : IDisposable
     /// <exception cref="ArgumentOutOfRangeException">
     /// A setting, an index, a decay, the scale or the greatest norm is out of its range. Nothing was written.
     /// </exception>
-    /// <inheritdoc cref="Update(ReadOnlySpan{AdamWSettings}, ReadOnlySpan{int}, double, ReadOnlySpan{double}, AuxBackend, CudaStream)" path="/exception"/>
+    /// <inheritdoc cref="Update(ReadOnlySpan{AdamWSettings}, ReadOnlySpan{int}, double, ReadOnlySpan{double}, AuxBackend, CudaStream)"
+    /// path="/exception"/>
     public void UpdateClipped(
         double? greatest, bool skipNonFinite, ReadOnlySpan<AdamWSettings> settings, ReadOnlySpan<int> settingsOf = default,
         double gradientScale = 1, ReadOnlySpan<double> decays = default, AuxBackend backend = AuxBackend.Auto, CudaStream? stream = null)
@@ -205,7 +210,8 @@ public sealed unsafe partial class AdamWGroup : IDisposable
     /// <param name="decays">β of each average, within [0, 1].</param>
     /// <param name="stream">The stream of the replay; the default stream without.</param>
     /// <exception cref="InvalidOperationException">No step ran on a device before.</exception>
-    /// <inheritdoc cref="Update(ReadOnlySpan{AdamWSettings}, ReadOnlySpan{int}, double, ReadOnlySpan{double}, AuxBackend, CudaStream)" path="/exception"/>
+    /// <inheritdoc cref="Update(ReadOnlySpan{AdamWSettings}, ReadOnlySpan{int}, double, ReadOnlySpan{double}, AuxBackend, CudaStream)"
+    /// path="/exception"/>
     public void SetForReplay(
         ReadOnlySpan<AdamWSettings> settings, double gradientScale = 1, ReadOnlySpan<double> decays = default, CudaStream? stream = null)
     {

@@ -20,7 +20,9 @@ public readonly record struct AdamWSettings
     /// <summary>β₂, the decay of the second moment, within [0, 1).</summary>
     public double Beta2 { get; init; } = 0.999;
 
-    /// <summary>ε, at least 0, added to the root of the second moment. With 0, a parameter without any gradient so far becomes NaN.</summary>
+    /// <summary>
+    /// ε, at least 0, added to the root of the second moment. With 0, a parameter without any gradient so far becomes NaN.
+    /// </summary>
     public double Epsilon { get; init; } = 1e-8;
 
     /// <summary>λ, at least 0.</summary>
@@ -55,8 +57,8 @@ public readonly record struct AdamWSettings
 }
 
 /// <summary>
-/// <see cref="AdamWSettings"/> as the kernels use them: float32, each formed in double and rounded once. <see cref="AdamWUpdate"/>'s remarks
-/// have the formulas.
+/// <see cref="AdamWSettings"/> as the kernels use them: float32, each formed in double and rounded once. <see cref="AdamWUpdate"/>'s
+/// remarks have the formulas.
 /// </summary>
 internal readonly record struct AdamWCoefficients(
     float GradientScale, float Penalty, float Weight1, float Weight2, float Epsilon, float StepSize, float Shrinkage)

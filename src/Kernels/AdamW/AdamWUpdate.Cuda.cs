@@ -32,7 +32,8 @@ internal sealed unsafe class AdamWCudaTable : IDisposable
     public bool HasTensors { get; set; }
 
     public void Update(
-        in AdamWWork work, ReadOnlySpan<AdamWSettings> settings, double gradientScale, ReadOnlySpan<double> decays, nint stream, bool clipped)
+        in AdamWWork work, ReadOnlySpan<AdamWSettings> settings, double gradientScale, ReadOnlySpan<double> decays, nint stream,
+        bool clipped)
     {
         Set(settings, gradientScale, decays, stream);
         var flags = clipped ? Native.AdamWClipped : 0;

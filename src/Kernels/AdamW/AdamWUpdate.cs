@@ -3,8 +3,8 @@ using AuxCore.Interop;
 namespace AuxCore.Kernels;
 
 /// <summary>
-/// One step of AdamW (Loshchilov and Hutter 2019), or of Adam with an L2 penalty (Kingma and Ba 2015), in place, in one pass over parameter,
-/// gradient and both moments; up to four exponential moving averages of the parameter follow in the same pass.
+/// One step of AdamW (Loshchilov and Hutter 2019), or of Adam with an L2 penalty (Kingma and Ba 2015), in place, in one pass over
+/// parameter, gradient and both moments; up to four exponential moving averages of the parameter follow in the same pass.
 /// </summary>
 /// <remarks>
 /// <para>For the gradient g, its scale s, parameter p, moments m and v, step t and the settings α, β₁, β₂, ε, λ:</para>
@@ -15,8 +15,8 @@ namespace AuxCore.Kernels;
 /// m̂ = m / (1 − β₁ᵗ)                              v̂ = v / (1 − β₂ᵗ)
 /// </code>
 /// <para>Arithmetic. The kernels compute in float32, with these coefficients, formed in double and rounded once: w₁ = 1 − β₁, w₂ = 1 − β₂,
-/// c = √(1 − β₂ᵗ), ε′ = c · ε, α′ = c · α / (1 − β₁ᵗ), λ′ = α · λ and κ = 0 for AdamW, λ′ = 0 and κ = λ for Adam. Each operation is rounded to
-/// nearest, in this order:</para>
+/// c = √(1 − β₂ᵗ), ε′ = c · ε, α′ = c · α / (1 − β₁ᵗ), λ′ = α · λ and κ = 0 for AdamW, λ′ = 0 and κ = λ for Adam. Each operation is rounded
+/// to nearest, in this order:</para>
 /// <code>
 /// g ← fma(κ, p, s · g)
 /// m ← fma(w₁, g, fma(−w₁, m, m))
@@ -24,7 +24,8 @@ namespace AuxCore.Kernels;
 /// p ← fma(−α′, m / (√v + ε′), fma(−λ′, p, p))
 /// </code>
 /// <para>So every backend but <see cref="AuxBackend.Reference"/>, every vector width and every number of threads give the same bits. A NaN
-/// or an infinity in the gradient makes a NaN of the parameter; <see cref="GradientNorm"/> finds it before. v never becomes negative.</para>
+/// or an infinity in the gradient makes a NaN of the parameter; <see cref="GradientNorm"/> finds it before. v never becomes
+/// negative.</para>
 /// <para>A parameter of a 16-bit type has a float32 master, which takes the step; the parameter is the master rounded to nearest, ties to
 /// even. Where a parameter is not what its master rounds to, somebody wrote to it, and the master begins from the parameter's value.</para>
 /// <para>Averages follow the parameter as it is stored, with the arithmetic of <see cref="EmaUpdate"/>: the same bits as

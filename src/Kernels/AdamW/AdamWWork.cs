@@ -29,8 +29,8 @@ internal struct AdamWRow
 }
 
 /// <summary>
-/// What one AdamW call works on: n rows, and the addresses of k averages of each, 0 where a row has none. The tables are not moved by the garbage collector while
-/// the call runs; whoever makes this sees to that.
+/// What one AdamW call works on: n rows, and the addresses of k averages of each, 0 where a row has none. The tables are not moved by the
+/// garbage collector while the call runs; whoever makes this sees to that.
 /// </summary>
 internal readonly unsafe struct AdamWWork(AdamWRow* rows, nint* averages, long* offsets, int tensorCount, int averageCount)
 {

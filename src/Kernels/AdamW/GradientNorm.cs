@@ -20,9 +20,9 @@ public readonly record struct GradientSummary(double SumOfSquares, long NonFinit
 /// </summary>
 /// <remarks>
 /// <para>Each square is formed in double, where it is exact. The order of additions is fixed, so every backend but
-/// <see cref="AuxBackend.Reference"/>, every vector width and every number of threads give the same bits: a tensor is cut into chunks of 4,096
-/// elements; element i of a chunk is added to sum i mod 32; the 32 sums are folded in halves (16 and 16, 8 and 8, …). Of the chunks of all
-/// tensors, in order, chunk j is added to sum j mod 256, and these are folded in halves too.</para>
+/// <see cref="AuxBackend.Reference"/>, every vector width and every number of threads give the same bits: a tensor is cut into chunks of
+/// 4,096 elements; element i of a chunk is added to sum i mod 32; the 32 sums are folded in halves (16 and 16, 8 and 8, …). Of the chunks
+/// of all tensors, in order, chunk j is added to sum j mod 256, and these are folded in halves too.</para>
 /// <para>The sum of squares of float32 elements cannot overflow in double, so it is finite exactly where all elements are.</para>
 /// <para>For many tensors, use <see cref="AdamWGroup.Norm"/>. The methods of this class are thread-safe.</para>
 /// </remarks>
@@ -91,7 +91,8 @@ public static partial class GradientNorm
             var row = new AdamWRow { Gradient = (nint)g, GradientType = DTypes.Of<T>() };
             var offsets = stackalloc long[] { 0, gradient.Length };
             AdamWCudaTable? none = null;
-            return Run(new AdamWWork(&row, null, offsets, tensorCount: 1, averageCount: 0), backend, new AdamWPlace(AuxDevice.Host), ref none);
+            return Run(new AdamWWork(&row, null, offsets, tensorCount: 1, averageCount: 0), backend, new AdamWPlace(AuxDevice.Host),
+                ref none);
         }
     }
 }

@@ -10,8 +10,8 @@ namespace AuxCore.Kernels;
 /// place: with β = 0.999 that is most of the time. Rounded at random, up or down with the probability that keeps the mean, it follows, with
 /// noise of the size of that unit.</para>
 /// <para>The random bits of element i of tensor t of average k are bits 16·(i mod 8) and up, 16 of them, of the 128 that Philox4x32-10
-/// gives for the counter (⌊i/8⌋, t, step mod 2^32, ⌊step/2^32⌋) and the key seed + k. They are added to the float32's lower half, of which the
-/// upper half is kept. So results do not depend on the number of threads, the vector width or the backend, several averages in one call
+/// gives for the counter (⌊i/8⌋, t, step mod 2^32, ⌊step/2^32⌋) and the key seed + k. They are added to the float32's lower half, of which
+/// the upper half is kept. So results do not depend on the number of threads, the vector width or the backend, several averages in one call
 /// equal calls of their own with the seeds seed + k, and a tensor cut out of a group equals itself with its number as the first tensor.
 /// A NaN becomes quiet; infinities stay; a value beyond the largest bfloat16 may become infinite.</para>
 /// </remarks>

@@ -23,8 +23,8 @@ public enum NaNPolicy
 /// </summary>
 /// <remarks>
 /// The arithmetic of each step is that of <see cref="EmaUpdate"/>. An index that occurs several times is updated several times, in the
-/// order in which it occurs. Work is proportional to the number of values and runs on the calling thread. The methods are thread-safe, as far as
-/// no two write one history.
+/// order in which it occurs. Work is proportional to the number of values and runs on the calling thread. The methods are thread-safe, as
+/// far as no two write one history.
 /// </remarks>
 public static partial class ScatterEma
 {

@@ -162,7 +162,9 @@ public static partial class IndicatorCalibration
         return (0 - quantile, active); // 0 - 0 is +0, whatever the sign of the zero that came out
     }
 
-    /// <summary>Hoare's selection: what ends at place n is what sorting would put there, nothing greater before it, nothing less behind.</summary>
+    /// <summary>
+    /// Hoare's selection: what ends at place n is what sorting would put there, nothing greater before it, nothing less behind.
+    /// </summary>
     private static void SelectNth(Span<float> values, int n)
     {
         var (low, high) = (0, values.Length - 1);

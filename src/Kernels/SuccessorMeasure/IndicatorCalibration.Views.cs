@@ -51,8 +51,8 @@ public static partial class IndicatorCalibration
     /// <param name="activeCounts">[T], int32: how many of the N states are in each set; −1 with a NaN. May be left out.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
     /// <param name="stream">Where work on a device is queued; the default stream without. Work on the device is asynchronous.</param>
-    /// <exception cref="ArgumentException">Shapes, dtypes or devices do not fit, a tensor is not contiguous, an output overlaps something, or
-    /// a stream of another device. Nothing was written.</exception>
+    /// <exception cref="ArgumentException">Shapes, dtypes or devices do not fit, a tensor is not contiguous, an output overlaps something,
+    /// or a stream of another device. Nothing was written.</exception>
     /// <exception cref="ArgumentOutOfRangeException">N or T is below 1.</exception>
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or not on this memory.</exception>
     /// <exception cref="CudaException">The driver failed.</exception>
@@ -89,8 +89,8 @@ public static partial class IndicatorCalibration
     /// <param name="outputs">More outputs, each of them optional.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
     /// <param name="stream">Where work on a device is queued; the default stream without. Work on the device is asynchronous.</param>
-    /// <exception cref="ArgumentException">Shapes, dtypes or devices do not fit, a tensor is not contiguous, an output overlaps something, or
-    /// a stream of another device. Nothing was written.</exception>
+    /// <exception cref="ArgumentException">Shapes, dtypes or devices do not fit, a tensor is not contiguous, an output overlaps something,
+    /// or a stream of another device. Nothing was written.</exception>
     /// <exception cref="ArgumentOutOfRangeException">
     /// The rate is NaN or outside (0, 1), the learning rate is negative or not finite, or B or T is below 1.
     /// </exception>

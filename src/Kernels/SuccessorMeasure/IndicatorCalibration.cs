@@ -10,7 +10,8 @@ namespace AuxCore.Kernels;
 /// <remarks>
 /// <para>Three entries. <c>Quantile</c> finds the thresholds from a sample of states, exactly. <c>Pack</c> writes the indicators as bits,
 /// which is all that training needs once the thresholds are fixed: 13 bytes a state for 100 tasks. <c>PinballStep</c> moves the thresholds
-/// along the gradient of the pinball loss, mean x · ((1 − p) − 1[x &lt; 0]) over x = f + b, which has the (1 − p)-quantile as its minimum.</para>
+/// along the gradient of the pinball loss, mean x · ((1 − p) − 1[x &lt; 0]) over x = f + b, which has the (1 − p)-quantile as its
+/// minimum.</para>
 /// <para>NaN. A NaN feature makes the exact threshold of its task NaN, and so its indicators and every loss that they enter; its bit is 0,
 /// its count −1, and the report names the task. A pinball step of such a task has a NaN gradient. Infinite features are ordered as numbers;
 /// where the threshold itself would be infinite, it is NaN, because ∞ − ∞ is. The methods of this class are thread-safe.</para>

@@ -10,7 +10,9 @@ internal enum CalibrationEntry
     Pinball,
 }
 
-/// <summary>What one call of <see cref="IndicatorCalibration"/> works on: checked addresses, which do not move while the call runs.</summary>
+/// <summary>
+/// What one call of <see cref="IndicatorCalibration"/> works on: checked addresses, which do not move while the call runs.
+/// </summary>
 internal readonly unsafe struct IndicatorCalibrationWork
 {
     public required CalibrationEntry Entry { get; init; }

@@ -3,8 +3,8 @@ using System.Globalization;
 namespace AuxCore.Kernels;
 
 /// <summary>
-/// What sets of states look like after calibration: which are useless for learning, and how large the others are. A set that holds no state,
-/// or all of them, teaches nothing; features behind a ReLU give many of the former, so leave the last ReLU out.
+/// What sets of states look like after calibration: which are useless for learning, and how large the others are. A set that holds no
+/// state, or all of them, teaches nothing; features behind a ReLU give many of the former, so leave the last ReLU out.
 /// </summary>
 public sealed class IndicatorReport
 {

@@ -16,8 +16,8 @@ namespace AuxCore.Kernels;
 /// <para>Arithmetic. y ← fma(γ, Q̄, r), δ ← Q − y, gradient ← δ · (1 / (B T)), in float32 from exactly widened inputs; squares and sums in
 /// float64, in an order that depends on neither threads nor vector width. The negative of δ is the textbook's TD error.</para>
 /// <para>A NaN in a prediction, a feature, a threshold, or a next value of a transition that is not terminal, gives a NaN error, gradient
-/// and loss, and a negative active count. <see cref="CheckFinite(ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{bool}, Indicators, int)"/>
-/// then names the tensor and the row. The methods of this class are thread-safe.</para>
+/// and loss, and a negative active count. <see cref="CheckFinite(ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{bool}, Indicators,
+/// int)"/> then names the tensor and the row. The methods of this class are thread-safe.</para>
 /// </remarks>
 public static partial class IndicatorTd
 {
@@ -48,7 +48,8 @@ public static partial class IndicatorTd
     /// <returns>The loss; NaN if any of it is.</returns>
     /// <exception cref="ArgumentException">Lengths do not fit, or an output overlaps something. Nothing was written.</exception>
     /// <exception cref="ArgumentOutOfRangeException">
-    /// <paramref name="discount"/> is NaN or outside [0, 1), <paramref name="start"/> is no Start, or B or T is below 1. Nothing was written.
+    /// <paramref name="discount"/> is NaN or outside [0, 1), <paramref name="start"/> is no Start, or B or T is below 1. Nothing was
+    /// written.
     /// </exception>
     /// <exception cref="BackendUnavailableException">The named backend does not run here.</exception>
     public static double Run(
@@ -58,7 +59,8 @@ public static partial class IndicatorTd
         RunSpans(prediction, nextValues, done, indicators, tasks, discount, start, normalised, gradient, statistics, backend);
 
     /// <summary>One batch of bfloat16 predictions and next values, widened exactly; the gradient is float32.</summary>
-    /// <inheritdoc cref="Run(ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{bool}, Indicators, int, double, Start, bool, Span{float}, TdStatistics, AuxBackend)"/>
+    /// <inheritdoc cref="Run(ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{bool}, Indicators, int, double, Start, bool,
+    /// Span{float}, TdStatistics, AuxBackend)"/>
     public static double Run(
         ReadOnlySpan<BFloat16> prediction, ReadOnlySpan<BFloat16> nextValues, ReadOnlySpan<bool> done, Indicators indicators, int tasks,
         double discount, Start start, bool normalised, Span<float> gradient, TdStatistics statistics = default,
@@ -79,7 +81,8 @@ public static partial class IndicatorTd
     /// <exception cref="ArgumentException">Ranks, shapes, dtypes or devices do not fit, a tensor is not contiguous, an output overlaps
     /// something, no output is wanted, or a stream of another device. Nothing was written.</exception>
     /// <exception cref="ArgumentOutOfRangeException">
-    /// <paramref name="discount"/> is NaN or outside [0, 1), <paramref name="start"/> is no Start, or B or T is below 1. Nothing was written.
+    /// <paramref name="discount"/> is NaN or outside [0, 1), <paramref name="start"/> is no Start, or B or T is below 1. Nothing was
+    /// written.
     /// </exception>
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or not on this memory.</exception>
     /// <exception cref="CudaException">The driver failed.</exception>
@@ -157,7 +160,8 @@ public static partial class IndicatorTd
     }
 
     /// <summary>
-    /// The overloads' common part. The order is empty, or a permutation: for each row of predictions and gradient the row of everything else.
+    /// The overloads' common part. The order is empty, or a permutation: for each row of predictions and gradient the row of everything
+    /// else.
     /// </summary>
     internal static unsafe double RunSpans<T>(
         ReadOnlySpan<T> prediction, ReadOnlySpan<T> nextValues, ReadOnlySpan<bool> done, Indicators indicators, int tasks,

@@ -10,7 +10,8 @@ namespace AuxCore.Kernels;
 public readonly ref struct Indicators
 {
     private Indicators(
-        ReadOnlySpan<float> features, ReadOnlySpan<BFloat16> narrow, ReadOnlySpan<float> thresholds, ReadOnlySpan<byte> bits, IndicatorKind kind)
+        ReadOnlySpan<float> features, ReadOnlySpan<BFloat16> narrow, ReadOnlySpan<float> thresholds, ReadOnlySpan<byte> bits,
+        IndicatorKind kind)
     {
         Features = features;
         NarrowFeatures = narrow;
@@ -29,7 +30,9 @@ public readonly ref struct Indicators
     public static Indicators Threshold(ReadOnlySpan<BFloat16> features, ReadOnlySpan<float> thresholds) =>
         new(default, features, thresholds, default, IndicatorKind.NarrowThreshold);
 
-    /// <summary>From bits: r[b, t] is bit t mod 8 of byte t / 8 of row b; of a row's last byte, the bits behind task T − 1 are ignored.</summary>
+    /// <summary>
+    /// From bits: r[b, t] is bit t mod 8 of byte t / 8 of row b; of a row's last byte, the bits behind task T − 1 are ignored.
+    /// </summary>
     /// <param name="bits">[B, <see cref="BytesPerState"/>(T)], row-major.</param>
     public static Indicators Packed(ReadOnlySpan<byte> bits) => new(default, default, default, bits, IndicatorKind.Bits);
 

@@ -23,7 +23,8 @@ internal static unsafe class NonFinite
                 var at = row * columns + column;
                 var value = dtype == DType.Float32 ? ((float*)values)[at] : ((BFloat16*)values)[at];
                 if (!float.IsFinite(value))
-                    throw new ArgumentException($"{name}: row {row}, column {column} of {dtype.Name()}[{rows}, {columns}] is {value}", name);
+                    throw new ArgumentException($"{name}: row {row}, column {column} of {dtype.Name()}[{rows}, {columns}] is {value}",
+                        name);
             }
         }
     }

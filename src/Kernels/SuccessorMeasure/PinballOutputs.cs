@@ -33,8 +33,8 @@ public readonly struct PinballViews
     public TensorView Gradient { get; init; }
 
     /// <summary>
-    /// float64, one element: the loss. On a device it is summed from <see cref="TaskLosses"/>, which then is wanted too: nothing is allocated
-    /// behind the caller's back, so that a call can be captured in a graph.
+    /// float64, one element: the loss. On a device it is summed from <see cref="TaskLosses"/>, which then is wanted too: nothing is
+    /// allocated behind the caller's back, so that a call can be captured in a graph.
     /// </summary>
     public TensorView Loss { get; init; }
 

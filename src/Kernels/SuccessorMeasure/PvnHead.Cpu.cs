@@ -36,7 +36,8 @@ public static partial class PvnHead
         var groups = ActionGroups.Of(new(work.Actions, (int)work.Rows), work.Shape.Actions);
         var elements = checked((int)(work.Rows * work.Shape.Tasks));
         var threads = ThreadTeam.Count((long)elements * work.Shape.Features, MinimumProductsPerThread);
-        var buffers = new PvnBuffers(elements, threads, checked(Math.Max(work.Shape.Tasks, (int)work.Rows) * HeadProducts<TVector>.PanelColumns));
+        var buffers = new PvnBuffers(elements, threads,
+            checked(Math.Max(work.Shape.Tasks, (int)work.Rows) * HeadProducts<TVector>.PanelColumns));
         try
         {
             fixed (float* prediction = buffers.Prediction, next = buffers.Next)

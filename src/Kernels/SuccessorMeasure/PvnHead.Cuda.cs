@@ -5,8 +5,8 @@ namespace AuxCore.Kernels;
 public static partial class PvnHead
 {
     /// <summary>
-    /// Grouping, products with the TD epilogue, gradients (<c>native/cuda/successor_measure/pvn_head.cu</c>). Before, unless the actions are
-    /// trusted, a check of them that waits for the stream.
+    /// Grouping, products with the TD epilogue, gradients (<c>native/cuda/successor_measure/pvn_head.cu</c>). Before, unless the actions
+    /// are trusted, a check of them that waits for the stream.
     /// </summary>
     private static unsafe void RunCuda(in PvnHeadWork work, AuxDevice device, nint stream)
     {

@@ -4,7 +4,9 @@ namespace AuxCore.Kernels;
 
 public static partial class PvnHead
 {
-    /// <summary>The formulas of the class's summary, with products and sums in double, and the loss of <see cref="IndicatorTd"/>'s reference.</summary>
+    /// <summary>
+    /// The formulas of the class's summary, with products and sums in double, and the loss of <see cref="IndicatorTd"/>'s reference.
+    /// </summary>
     private static unsafe void RunReference(in PvnHeadWork work)
     {
         var (features, tasks) = (work.Shape.Features, work.Shape.Tasks);

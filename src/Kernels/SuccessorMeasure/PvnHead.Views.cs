@@ -95,7 +95,8 @@ public static partial class PvnHead
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
     /// <param name="stream">Where work on a device is queued; the default stream without. Work on the device is asynchronous.</param>
     /// <exception cref="ArgumentException">Ranks, shapes, dtypes or devices do not fit, a tensor is not contiguous, an output overlaps
-    /// something, no output is wanted, the workspace is missing or too small, or a stream of another device. Nothing was written.</exception>
+    /// something, no output is wanted, the workspace is missing or too small, or a stream of another device. Nothing was
+    /// written.</exception>
     /// <exception cref="ArgumentOutOfRangeException">
     /// An action, the discount or <paramref name="start"/> is out of its range, or a size is below 1. Nothing was written.
     /// </exception>

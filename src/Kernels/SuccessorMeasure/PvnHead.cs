@@ -158,7 +158,8 @@ public static partial class PvnHead
     /// <param name="statistics">More outputs, each of them optional; row losses in the batch's order.</param>
     /// <param name="backend">Where to run; Auto takes the CPU for spans.</param>
     /// <returns>The loss; NaN if any of it is.</returns>
-    /// <inheritdoc cref="IndicatorTd.Run(ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{bool}, Indicators, int, double, Start, bool, Span{float}, TdStatistics, AuxBackend)" path="/exception"/>
+    /// <inheritdoc cref="IndicatorTd.Run(ReadOnlySpan{float}, ReadOnlySpan{float}, ReadOnlySpan{bool}, Indicators, int, double, Start,
+    /// bool, Span{float}, TdStatistics, AuxBackend)" path="/exception"/>
     public static double RunGrouped(
         ActionGroups groups, ReadOnlySpan<float> prediction, ReadOnlySpan<float> nextValues, ReadOnlySpan<bool> done,
         Indicators indicators, int tasks, double discount, Start start, bool normalised, Span<float> gradient,

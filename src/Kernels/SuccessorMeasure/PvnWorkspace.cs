@@ -1,8 +1,8 @@
 namespace AuxCore.Kernels;
 
 /// <summary>
-/// The device memory between the products of <see cref="PvnHead"/>: errors [B, T], losses [B, ⌈T / 32⌉], the order of rows [B], where actions
-/// begin [A + 2]. The same arithmetic as in <c>native/cuda/successor_measure/pvn_head.cpp</c>, which refuses less.
+/// The device memory between the products of <see cref="PvnHead"/>: errors [B, T], losses [B, ⌈T / 32⌉], the order of rows [B], where
+/// actions begin [A + 2]. The same arithmetic as in <c>native/cuda/successor_measure/pvn_head.cpp</c>, which refuses less.
 /// </summary>
 internal static class PvnWorkspace
 {

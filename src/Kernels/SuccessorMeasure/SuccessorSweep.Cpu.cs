@@ -45,7 +45,8 @@ public static partial class SuccessorSweep
     };
 
     private static unsafe void RunPanel(
-        in SuccessorSweepWork work, int first, int width, float[] buffer, delegate*<in SuccessorSweepWork, int, int, float*, float*, void> sweep)
+        in SuccessorSweepWork work, int first, int width, float[] buffer, delegate*<in SuccessorSweepWork, int, int, float*, float*,
+        void> sweep)
     {
         var (states, columns) = (work.States, Math.Min(width, work.States - first));
         fixed (float* memory = buffer)

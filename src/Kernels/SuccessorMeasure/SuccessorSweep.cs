@@ -9,7 +9,8 @@ public enum SweepOrder
     Jacobi,
 
     /// <summary>
-    /// Rows from the first to the last, each as it is by then: those before it new already. Needs no second table, and usually fewer sweeps.
+    /// Rows from the first to the last, each as it is by then: those before it new already. Needs no second table, and usually fewer
+    /// sweeps.
     /// </summary>
     GaussSeidel,
 }
@@ -90,7 +91,9 @@ public static partial class SuccessorSweep
     /// <param name="normalised">Whether the measure is multiplied by 1 − γ.</param>
     /// <param name="sweeps">How many, at least 1.</param>
     /// <param name="order">Which rows a sweep reads.</param>
-    /// <param name="columnChanges">Float32 [S]: the largest change in each column in the last sweep. May be left out (a default view).</param>
+    /// <param name="columnChanges">
+    /// Float32 [S]: the largest change in each column in the last sweep. May be left out (a default view).
+    /// </param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
     /// <param name="stream">Where work on a device is queued; the default stream without.</param>
     /// <exception cref="ArgumentException">The table is not a contiguous float32 [S, S], devices do not fit, outputs overlap, or a stream

@@ -22,7 +22,8 @@ public static partial class TabularTd
 
     // Apart from RunCpu, so that one thread pays for no closure.
     private static unsafe void RunThreads(
-        TabularTdWork work, RowSnapshot? snapshot, delegate*<in TabularTdWork, RowSnapshot?, int, int, void> loop, int blocks, int threads) =>
+        TabularTdWork work, RowSnapshot? snapshot, delegate*<in TabularTdWork, RowSnapshot?, int, int, void> loop, int blocks,
+        int threads) =>
         ThreadTeam.Run(threads, part => loop(
             work, snapshot,
             (int)((long)blocks * part / threads) * CacheLineFloats,

@@ -5,8 +5,8 @@ namespace AuxCore.Kernels;
 public static partial class TabularTd
 {
     /// <summary>
-    /// One launch, a thread a column (<c>native/cuda/successor_measure/tabular_td.cu</c>). Before, unless the states are trusted, a check of
-    /// them that waits for the stream.
+    /// One launch, a thread a column (<c>native/cuda/successor_measure/tabular_td.cu</c>). Before, unless the states are trusted, a check
+    /// of them that waits for the stream.
     /// </summary>
     private static unsafe void RunCuda(in TabularTdWork work, AuxDevice device, nint stream)
     {

@@ -2,7 +2,9 @@ namespace AuxCore.Kernels;
 
 public static partial class TabularTd
 {
-    /// <summary>The update of the class's summary, transition by transition, on a table in double that is rounded once, at the end.</summary>
+    /// <summary>
+    /// The update of the class's summary, transition by transition, on a table in double that is rounded once, at the end.
+    /// </summary>
     private static unsafe void RunReference(in TabularTdWork work)
     {
         var (states, height) = (work.States, SuccessorArguments.Height(work.Discount, work.Normalised));

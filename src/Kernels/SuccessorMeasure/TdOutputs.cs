@@ -31,8 +31,8 @@ public readonly struct TdOutputs
     public TensorView Gradient { get; init; }
 
     /// <summary>
-    /// float64, one element: the loss. On a device it is summed from <see cref="RowLosses"/>, which then is wanted too: nothing is allocated
-    /// behind the caller's back, so that a call can be captured in a graph.
+    /// float64, one element: the loss. On a device it is summed from <see cref="RowLosses"/>, which then is wanted too: nothing is
+    /// allocated behind the caller's back, so that a call can be captured in a graph.
     /// </summary>
     public TensorView Loss { get; init; }
 

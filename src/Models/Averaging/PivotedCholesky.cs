@@ -2,8 +2,8 @@ namespace AuxCore.Models;
 
 /// <summary>
 /// P A Pᵀ = L Lᵀ of a positive semi-definite matrix with a diagonal of ones, the largest remaining pivot first (LAPACK's <c>pstrf</c> is
-/// the same method). It ends where no pivot above the bound is left, so a matrix that is singular to within rounding gives a solution of the
-/// rows that matter.
+/// the same method). It ends where no pivot above the bound is left, so a matrix that is singular to within rounding gives a solution of
+/// the rows that matter.
 /// </summary>
 internal sealed class PivotedCholesky
 {

@@ -21,7 +21,8 @@ public static class PostHocEma
     /// <param name="atStep">The step at which it is wanted, up to the last snapshot's.</param>
     /// <remarks>
     /// With ⟨p, q⟩ = ∫ p(τ) q(τ) dτ over the weights p, q that two averages give to time τ, A x = b is solved in double, where
-    /// Aᵢⱼ = ⟨pᵢ, pⱼ⟩, bᵢ = ⟨pᵢ, p⟩ for the wanted p, and A is scaled to a diagonal of ones; by Cholesky's method with pivots. Then Σ x = 1 is restored.
+    /// Aᵢⱼ = ⟨pᵢ, pⱼ⟩, bᵢ = ⟨pᵢ, p⟩ for the wanted p, and A is scaled to a diagonal of ones; by Cholesky's method with pivots. Then Σ x = 1
+    /// is restored.
     /// </remarks>
     /// <exception cref="ArgumentNullException"><paramref name="snapshots"/> is null.</exception>
     /// <exception cref="ArgumentException">There are no snapshots, or two are the same.</exception>

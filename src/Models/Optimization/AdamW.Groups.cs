@@ -9,10 +9,12 @@ namespace AuxCore.Models;
 public sealed partial class AdamW
 {
     /// <summary>Adds a group of parameters; what is null in its options is taken from the optimiser's defaults.</summary>
-    /// <param name="param_group">An <see cref="ParamGroup"/>, or TorchSharp's base class with no options or with <see cref="Options"/>.</param>
+    /// <param name="param_group">
+    /// An <see cref="ParamGroup"/>, or TorchSharp's base class with no options or with <see cref="Options"/>.
+    /// </param>
     /// <exception cref="ArgumentException">
-    /// It has another optimiser's options, or a parameter is of a type that cannot be stepped, not contiguous, repeated, or overlaps another.
-    /// Nothing was added.
+    /// It has another optimiser's options, or a parameter is of a type that cannot be stepped, not contiguous, repeated, or overlaps
+    /// another. Nothing was added.
     /// </exception>
     /// <exception cref="ArgumentOutOfRangeException">A hyper-parameter is NaN or out of its range. Nothing was added.</exception>
     /// <exception cref="BackendUnavailableException">No backend runs on the parameters' device. Nothing was added.</exception>
@@ -137,7 +139,8 @@ public sealed partial class AdamW
         {
             if (!state.Parameter.shape.AsSpan().SequenceEqual(state.Shape))
                 throw new ArgumentException(
-                    $"'{state.Name}' now has shape {TensorView.Format(state.Parameter.shape)}, its moments {TensorView.Format(state.Shape)}");
+                    $"'{state.Name}' now has shape {TensorView.Format(state.Parameter.shape)}, "
+                    + $"its moments {TensorView.Format(state.Shape)}");
         }
 
         RequireSteppable([.. states.Select(state => state.Parameter)], i => states[i].Name);

@@ -80,7 +80,8 @@ public sealed partial class AdamW
         /// <param name="parameters">A module's <c>named_parameters()</c>.</param>
         /// <param name="options">What is null in them, or without them all, becomes the optimiser's default.</param>
         public ParamGroup(IEnumerable<(string name, Parameter parameter)> parameters, Options? options = null)
-            : base((parameters ?? throw new ArgumentNullException(nameof(parameters))).Select(pair => pair.parameter), options ?? new Options()) =>
+            : base((parameters ?? throw new ArgumentNullException(nameof(parameters))).Select(pair => pair.parameter),
+                options ?? new Options()) =>
             Names = parameters.Select(pair => pair.name);
 
         /// <summary>Parameters with hyper-parameters; what is null becomes the optimiser's default.</summary>

@@ -6,9 +6,9 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Models;
 
 /// <content>
-/// State in safetensors: the tensors <c>exp_avg.NAME</c>, <c>exp_avg_sq.NAME</c>, <c>master.NAME</c> for 16-bit parameters, <c>steps</c> (int64,
-/// one a parameter), with averages <c>ema.KEY</c> for each key of <see cref="EmaModel.Save(string)"/>, and what the metadata keys below say. A
-/// parameter without a name is called by the numbers of its group and its place there: <c>0.3</c>.
+/// State in safetensors: the tensors <c>exp_avg.NAME</c>, <c>exp_avg_sq.NAME</c>, <c>master.NAME</c> for 16-bit parameters, <c>steps</c>
+/// (int64, one a parameter), with averages <c>ema.KEY</c> for each key of <see cref="EmaModel.Save(string)"/>, and what the metadata keys
+/// below say. A parameter without a name is called by the numbers of its group and its place there: <c>0.3</c>.
 /// </content>
 public sealed partial class AdamW
 {
@@ -114,7 +114,8 @@ public sealed partial class AdamW
         }
 
         if (Averages is not null)
-            tensors.AddRange(Averages.StateTensors(operation).Select(entry => KeyValuePair.Create(AveragesPrefix + entry.Key, entry.Value)));
+            tensors.AddRange(Averages.StateTensors(operation).Select(entry =>
+                KeyValuePair.Create(AveragesPrefix + entry.Key, entry.Value)));
         return tensors;
     }
 
@@ -152,7 +153,8 @@ public sealed partial class AdamW
     private Action RestoringScaler(SafetensorsReader file, string path)
     {
         if (Scaler is null != !file.Metadata.ContainsKey(ScalerKey))
-            throw Foreign(path, ScalerKey, Scaler is null ? "is there, but this optimiser has no Scaler" : "is missing; it was saved without a Scaler");
+            throw Foreign(path, ScalerKey, Scaler is null ? "is there, but this optimiser has no Scaler"
+                : "is missing; it was saved without a Scaler");
         return Scaler is null
             ? () => { }
             : Scaler.Restoring(file.Metadata[ScalerKey]) ?? throw Foreign(path, ScalerKey, "is not a scaler's state");
@@ -221,7 +223,8 @@ public sealed partial class AdamW
             }
 
             double? Number(string key) =>
-                values.Remove(key, out var value) && double.TryParse(value, NumberStyles.Float, CultureInfo.InvariantCulture, out var number)
+                values.Remove(key, out var value)
+                && double.TryParse(value, NumberStyles.Float, CultureInfo.InvariantCulture, out var number)
                     ? number
                     : null;
             var options = new Options

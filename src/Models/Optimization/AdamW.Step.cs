@@ -32,7 +32,8 @@ public sealed partial class AdamW
             return false;
 
         if (_settings.Count > 0)
-            group.Update(CollectionsMarshal.AsSpan(_settings), _settingsOf, scale, AverageLinks.Decays(decays, group.AverageCount), Backend);
+            group.Update(CollectionsMarshal.AsSpan(_settings), _settingsOf, scale, AverageLinks.Decays(decays, group.AverageCount),
+                Backend);
         if (decays is not null)
             _links.UpdateRest(decays, Backend);
         foreach (var state in _states)

@@ -7,8 +7,9 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Models;
 
 /// <summary>
-/// AdamW (Loshchilov and Hutter 2019), or Adam with an L2 penalty, over all parameters in one pass; the averages of an <see cref="EmaModel"/>
-/// can move in the same pass. It takes the place of <c>torch.optim.AdamW</c>, with its parameters, groups and learning-rate schedulers.
+/// AdamW (Loshchilov and Hutter 2019), or Adam with an L2 penalty, over all parameters in one pass; the averages of an <see
+/// cref="EmaModel"/> can move in the same pass. It takes the place of <c>torch.optim.AdamW</c>, with its parameters, groups and
+/// learning-rate schedulers.
 /// <code>
 /// using var ema = new EmaModel(model, EmaSchedule.HalfLife(steps: 500));
 /// using var optimizer = new AdamW(model.parameters(), lr: 1e-3, weight_decay: 0.05) { Averages = ema, MaxGradientNorm = 1 };
@@ -16,13 +17,14 @@ namespace AuxCore.Models;
 /// </code>
 /// </summary>
 /// <remarks>
-/// <para>Formulas and arithmetic: <see cref="AdamWUpdate"/>. Before a step, gradients are multiplied by the inverse of the loss scale and of
-/// the number of accumulated passes, then clipped by their global norm, all in one factor. Moments are float32. Parameters of bfloat16 or
-/// float16 have a float32 master each, which takes the steps; where a parameter was written to, its master begins from that value.</para>
+/// <para>Formulas and arithmetic: <see cref="AdamWUpdate"/>. Before a step, gradients are multiplied by the inverse of the loss scale and
+/// of the number of accumulated passes, then clipped by their global norm, all in one factor. Moments are float32. Parameters of bfloat16
+/// or float16 have a float32 master each, which takes the steps; where a parameter was written to, its master begins from that
+/// value.</para>
 /// <para>A parameter takes part in a step if it requires grad and has a gradient; each counts its own steps, as in PyTorch. What does not
 /// take part keeps its value and its moments. A frozen parameter is left alone also where it still has a gradient from before.</para>
-/// <para>Parameters that <c>model.to(…)</c> retyped between float32, bfloat16 and float16 are followed at the next step, moments and all, if
-/// the optimiser was given <c>model.parameters()</c> itself and not a list of it. A changed number or shape is an error. All checks come
+/// <para>Parameters that <c>model.to(…)</c> retyped between float32, bfloat16 and float16 are followed at the next step, moments and all,
+/// if the optimiser was given <c>model.parameters()</c> itself and not a list of it. A changed number or shape is an error. All checks come
 /// before the first write: after an exception, parameters, moments and averages are as they were.</para>
 /// <para>AMSGrad is not offered. Steps write memory directly and do not raise autograd's version counters: do not step between the forward
 /// and the backward pass of one graph. Not thread-safe.</para>
@@ -134,8 +136,8 @@ public sealed partial class AdamW : OptimizerHelper, torch.optim.IBetas
     public GradientScaler? Scaler { get; set; }
 
     /// <summary>
-    /// n: only each n-th call of <see cref="step"/> steps, by the mean of the gradients of n backward passes; <see cref="zero_grad()"/> keeps
-    /// the gradients in between.
+    /// n: only each n-th call of <see cref="step"/> steps, by the mean of the gradients of n backward passes; <see cref="zero_grad()"/>
+    /// keeps the gradients in between.
     /// </summary>
     /// <exception cref="ArgumentOutOfRangeException">The value is below 1.</exception>
     /// <exception cref="InvalidOperationException">Passes are being accumulated.</exception>
@@ -151,9 +153,9 @@ public sealed partial class AdamW : OptimizerHelper, torch.optim.IBetas
     }
 
     /// <summary>
-    /// Averages that move in the optimiser's pass, so that <see cref="EmaModel.Update"/> is not called any longer: the bits are the same. What
-    /// the averages have beside this optimiser's parameters is updated as well. At most four schedules, in float32, where the parameters are;
-    /// the optimiser does not dispose the averages.
+    /// Averages that move in the optimiser's pass, so that <see cref="EmaModel.Update"/> is not called any longer: the bits are the same.
+    /// What the averages have beside this optimiser's parameters is updated as well. At most four schedules, in float32, where the
+    /// parameters are; the optimiser does not dispose the averages.
     /// </summary>
     /// <exception cref="ArgumentException">
     /// There are more averages than one pass carries, or they are stored in another way; call <see cref="EmaModel.Update"/> then.
@@ -204,7 +206,8 @@ public sealed partial class AdamW : OptimizerHelper, torch.optim.IBetas
     /// <param name="closure">Computes the loss and its gradients, before the step; optional.</param>
     /// <returns>What the closure returned, or null.</returns>
     /// <exception cref="ArgumentException">
-    /// A gradient is sparse or does not fit its parameter, or the parameters changed in number or shape, or to a type that cannot be stepped.
+    /// A gradient is sparse or does not fit its parameter, or the parameters changed in number or shape, or to a type that cannot be
+    /// stepped.
     /// </exception>
     /// <exception cref="ArgumentOutOfRangeException">A group's hyper-parameter is out of its range.</exception>
     /// <exception cref="NonFiniteGradientException">A gradient is not finite, and <see cref="NonFinite"/> says to throw.</exception>

@@ -7,7 +7,8 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Models;
 
 /// <summary>
-/// One parameter of an <see cref="AdamW"/> with its moments, which lie in memory that the optimiser owns, and its count of steps. TorchSharp's
+/// One parameter of an <see cref="AdamW"/> with its moments, which lie in memory that the optimiser owns, and its count of steps.
+/// TorchSharp's
 /// <c>state_dict</c> shows it as an <see cref="OptimizerState"/>.
 /// </summary>
 internal sealed class AdamWState : OptimizerState

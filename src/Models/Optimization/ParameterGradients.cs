@@ -7,8 +7,9 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Models;
 
 /// <summary>
-/// Where the gradients of parameters are at one moment. Reading them through TorchSharp takes an object and several calls each, more than the
-/// step itself for small parameters; this goes by the native handles. A gradient that is not contiguous is copied, until this is disposed.
+/// Where the gradients of parameters are at one moment. Reading them through TorchSharp takes an object and several calls each, more than
+/// the step itself for small parameters; this goes by the native handles. A gradient that is not contiguous is copied, until this is
+/// disposed.
 /// </summary>
 internal sealed class ParameterGradients : IDisposable
 {
