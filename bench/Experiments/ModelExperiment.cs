@@ -33,5 +33,6 @@ internal static class ModelCatalogue
     [
         () => new EmaExperiment(),
         () => new EmaStorageExperiment(),
+        () => new FusedStepExperiment(),
     ];
 }

@@ -88,10 +88,12 @@ internal sealed partial class PtxInterpreter
             var (a, b, c) = (Value(instruction, 1), Value(instruction, 2), Value(instruction, 3));
             return instruction.Name switch
             {
-                "mov.b32" or "mov.b64" or "mov.f32" or "mov.pred" or "cvta.to.global.u64" => a,
+                "mov.b32" or "mov.b64" or "mov.f32" or "mov.f64" or "mov.pred" or "cvta.to.global.u64" => a,
                 "add.s32" => (uint)((int)a + (int)b),
                 "sub.s32" => (uint)((int)a - (int)b),
                 "add.s64" or "add.u64" => a + b,
+                "sub.s64" => a - b,
+                "div.s64" => (ulong)((long)a / (long)b),
                 "mul.lo.s32" => (uint)((int)a * (int)b),
                 "mul.lo.s64" => a * b,
                 "mul.wide.u32" => (ulong)(uint)a * (uint)b,
@@ -105,10 +107,23 @@ internal sealed partial class PtxInterpreter
                 "cvt.s32.s64" => (uint)a,
                 "cvt.s64.s32" => (ulong)(int)a,
                 "cvt.s32.u16" or "cvt.u16.u32" => (ushort)a,
+                "cvt.s32.u8" => (byte)a,
+                "cvt.rn.f32.s32" => Bits((float)(int)a),
+                "cvt.rn.f64.s32" => Bits((double)(int)a),
+                "cvt.f64.f32" => Bits((double)Float(a)),
+                "cvt.rn.f32.f64" => Bits((float)Double(a)),
                 "cvt.f32.f16" => Bits((float)BitConverter.UInt16BitsToHalf((ushort)a)),
+                "add.f32" => Bits(Float(a) + Float(b)),
                 "sub.f32" => Bits(Float(a) - Float(b)),
+                "mul.f32" => Bits(Float(a) * Float(b)),
+                "add.f64" => Bits(Double(a) + Double(b)),
+                "mul.f64" => Bits(Double(a) * Double(b)),
+                "div.rn.f64" => Bits(Double(a) / Double(b)),
+                "neg.f64" => Bits(-Double(a)),
+                "testp.notanumber.f32" => float.IsNaN(Float(a)) ? 1ul : 0,
+                "not.pred" => a == 0 ? 1ul : 0,
                 "fma.rn.f32" => Bits(MathF.FusedMultiplyAdd(Float(a), Float(b), Float(c))),
-                "selp.b32" => c != 0 ? a : b,
+                "selp.b32" or "selp.b64" => c != 0 ? a : b,
                 _ when instruction.Parts[0] == "setp" => Compare(instruction, a, b) ? 1ul : 0,
                 _ => throw new NotSupportedException($"an instruction that the interpreter does not know: {instruction.Text}"),
             };
@@ -123,14 +138,20 @@ internal sealed partial class PtxInterpreter
                 {
                     "eq" => Float(a) == Float(b), // false where one is NaN
                     "neu" => Float(a) != Float(b), // true where one is NaN
+                    "gt" => Float(a) > Float(b),
+                    "leu" => !(Float(a) > Float(b)), // true where one is NaN
                     _ => throw new NotSupportedException(instruction.Text),
                 };
             }
+
+            if (instruction.Type == "f64")
+                return comparison == "lt" ? Double(a) < Double(b) : throw new NotSupportedException(instruction.Text);
 
             var order = instruction.Type switch
             {
                 "s32" => ((int)a).CompareTo((int)b),
                 "u32" => ((uint)a).CompareTo((uint)b),
+                "s64" => ((long)a).CompareTo((long)b),
                 _ => throw new NotSupportedException(instruction.Text),
             };
             return comparison switch
@@ -139,6 +160,7 @@ internal sealed partial class PtxInterpreter
                 "ne" => order != 0,
                 "lt" => order < 0,
                 "ge" => order >= 0,
+                "gt" => order > 0,
                 _ => throw new NotSupportedException(instruction.Text),
             };
         }
@@ -162,6 +184,10 @@ internal sealed partial class PtxInterpreter
         private static int Size(string type) => int.Parse(type[1..], System.Globalization.CultureInfo.InvariantCulture) / 8;
 
         private static float Float(ulong bits) => BitConverter.UInt32BitsToSingle((uint)bits);
+
+        private static double Double(ulong bits) => BitConverter.UInt64BitsToDouble(bits);
+
+        private static ulong Bits(double value) => BitConverter.DoubleToUInt64Bits(value);
 
         private static ulong Bits(float value) => BitConverter.SingleToUInt32Bits(value);
     }

@@ -99,6 +99,8 @@ internal sealed partial class PtxInterpreter
             return new PtxOperand(text, Register: Register(text));
         if (text.StartsWith("0f", StringComparison.OrdinalIgnoreCase))
             return new PtxOperand(text, Bits: uint.Parse(text[2..], NumberStyles.HexNumber, CultureInfo.InvariantCulture));
+        if (text.StartsWith("0d", StringComparison.OrdinalIgnoreCase))
+            return new PtxOperand(text, Bits: ulong.Parse(text[2..], NumberStyles.HexNumber, CultureInfo.InvariantCulture));
         var isNumber = long.TryParse(text, CultureInfo.InvariantCulture, out var number);
         return isNumber ? new PtxOperand(text, Bits: (ulong)number) : new PtxOperand(text);
     }

@@ -42,8 +42,11 @@ public class AdamWAveragesTests
         using var fusedEma = new EmaModel(fused, Schedules[..averages], buffers);
         using var apartEma = new EmaModel(apart, Schedules[..averages], buffers);
         // Partly: some parameters are not the optimiser's, and one is frozen for a while.
-        using var optimizer = new AdamW(fused.parameters().Skip(partly ? 1 : 0), 0.01, weight_decay: 0.1) { MaxGradientNorm = 0.5,
-            Averages = fusedEma };
+        using var optimizer = new AdamW(fused.parameters().Skip(partly ? 1 : 0), 0.01, weight_decay: 0.1)
+        {
+            MaxGradientNorm = 0.5,
+            Averages = fusedEma
+        };
         using var reference = new AdamW(apart.parameters().Skip(partly ? 1 : 0), 0.01, weight_decay: 0.1) { MaxGradientNorm = 0.5 };
 
         for (var step = 0; step < 8; step++)

@@ -17,8 +17,13 @@ public class AdamWGradientTests
     {
         using var scope = torch.NewDisposeScope();
         var (ours, theirs) = Twins(Network);
-        using var optimizer = new AdamW(ours.parameters(), 0.01) { AccumulationSteps = 4, MaxGradientNorm = 0.1 };
-        using var reference = new AdamW(theirs.parameters(), 0.01) { MaxGradientNorm = 0.1 };
+        // With a penalty, so that the size of the gradient counts.
+        using var optimizer = new AdamW(ours.parameters(), 0.01, weight_decay: 0.1)
+        {
+            AccumulationSteps = 4, MaxGradientNorm = 1,
+            Decoupled = false
+        };
+        using var reference = new AdamW(theirs.parameters(), 0.01, weight_decay: 0.1) { MaxGradientNorm = 1, Decoupled = false };
         for (var step = 0; step < 3; step++)
         {
             theirs.zero_grad();
@@ -33,6 +38,7 @@ public class AdamWGradientTests
             foreach (var parameter in theirs.parameters())
                 parameter.grad!.div_(4);
             reference.step();
+            Assert.Equal(reference.LastGradientNorm, optimizer.LastGradientNorm, 1e-5);
         }
 
         AssertClose(theirs, ours, 1e-6);

@@ -60,7 +60,9 @@ internal sealed class FbBatch(FbShape shape)
         if (Done[i])
             return 0;
         double[] heads = [.. Enumerable.Range(0, shape.Heads).Select(e => Dot(TargetForward, e * shape.Count + i, TargetBackward, j))];
-        var pairs = from first in heads.Index() from second in heads.Index() where first.Index < second.Index
+        var pairs = from first in heads.Index()
+                    from second in heads.Index()
+                    where first.Index < second.Index
                     select Math.Abs(first.Item - second.Item);
         return options.Discount * options.Target switch
         {

@@ -100,8 +100,11 @@ public class IndicatorCalibrationArgumentTests
                 TensorView.FromPointer((void*)features.Address, DType.Float32, [1, 2]), thresholds,
                 TensorView.FromPointer((void*)bits.Address, DType.UInt8, [4, 1])));
             Refused<ArgumentException>("outputs.Loss: float32[2]", () => IndicatorCalibration.PinballStep(
-                features, 0.5, 1, thresholds, new PinballViews { Loss = TensorView.FromPointer((void*)counts.Address, DType.Float32,
-                [2]) }));
+                features, 0.5, 1, thresholds, new PinballViews
+                {
+                    Loss = TensorView.FromPointer((void*)counts.Address, DType.Float32,
+                [2])
+                }));
 
             IndicatorCalibration.Quantile(features, 0.5, thresholds, counts);
             Assert.Equal([-3, -4], _thresholds);

@@ -43,7 +43,6 @@ __device__ __forceinline__ float value_of(P parameter, float master) {
   const float held = widen(parameter);
   return widen(narrow_to(P{}, master)) == held ? master : held;
 }
-__device__ __forceinline__ float value_of(float parameter, float) { return parameter; }
 
 /// The addresses of a piece in their types. P and G are the types of parameter and gradient.
 template <class P, class G>

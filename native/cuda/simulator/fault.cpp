@@ -11,8 +11,6 @@ namespace {
 
 struct sigaction before;
 pthread_t guarded;
-uintptr_t range_first;
-uintptr_t range_bytes;
 
 void pass_on(int signal, siginfo_t* info, void* context) {
   if (before.sa_flags & SA_SIGINFO)
@@ -39,10 +37,8 @@ void handle(int signal, siginfo_t* info, void* context) {
 
 }  // namespace
 
-FaultGuard::FaultGuard(const void* first, size_t bytes) {
+FaultGuard::FaultGuard() {
   guarded = pthread_self();
-  range_first = reinterpret_cast<uintptr_t>(first);
-  range_bytes = bytes;
   struct sigaction action = {};
   action.sa_sigaction = handle;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;

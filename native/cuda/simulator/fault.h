@@ -1,9 +1,7 @@
-// Turns an access of a kernel to device memory that is not there into an error, as a device does, instead of the end of the process.
+// Turns an access of a kernel to memory that is not the device's into an error, as a device does, instead of the end of the process.
 #pragma once
 
 #include "launch.h"
-
-#include <cstddef>
 
 namespace simt {
 
@@ -12,11 +10,11 @@ struct IllegalAddress {
   const void* address;
 };
 
-/// While it exists, a kernel that this host thread runs and that faults within the range ends with IllegalAddress. Other faults go to whom
-/// they went before. At most one exists at a time.
+/// While it exists, a kernel that this host thread runs and that faults ends with IllegalAddress. Other faults go to whom they went before.
+/// At most one exists at a time.
 class FaultGuard {
  public:
-  FaultGuard(const void* first, size_t bytes);
+  FaultGuard();
   ~FaultGuard();
   FaultGuard(const FaultGuard&) = delete;
   FaultGuard& operator=(const FaultGuard&) = delete;

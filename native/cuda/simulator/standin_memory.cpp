@@ -138,7 +138,7 @@ void Memory::protect(int protection) const {
   }
 }
 
-Memory::Open::Open(const Memory& memory) : memory_(memory), guard_(memory.device_view_, kReserved) {
+Memory::Open::Open(const Memory& memory) : memory_(memory) {
   memory_.protect(PROT_READ | PROT_WRITE);
 }
 

@@ -312,7 +312,7 @@ void sweeps_agree() {
         for (size_t row = 0; row < n; ++row) {
           const float change = std::fabs(expected[row * n + column] - before[row * n + column]);
           expected_changes[column] = std::isnan(change) || std::isnan(expected_changes[column]) ? NAN
-                                                                                                : std::max(change, expected_changes[column]);
+              : std::max(change, expected_changes[column]);
         }
       simt::launch(auxcore_successor_sweep_rows, {unsigned(states) * blocks(n, kThreads), kThreads, 0}, arguments, before.data(),
           jacobi.data());
@@ -367,7 +367,8 @@ void heads_agree() {
         batch.done.data(), batch.sets, by_feature.data(), by_weight.data(), error.data(), losses.data(), order.data(), offsets.data(), rows,
         features, tasks, actions, Batch::kDiscount, Batch::kHeight, 1.0f / float(rows * tasks)};
     const unsigned row_tiles = unsigned((rows + kTile - 1) / kTile + actions + 1);
-    simt::launch(auxcore_pvn_group, {blocks(size_t(std::max(rows, actions + 2)), kGroupThreads), kGroupThreads, 0}, heads.taken.data(), rows,
+    simt::launch(auxcore_pvn_group, {blocks(size_t(std::max(rows, actions + 2)), kGroupThreads), kGroupThreads, 0}, heads.taken.data(),
+        rows,
         actions, order.data(), offsets.data());
     simt::launch(auxcore_pvn_errors, {row_tiles * unsigned(task_tiles), kThreads, 0}, arguments, task_tiles);
     simt::launch(auxcore_pvn_row_losses, {blocks(size_t(rows), kThreads), kThreads, 0}, losses.data(), rows, task_tiles, 0.5 / tasks,
@@ -376,13 +377,14 @@ void heads_agree() {
     simt::launch(auxcore_pvn_weight_gradient, {unsigned(actions * task_tiles * feature_tiles), kThreads, 0}, arguments, task_tiles,
         feature_tiles);
     simt::launch(auxcore_pvn_columns, {blocks(size_t(tasks), td::kColumns), kThreads, 0}, arguments, active.data(), magnitude.data());
-    simt::launch(auxcore_pvn_mean, {blocks(mean.size(), kThreads), kThreads, 0}, heads.weights.data(), tasks, actions, features, mean.data());
+    simt::launch(auxcore_pvn_mean, {blocks(mean.size(), kThreads), kThreads, 0}, heads.weights.data(), tasks, actions, features,
+        mean.data());
 
     std::vector<int32_t> sorted(static_cast<size_t>(rows));
     for (int row = 0; row < rows; ++row)
       sorted[size_t(row)] = row;
     const auto key = [&](int row) { return heads.has_action(row) ? heads.taken[size_t(row)] : actions; };
-    std::stable_sort(sorted.begin(), sorted.end(), [&](int left, int right) { return key(left) < key(right); });
+    std::sort(sorted.begin(), sorted.end(), [&](int left, int right) { return std::pair(key(left), left) < std::pair(key(right), right); });
     same("order", order, sorted, 0);
     for (int action = 0; action < actions + 2; ++action)
       CHECK(offsets[size_t(action)] == std::count_if(sorted.begin(), sorted.end(), [&](int row) { return key(row) < action; }));

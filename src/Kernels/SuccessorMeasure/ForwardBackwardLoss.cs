@@ -162,7 +162,8 @@ public static partial class ForwardBackwardLoss
                 RunReference(work);
                 break;
             default:
-                throw new BackendUnavailableException(nameof(ForwardBackwardLoss), backend, $"it has no implementation there ({device}, {stream})");
+                throw new BackendUnavailableException(nameof(ForwardBackwardLoss), backend,
+                $"it has no implementation there ({device}, {stream})");
         }
 
         Support.Count(backend);

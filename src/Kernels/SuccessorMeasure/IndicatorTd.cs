@@ -26,7 +26,7 @@ public static partial class IndicatorTd
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
         (AuxBackend.Cuda, null),
-        (AuxBackend.Ilgpu, "its ILGPU kernel is not part of this version"));
+        (AuxBackend.Ilgpu, null));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
     /// <param name="backend">Any backend but <see cref="AuxBackend.Auto"/>.</param>
@@ -140,6 +140,9 @@ public static partial class IndicatorTd
                 break;
             case AuxBackend.Cuda:
                 RunCuda(work, device, stream);
+                break;
+            case AuxBackend.Ilgpu when IlgpuShim.IsSupported:
+                RunIlgpu(work, device, stream);
                 break;
             default:
                 throw new BackendUnavailableException(nameof(IndicatorTd), backend, "it has no implementation there");

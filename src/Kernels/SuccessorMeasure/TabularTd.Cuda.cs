@@ -10,12 +10,7 @@ public static partial class TabularTd
     /// </summary>
     private static unsafe void RunCuda(in TabularTdWork work, AuxDevice device, nint stream)
     {
-        if (!work.TrustStates)
-        {
-            DeviceIndices.Require(work.Current, work.Transitions, work.States, device, stream, "current", nameof(TabularTd));
-            DeviceIndices.Require(work.Next, work.Transitions, work.States, device, stream, "next", nameof(TabularTd));
-        }
-
+        RequireDeviceStates(work, device, stream);
         var batch = new Native.TabularTdBatch
         {
             StructSize = (uint)sizeof(Native.TabularTdBatch),
@@ -33,5 +28,13 @@ public static partial class TabularTd
         };
         NativeStatus.Check(
             Native.TabularTd(CudaContext.Of(device.Index, nameof(TabularTd)).Handle, stream, &batch), nameof(TabularTd));
+    }
+
+    private static unsafe void RequireDeviceStates(in TabularTdWork work, AuxDevice device, nint stream)
+    {
+        if (work.TrustStates || device.Kind == AuxDeviceKind.Host) // host memory was looked at already
+            return;
+        DeviceIndices.Require(work.Current, work.Transitions, work.States, device, stream, "current", nameof(TabularTd));
+        DeviceIndices.Require(work.Next, work.Transitions, work.States, device, stream, "next", nameof(TabularTd));
     }
 }

@@ -20,7 +20,7 @@ public static partial class TabularTd
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
         (AuxBackend.Cuda, null),
-        (AuxBackend.Ilgpu, "its ILGPU kernel is not part of this version"));
+        (AuxBackend.Ilgpu, null));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
     /// <param name="backend">Any backend but <see cref="AuxBackend.Auto"/>.</param>
@@ -170,6 +170,9 @@ public static partial class TabularTd
                 break;
             case AuxBackend.Cuda:
                 RunCuda(work, device, stream);
+                break;
+            case AuxBackend.Ilgpu when IlgpuShim.IsSupported:
+                RunIlgpu(work, device, stream);
                 break;
             default:
                 throw new BackendUnavailableException(nameof(TabularTd), backend, "it has no implementation there");

@@ -157,7 +157,7 @@ public sealed partial class AdamW
                 : "is missing; it was saved without a Scaler");
         return Scaler is null
             ? () => { }
-            : Scaler.Restoring(file.Metadata[ScalerKey]) ?? throw Foreign(path, ScalerKey, "is not a scaler's state");
+        : Scaler.Restoring(file.Metadata[ScalerKey]) ?? throw Foreign(path, ScalerKey, "is not a scaler's state");
     }
 
     private Action RestoringAverages(SafetensorsReader file, string path)

@@ -1,0 +1,152 @@
+// Every call that the successor measure's functions make to the driver, made to fail once: the status is the driver's, and nothing leaks.
+// Then random changes of their arguments, none of which may crash. Needs the stand-in.
+#include <random>
+#include <string>
+
+#include "library_td.h"
+
+using namespace auxcore::test;
+
+namespace {
+
+using Call = std::function<auxcore_status()>;
+
+/// One good call of each function.
+struct Scenario {
+  Memory memory;
+  auxcore_indicator_td_batch batch = td_batch(memory, 9, 40), head_batch = batch;
+  auxcore_indicator_states states = indicator_states(batch);
+  auxcore_pinball step = pinball(memory, batch);
+  auxcore_tabular_td_batch tabular = tabular_batch(memory, 33, {1, 2, 1}, {2, 3, 4});
+  auxcore_sweep sweep = ring_sweep(memory, 33);
+  auxcore_pvn heads = pvn_heads(memory, head_batch, 17, 3);
+  int32_t first = -7;
+
+  std::vector<Call> calls(auxcore_context on) {
+    return {[=, this] { return auxcore_indicator_td(on, nullptr, &batch); },
+        [=, this] { return auxcore_indicator_quantile(on, nullptr, &states, 3); },
+        [=, this] { return auxcore_indicator_pack(on, nullptr, &states, step.bits); },
+        [=, this] { return auxcore_indicator_pinball(on, nullptr, &states, &step); },
+        [=, this] { return auxcore_tabular_td(on, nullptr, &tabular); },
+        [=, this] { return auxcore_first_bad_index(on, nullptr, tabular.current, 3, 33, &first); },
+        [=, this] { return auxcore_successor_sweep(on, nullptr, &sweep); },
+        [=, this] { return auxcore_pvn_head(on, nullptr, &head_batch, &heads); },
+        [=, this] { return auxcore_pvn_mean_over_actions(on, nullptr, heads.weights, 40, 3, 17, heads.target_mean); }};
+  }
+};
+
+void every_call_may_fail(const Standin& standin) {
+  Scenario scenario;
+  scenario.tabular.snapshot = scenario.memory.add(std::vector<float>(33 * 33));
+  for (const bool waits : {false, true}) {
+    // Contexts of the same device: memory is that of both. The second loads the kernels anew.
+    auxcore_context on = 0;
+    OK(auxcore_open(AUXCORE_ABI_VERSION, 0, waits ? AUXCORE_OPEN_SYNCHRONOUS : 0, &on));
+    int failed = 0;
+    std::size_t which = 0;
+    for (const Call& call : scenario.calls(on)) {
+      OK(call());
+      const auxcore_standin_state before = standin.state();
+      const int64_t start = standin.calls();
+      OK(call());
+      const int64_t calls = standin.calls() - start;
+      CHECK(calls > 3);
+      for (int64_t nth = 1; nth <= calls; ++nth) {
+        standin.fail(nth, 719);
+        const auxcore_status status = call();
+        standin.fail(0, 0);
+        const std::string function = standin.failed();
+        CHECK(status == 719 || function == "cuCtxPopCurrent_v2", "function %zu, call %lld, %s: %d", which, static_cast<long long>(nth),
+            function.c_str(), status);
+        failed += status == 719;
+      }
+      const auxcore_standin_state now = standin.state();
+      CHECK(now.allocations == before.allocations && now.pushed_contexts == before.pushed_contexts && now.events == before.events);
+      ++which;
+    }
+    std::printf("%d calls to the driver failed\n", failed);
+    OK(auxcore_close(on));
+  }
+}
+
+/// Writes garbage, or nearly the right thing, over some of a structure's bytes.
+template <class Struct>
+void spoil(Struct& value, std::mt19937_64& random) {
+  auto* const bytes = reinterpret_cast<unsigned char*>(&value);
+  for (auto changes = random() % 3; changes > 0; --changes) {
+    const std::size_t field = random() % (sizeof value / 4) * 4;
+    uint32_t word = 0;
+    std::memcpy(&word, bytes + field, 4);
+    switch (random() % 5) {
+      case 0:
+        word += static_cast<uint32_t>(random() % 9) - 4;
+        break;
+      case 1:
+        word = static_cast<uint32_t>(random());
+        break;
+      case 2:
+        word = 0;
+        break;
+      case 3:
+        word ^= 1u << random() % 32;
+        break;
+      default:
+        std::memcpy(&word, bytes + random() % (sizeof value / 4) * 4, 4);
+    }
+    std::memcpy(bytes + field, &word, 4);
+  }
+}
+
+// Addresses stay the device's or are refused, so kernels run on whatever memory the caller named; sizes are held by what that memory is.
+void garbage_is_refused_or_computed_with(unsigned seed, int rounds) {
+  std::mt19937_64 random(seed);
+  Scenario good;
+  int succeeded = 0, refused = 0;
+  for (int round = 0; round < rounds && failures < 20; ++round) {
+    auxcore_indicator_td_batch batch = good.batch, head_batch = good.head_batch;
+    auxcore_indicator_states states = good.states;
+    auxcore_pinball step = good.step;
+    auxcore_tabular_td_batch tabular = good.tabular;
+    auxcore_sweep sweep = good.sweep;
+    auxcore_pvn heads = good.heads;
+    spoil(batch, random);
+    spoil(head_batch, random);
+    spoil(states, random);
+    spoil(step, random);
+    spoil(tabular, random);
+    spoil(sweep, random);
+    spoil(heads, random);
+    sweep.sweeps = sweep.sweeps > 40 ? 40 : sweep.sweeps;  // a long wait shows nothing
+    int32_t first = 0;
+    for (const auxcore_status status :
+        {auxcore_indicator_td(context, nullptr, &batch), auxcore_indicator_quantile(context, nullptr, &states, int32_t(random() % 12)),
+            auxcore_indicator_pack(context, nullptr, &states, step.bits), auxcore_indicator_pinball(context, nullptr, &states, &step),
+            auxcore_tabular_td(context, nullptr, &tabular),
+            auxcore_first_bad_index(context, nullptr, tabular.current, tabular.transitions, tabular.states, &first),
+            auxcore_successor_sweep(context, nullptr, &sweep), auxcore_pvn_head(context, nullptr, &head_batch, &heads),
+            auxcore_pvn_mean_over_actions(context, nullptr, heads.weights, head_batch.tasks, heads.actions, heads.features,
+            heads.target_mean)}) {
+      CHECK(status <= 0, "seed %u, round %d: %s", seed, round, auxcore_last_error());
+      CHECK(status != AUXCORE_E_INTERNAL && status != AUXCORE_E_MEMORY, "%s", auxcore_last_error());
+      ++(status == AUXCORE_OK ? succeeded : refused);
+    }
+    OK(auxcore_stream_synchronize(context, nullptr));
+  }
+  std::printf("seed %u: %d calls succeeded, %d were refused\n", seed, succeeded, refused);
+  CHECK(succeeded > rounds && refused > rounds);
+}
+
+}  // namespace
+
+int main() {
+  const Standin standin;
+  open_or_skip();
+  skip_without_device_code();
+  every_call_may_fail(standin);
+  for (const unsigned seed : {1u, 2u, 3u})
+    garbage_is_refused_or_computed_with(seed, 100);
+  OK(auxcore_close(context));
+  const auxcore_standin_state now = standin.state();
+  CHECK(now.allocations == 0 && now.retained_contexts == 0 && now.modules == 0);
+  return result();
+}
