@@ -172,9 +172,11 @@ public static partial class ForwardBackwardLoss
             case AuxBackend.Reference:
                 RunReference(work);
                 break;
+            case AuxBackend.Cuda:
+                RunCuda(work, device, stream);
+                break;
             default:
-                throw new BackendUnavailableException(nameof(ForwardBackwardLoss), backend,
-                $"it has no implementation there ({device}, {stream})");
+                throw new BackendUnavailableException(nameof(ForwardBackwardLoss), backend, "it has no implementation there");
         }
 
         Support.Count(backend);
