@@ -16,8 +16,8 @@ struct ForwardBackwardCase {
   int heads, n, d, target;  ///< target: AUXCORE_FB_MEAN, …
   bool is_difference;
   double discount = 0.9, penalty = 0.3, diagonal_weight = 1, orthonormality = 0.7;
-  std::vector<float> f, b, f_bar, b_bar;
-  std::vector<uint8_t> done;
+  std::vector<float> f = {}, b = {}, f_bar = {}, b_bar = {};
+  std::vector<uint8_t> done = {};
 
   double dot(const std::vector<float>& left, int i, const std::vector<float>& right, int j) const {
     double sum = 0;
@@ -72,7 +72,7 @@ struct InfoNceCase {
   int n, d, similarity;  ///< similarity: AUXCORE_INFO_NCE_NEGATIVE_DISTANCE, …
   bool is_symmetric, excludes_positives;
   double temperature = 1.5, penalty = 0.1, offset = 1e-3;
-  std::vector<float> queries, keys;
+  std::vector<float> queries = {}, keys = {};
 
   double sum(const std::vector<float>& left, int i, const std::vector<float>& right, int j, bool of_squares) const {
     double total = 0;
