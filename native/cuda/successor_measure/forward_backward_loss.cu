@@ -368,9 +368,9 @@ __device__ __forceinline__ void gradient_tile(const Batch& batch) {
         value = row == r ? total.at[row][c] + more.at[row][c] : value;
       if (!batch.is_gram) {
         float sum = *to;
-        const float* parts = of_backward ? batch.backward_sums + at : batch.forward_sums + job * matrix + at;
         for (int32_t segment = 1; segment < batch.segments; ++segment)
-          sum += parts[int64_t{segment - 1} * (of_backward ? 1 : batch.heads) * matrix];
+          sum += of_backward ? batch.backward_sums[int64_t{segment - 1} * matrix + at]
+                             : batch.forward_sums[(int64_t{segment - 1} * batch.heads + job) * matrix + at];
         value = fmaf(sum, float(scale), value);
       }
       if (of_backward) {

@@ -323,7 +323,7 @@ __device__ __forceinline__ void finish_row(const Batch& batch) {
   const T* own = static_cast<const T*>(kOwnQueries ? batch.queries : batch.keys) + row;
   const T* other = static_cast<const T*>(kOwnQueries ? batch.keys : batch.queries) + row;
   float* gradient = (kOwnQueries ? batch.query_gradient : batch.key_gradient) + row;
-  const float* sums = (kOwnQueries ? batch.query_sums : batch.key_sums) + row;
+  const float* sums = kOwnQueries ? batch.query_sums : batch.key_sums;
   const float* weights = kOwnQueries ? batch.query_weights : batch.key_weights;
   const float own_term = (kOwnQueries ? batch.query_terms : batch.key_terms)[i];
   const float other_term = (kOwnQueries ? batch.key_terms : batch.query_terms)[i];
@@ -337,7 +337,7 @@ __device__ __forceinline__ void finish_row(const Batch& batch) {
   for (int32_t k = lane; k < d; k += kWarp) {
     float sum = gradient[k];
     for (int32_t segment = 1; segment < batch.segments; ++segment)
-      sum += sums[int64_t{segment - 1} * matrix + k];
+      sum += sums[int64_t{segment - 1} * matrix + row + k];
     const float here = load(own + k), there = load(other + k);
     if (of_distance)
       sum = fmaf(positive, there - here, fmaf(-weight, here - batch.centre[k], sum));

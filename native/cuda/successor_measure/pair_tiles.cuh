@@ -8,6 +8,13 @@
 #include "../device/device.cuh"
 #include "pair_types.cuh"
 
+// Compiled into their callers on the device. In the simulator that would be dozens of times, and take sanitizers minutes.
+#if defined(AUXCORE_SIMULATOR)
+#  define AUXCORE_PAIR_INLINE inline __attribute__((noinline))
+#else
+#  define AUXCORE_PAIR_INLINE __forceinline__
+#endif
+
 namespace auxcore::pairs {
 
 __device__ __forceinline__ float load(const float* from) { return *from; }
@@ -68,7 +75,7 @@ __device__ __forceinline__ int32_t other_row() { return int32_t(threadIdx.x) % k
 
 /// dots = own · other for the tile of rows that begin at own_from and other_from. Every thread of the block calls it.
 template <class Own, class Other>
-__device__ __forceinline__ void dot_products(
+__device__ AUXCORE_PAIR_INLINE void dot_products(
     const Rows<Own>& own, int32_t own_from, const Rows<Other>& other, int32_t other_from, const Shared& shared, Square& dots) {
   dots.clear();
   for (int32_t from = 0; from < own.columns; from += kDepth) {
@@ -106,7 +113,7 @@ __device__ __forceinline__ void share_weights(const Square& weights, const Share
 
 /// sums[own] (+)= Σ weight · other row; the first time it is =. sums has own_count rows of as many columns as other.
 template <class Other>
-__device__ __forceinline__ void add_weighted(
+__device__ AUXCORE_PAIR_INLINE void add_weighted(
     const Rows<Other>& other, int32_t other_from, float* sums, int32_t own_from, int32_t own_count, bool is_first, const Shared& shared) {
   for (int32_t from = 0; from < other.columns; from += kTile) {
     for (int32_t i = int32_t(threadIdx.x); i < kTile * kTile; i += kThreads)
@@ -140,7 +147,7 @@ __device__ __forceinline__ void add_weighted(
 }
 
 /// The sum over a block of one number a thread, in the order of a fixed tree; for thread 0 only. scratch: kThreads places.
-__device__ __forceinline__ double block_sum(double value, double* scratch) {
+__device__ AUXCORE_PAIR_INLINE double block_sum(double value, double* scratch) {
   scratch[threadIdx.x] = value;
   __syncthreads();
   for (unsigned half = kThreads / 2; half > 0; half /= 2) {
