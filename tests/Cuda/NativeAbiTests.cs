@@ -47,6 +47,8 @@ public unsafe partial class NativeAbiTests
         Assert.Equal(40, sizeof(Native.EmaTensors));
         Assert.Equal(16, Marshal.OffsetOf<Native.EmaTensors>(nameof(Native.EmaTensors.Addresses)));
         Assert.Equal(32, sizeof(Native.AdamWSettings));
+        Assert.Equal(144, sizeof(Native.ForwardBackward));
+        Assert.Equal(112, sizeof(Native.InfoNce));
         Assert.Equal(8, Marshal.OffsetOf<Native.AdamWSettings>(nameof(Native.AdamWSettings.Penalty)));
         Assert.Equal(56, sizeof(Native.AdamWTensors));
         Assert.Equal(48, Marshal.OffsetOf<Native.AdamWTensors>(nameof(Native.AdamWTensors.SettingsOf)));

@@ -232,7 +232,7 @@ AUXCORE_API auxcore_status auxcore_adamw_norm(auxcore_adamw_table table, void* s
 /* What the last auxcore_adamw_norm on the stream found. Waits for the stream. */
 AUXCORE_API auxcore_status auxcore_adamw_read_norm(
     auxcore_adamw_table table, void* stream, double* sum_of_squares, int64_t* non_finite);
-/* ---- successor measures: IndicatorTd, IndicatorCalibration, PvnHead, TabularTd, SuccessorSweep (successor_measure/) ----
+/* ---- successor measures: IndicatorTd, IndicatorCalibration, PvnHead, TabularTd, SuccessorSweep, and what follows (successor_measure/) ----
  *
  * The formulas are in the C# files of the same names. Matrices are row-major; addresses are of device memory of the context's device, and
  * 0 leaves out an output that may be left out. What is written shares memory with nothing else. Nothing is allocated and nothing waits for
@@ -369,6 +369,82 @@ AUXCORE_API auxcore_status auxcore_pvn_head(
 /* mean[t, f] = the mean over actions of weights[t, a, f]. */
 AUXCORE_API auxcore_status auxcore_pvn_mean_over_actions(
     auxcore_context context, void* stream, uint64_t weights, int32_t tasks, int32_t actions, int32_t features, uint64_t mean);
+
+/* ---- ForwardBackwardLoss (successor_measure/forward_backward_loss.cu) ---- */
+
+enum {
+  AUXCORE_FB_MEAN = 0,     /* the heads' targets become one: their mean, */
+  AUXCORE_FB_MINIMUM = 1,  /* their minimum, */
+  AUXCORE_FB_PENALISED = 2 /* their mean less penalty · the mean |difference| of all pairs of heads */
+};
+
+typedef struct auxcore_forward_backward {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_forward_backward) */
+  auxcore_dtype type;   /* of the four inputs: float32 or bfloat16 */
+  int32_t heads;        /* 1 to 16 */
+  int32_t count;        /* transitions, at least 2 */
+  int32_t dimension;    /* 1 to 65536 */
+  int32_t target;       /* AUXCORE_FB_MEAN, … */
+  uint32_t is_gram;     /* 1: from d x d matrices, where the target is the mean or the penalty 0; 0: from tiles of the n x n ones */
+  uint32_t is_difference; /* 1: the diagonal part of the loss is of F · B less its target; 0: of F · B */
+  double discount;        /* within [0, 1) */
+  double penalty;         /* at least 0 */
+  double diagonal_weight; /* at least 0 */
+  double orthonormality;  /* at least 0; with the convention's factor */
+  uint64_t forward;           /* [heads, count, dimension] */
+  uint64_t backward;          /* [count, dimension] */
+  uint64_t target_forward;    /* [heads, count, dimension]; rows that are done are not read */
+  uint64_t target_backward;   /* [count, dimension] */
+  uint64_t done;              /* [count], bytes */
+  uint64_t forward_gradient;  /* [heads, count, dimension], float32 */
+  uint64_t backward_gradient; /* [count, dimension], float32 */
+  uint64_t loss;              /* four float64: off-diagonal, diagonal, orthonormality off-diagonal and diagonal */
+  uint64_t workspace;         /* aligned to 256 bytes */
+  int64_t workspace_bytes;
+} auxcore_forward_backward;
+
+/* The bytes of workspace that a batch needs; its addresses may be 0. */
+AUXCORE_API auxcore_status auxcore_forward_backward_workspace(const auxcore_forward_backward* batch, int64_t* bytes);
+
+/* Loss and gradients of one batch. */
+AUXCORE_API auxcore_status auxcore_forward_backward_loss(
+    auxcore_context context, void* stream, const auxcore_forward_backward* batch);
+
+/* ---- InfoNceLoss (successor_measure/info_nce_loss.cu) ---- */
+
+enum {
+  AUXCORE_INFO_NCE_NEGATIVE_DISTANCE = 0,
+  AUXCORE_INFO_NCE_NEGATIVE_SQUARED_DISTANCE = 1,
+  AUXCORE_INFO_NCE_DOT = 2,
+  AUXCORE_INFO_NCE_COSINE = 3
+};
+
+typedef struct auxcore_info_nce {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_info_nce) */
+  auxcore_dtype type;   /* of queries and keys: float32 or bfloat16 */
+  int32_t count;        /* pairs, at least 2 */
+  int32_t dimension;    /* 1 to 65536 */
+  int32_t similarity;   /* AUXCORE_INFO_NCE_NEGATIVE_DISTANCE, … */
+  uint32_t is_symmetric;       /* 0 or 1 */
+  uint32_t excludes_positives; /* 0 or 1 */
+  uint32_t reserved;           /* 0 */
+  double temperature;     /* above 0 */
+  double penalty;         /* at least 0 */
+  double distance_offset; /* at least 0 */
+  uint64_t queries;        /* [count, dimension] */
+  uint64_t keys;           /* [count, dimension] */
+  uint64_t query_gradient; /* [count, dimension], float32 */
+  uint64_t key_gradient;   /* [count, dimension], float32 */
+  uint64_t loss;           /* two float64: contrast, penalty */
+  uint64_t workspace;      /* aligned to 256 bytes */
+  int64_t workspace_bytes;
+} auxcore_info_nce;
+
+/* The bytes of workspace that a batch needs; its addresses may be 0. */
+AUXCORE_API auxcore_status auxcore_info_nce_workspace(const auxcore_info_nce* batch, int64_t* bytes);
+
+/* Loss and gradients of one batch. */
+AUXCORE_API auxcore_status auxcore_info_nce_loss(auxcore_context context, void* stream, const auxcore_info_nce* batch);
 
 #ifdef __cplusplus
 }

@@ -3,7 +3,7 @@
 #include <random>
 #include <string>
 
-#include "library_td.h"
+#include "library_pairs.h"
 
 using namespace auxcore::test;
 
@@ -20,10 +20,16 @@ struct Scenario {
   auxcore_tabular_td_batch tabular = tabular_batch(memory, 33, {1, 2, 1}, {2, 3, 4});
   auxcore_sweep sweep = ring_sweep(memory, 33);
   auxcore_pvn heads = pvn_heads(memory, head_batch, 17, 3);
+  ForwardBackwardCase forward_backward = forward_backward_case(2, 20, 7, AUXCORE_FB_MINIMUM, true);
+  auxcore_forward_backward pairs = on_device(memory, forward_backward, false, AUXCORE_FLOAT32);
+  InfoNceCase info_nce = info_nce_case(20, 7, AUXCORE_INFO_NCE_NEGATIVE_DISTANCE, true, false);
+  auxcore_info_nce contrast = on_device(memory, info_nce, AUXCORE_BFLOAT16);
   int32_t first = -7;
 
   std::vector<Call> calls(auxcore_context on) {
-    return {[=, this] { return auxcore_indicator_td(on, nullptr, &batch); },
+    return {[=, this] { return auxcore_forward_backward_loss(on, nullptr, &pairs); },
+        [=, this] { return auxcore_info_nce_loss(on, nullptr, &contrast); },
+        [=, this] { return auxcore_indicator_td(on, nullptr, &batch); },
         [=, this] { return auxcore_indicator_quantile(on, nullptr, &states, 3); },
         [=, this] { return auxcore_indicator_pack(on, nullptr, &states, step.bits); },
         [=, this] { return auxcore_indicator_pinball(on, nullptr, &states, &step); },
@@ -109,7 +115,11 @@ void garbage_is_refused_or_computed_with(unsigned seed, int rounds) {
     auxcore_tabular_td_batch tabular = good.tabular;
     auxcore_sweep sweep = good.sweep;
     auxcore_pvn heads = good.heads;
+    auxcore_forward_backward pairs = good.pairs;
+    auxcore_info_nce contrast = good.contrast;
     spoil(batch, random);
+    spoil(pairs, random);
+    spoil(contrast, random);
     spoil(head_batch, random);
     spoil(states, random);
     spoil(step, random);
@@ -119,7 +129,8 @@ void garbage_is_refused_or_computed_with(unsigned seed, int rounds) {
     sweep.sweeps = sweep.sweeps > 40 ? 40 : sweep.sweeps;  // a long wait shows nothing
     int32_t first = 0;
     for (const auxcore_status status :
-        {auxcore_indicator_td(context, nullptr, &batch), auxcore_indicator_quantile(context, nullptr, &states, int32_t(random() % 12)),
+        {auxcore_forward_backward_loss(context, nullptr, &pairs), auxcore_info_nce_loss(context, nullptr, &contrast),
+            auxcore_indicator_td(context, nullptr, &batch), auxcore_indicator_quantile(context, nullptr, &states, int32_t(random() % 12)),
             auxcore_indicator_pack(context, nullptr, &states, step.bits), auxcore_indicator_pinball(context, nullptr, &states, &step),
             auxcore_tabular_td(context, nullptr, &tabular),
             auxcore_first_bad_index(context, nullptr, tabular.current, tabular.transitions, tabular.states, &first),

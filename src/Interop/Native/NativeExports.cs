@@ -17,5 +17,6 @@ internal static class NativeExports
         "auxcore_indicator_td", "auxcore_indicator_quantile", "auxcore_indicator_pack", "auxcore_indicator_pinball",
         "auxcore_tabular_td", "auxcore_first_bad_index", "auxcore_successor_sweep",
         "auxcore_pvn_head", "auxcore_pvn_head_workspace", "auxcore_pvn_mean_over_actions",
+        "auxcore_forward_backward_loss", "auxcore_forward_backward_workspace", "auxcore_info_nce_loss", "auxcore_info_nce_workspace",
     ];
 }

@@ -31,6 +31,12 @@ public readonly struct FbTensors
     /// <summary>Receives the four parts of the loss in the order of <see cref="FbTerms"/>: float64[4].</summary>
     public required TensorView Loss { get; init; }
 
+    /// <summary>
+    /// On a device: uint8, one dimension of at least <see cref="ForwardBackwardLoss.WorkspaceBytes"/>, on an address divisible by 256,
+    /// whose contents become undefined. On the host: left out.
+    /// </summary>
+    public TensorView Workspace { get; init; }
+
     internal AuxDevice Device => Forward.Device;
 
     /// <summary>Checks the tensors against each other and describes them to the backends.</summary>
@@ -55,9 +61,14 @@ public readonly struct FbTensors
         SuccessorArguments.Require(ForwardGradient, nameof(ForwardGradient), [gradient], Forward.Shape, Device, nameof(ForwardGradient));
         SuccessorArguments.Require(BackwardGradient, nameof(BackwardGradient), [gradient], [n, d], Device, nameof(BackwardGradient));
         SuccessorArguments.Require(Loss, nameof(Loss), [DType.Float64], [4], Device, nameof(Loss));
+        var onDevice = Device.Kind != AuxDeviceKind.Host;
+        if (onDevice)
+            SuccessorArguments.RequireWorkspace(Workspace, nameof(Workspace), ForwardBackwardLoss.WorkspaceBytes(shape, options), Device);
         return new FbWork(shape, options)
         {
             DType = dtype,
+            Workspace = onDevice ? (void*)Workspace.Address : null,
+            WorkspaceBytes = onDevice ? Workspace.ByteCount : 0,
             Forward = (void*)Forward.Address,
             Backward = (void*)Backward.Address,
             TargetForward = (void*)TargetForward.Address,
@@ -72,14 +83,9 @@ public readonly struct FbTensors
     /// <summary>Keeps the memory alive up to here.</summary>
     internal void KeepAlive()
     {
-        GC.KeepAlive(Forward.Owner);
-        GC.KeepAlive(Backward.Owner);
-        GC.KeepAlive(TargetForward.Owner);
-        GC.KeepAlive(TargetBackward.Owner);
-        GC.KeepAlive(Done.Owner);
-        GC.KeepAlive(ForwardGradient.Owner);
-        GC.KeepAlive(BackwardGradient.Owner);
-        GC.KeepAlive(Loss.Owner);
+        SuccessorArguments.KeepAlive(
+            Forward.Owner, Backward.Owner, TargetForward.Owner, TargetBackward.Owner, Done.Owner, ForwardGradient.Owner,
+            BackwardGradient.Owner, Loss.Owner, Workspace.Owner);
     }
 }
 
@@ -116,6 +122,10 @@ internal readonly unsafe struct FbWork(FbShape shape, FbOptions options)
 
     public required double* Loss { get; init; }
 
+    public void* Workspace { get; init; }
+
+    public long WorkspaceBytes { get; init; }
+
     /// <summary>n (n − 1): the pairs i ≠ j.</summary>
     public double Pairs => Count * (Count - 1.0);
 
@@ -142,6 +152,7 @@ internal readonly unsafe struct FbWork(FbShape shape, FbOptions options)
             NamedMemory.Read("forward", Forward, matrix * Heads), NamedMemory.Read("backward", Backward, matrix),
             NamedMemory.Read("targetForward", TargetForward, matrix * Heads), NamedMemory.Read("targetBackward", TargetBackward, matrix),
             NamedMemory.Read("done", Done, Count), NamedMemory.Written("forwardGradient", ForwardGradient, gradient * Heads),
-            NamedMemory.Written("backwardGradient", BackwardGradient, gradient), NamedMemory.Written("loss", Loss, 4 * sizeof(double)));
+            NamedMemory.Written("backwardGradient", BackwardGradient, gradient), NamedMemory.Written("loss", Loss, 4 * sizeof(double)),
+            NamedMemory.Written("workspace", Workspace, WorkspaceBytes));
     }
 }

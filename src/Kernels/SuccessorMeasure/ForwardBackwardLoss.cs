@@ -28,13 +28,24 @@ public static partial class ForwardBackwardLoss
         nameof(ForwardBackwardLoss),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "its CUDA kernel is not part of this version"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "it has no ILGPU kernel: use Cuda"));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
     /// <param name="backend">Any backend but <see cref="AuxBackend.Auto"/>.</param>
     /// <param name="reason">Why not; empty where it runs.</param>
     public static bool IsSupported(AuxBackend backend, out string reason) => Support.IsSupported(backend, out reason);
+
+    /// <summary>The bytes of workspace that <c>Run</c> needs on a device.</summary>
+    /// <param name="shape">E, n and d.</param>
+    /// <param name="options">Their form and target count.</param>
+    /// <exception cref="ArgumentException">There is no loss of that shape, or the options do not go together.</exception>
+    public static long WorkspaceBytes(FbShape shape, FbOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        options.Check(nameof(options));
+        return PairWorkspace.Of(FbWork.Sizes(shape.Heads, shape.Count, shape.Dimension), options);
+    }
 
     /// <summary>Loss and gradients of a batch in float32.</summary>
     /// <inheritdoc cref="RunSpans{TIn, TGradient}"/>
@@ -161,9 +172,11 @@ public static partial class ForwardBackwardLoss
             case AuxBackend.Reference:
                 RunReference(work);
                 break;
+            case AuxBackend.Cuda:
+                RunCuda(work, device, stream);
+                break;
             default:
-                throw new BackendUnavailableException(nameof(ForwardBackwardLoss), backend,
-                $"it has no implementation there ({device}, {stream})");
+                throw new BackendUnavailableException(nameof(ForwardBackwardLoss), backend, "it has no implementation there");
         }
 
         Support.Count(backend);

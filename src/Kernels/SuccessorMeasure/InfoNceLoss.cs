@@ -22,13 +22,23 @@ public static partial class InfoNceLoss
         nameof(InfoNceLoss),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "its CUDA kernel is not part of this version"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "it has no ILGPU kernel: use Cuda"));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
     /// <param name="backend">Any backend but <see cref="AuxBackend.Auto"/>.</param>
     /// <param name="reason">Why not; empty where it runs.</param>
     public static bool IsSupported(AuxBackend backend, out string reason) => Support.IsSupported(backend, out reason);
+
+    /// <summary>The bytes of workspace that <c>Run</c> needs on a device.</summary>
+    /// <param name="count">n.</param>
+    /// <param name="dimension">d.</param>
+    /// <exception cref="ArgumentException">There is no loss of that shape.</exception>
+    public static long WorkspaceBytes(int count, int dimension)
+    {
+        var (n, d) = InfoNceWork.Sizes(count, dimension);
+        return PairWorkspace.Of(n, d);
+    }
 
     /// <summary>Loss and gradients of a batch in float32.</summary>
     /// <inheritdoc cref="RunSpans{TIn, TGradient}"/>
@@ -141,8 +151,11 @@ public static partial class InfoNceLoss
             case AuxBackend.Reference:
                 RunReference(work);
                 break;
+            case AuxBackend.Cuda:
+                RunCuda(work, device, stream);
+                break;
             default:
-                throw new BackendUnavailableException(nameof(InfoNceLoss), backend, $"it has no implementation there ({device}, {stream})");
+                throw new BackendUnavailableException(nameof(InfoNceLoss), backend, "it has no implementation there");
         }
 
         Support.Count(backend);

@@ -20,6 +20,12 @@ public readonly struct InfoNceTensors
     /// <summary>Receives the two parts of the loss in the order of <see cref="InfoNceTerms"/>: float64[2].</summary>
     public required TensorView Loss { get; init; }
 
+    /// <summary>
+    /// On a device: uint8, one dimension of at least <see cref="InfoNceLoss.WorkspaceBytes"/>, on an address divisible by 256, whose
+    /// contents become undefined. On the host: left out.
+    /// </summary>
+    public TensorView Workspace { get; init; }
+
     internal AuxDevice Device => Queries.Device;
 
     /// <summary>Checks the tensors against each other and describes them to the backends.</summary>
@@ -40,9 +46,14 @@ public readonly struct InfoNceTensors
         SuccessorArguments.Require(QueryGradient, nameof(QueryGradient), [gradient], [n, d], Device, nameof(QueryGradient));
         SuccessorArguments.Require(KeyGradient, nameof(KeyGradient), [gradient], [n, d], Device, nameof(KeyGradient));
         SuccessorArguments.Require(Loss, nameof(Loss), [DType.Float64], [2], Device, nameof(Loss));
+        var onDevice = Device.Kind != AuxDeviceKind.Host;
+        if (onDevice)
+            SuccessorArguments.RequireWorkspace(Workspace, nameof(Workspace), InfoNceLoss.WorkspaceBytes(n, d), Device);
         return new InfoNceWork(n, d, options)
         {
             DType = dtype,
+            Workspace = onDevice ? (void*)Workspace.Address : null,
+            WorkspaceBytes = onDevice ? Workspace.ByteCount : 0,
             Queries = (void*)Queries.Address,
             Keys = (void*)Keys.Address,
             QueryGradient = (void*)QueryGradient.Address,
@@ -54,11 +65,8 @@ public readonly struct InfoNceTensors
     /// <summary>Keeps the memory alive up to here.</summary>
     internal void KeepAlive()
     {
-        GC.KeepAlive(Queries.Owner);
-        GC.KeepAlive(Keys.Owner);
-        GC.KeepAlive(QueryGradient.Owner);
-        GC.KeepAlive(KeyGradient.Owner);
-        GC.KeepAlive(Loss.Owner);
+        SuccessorArguments.KeepAlive(
+            Queries.Owner, Keys.Owner, QueryGradient.Owner, KeyGradient.Owner, Loss.Owner, Workspace.Owner);
     }
 }
 
@@ -85,6 +93,10 @@ internal readonly unsafe struct InfoNceWork(int count, int dimension, InfoNceOpt
 
     public required double* Loss { get; init; }
 
+    public void* Workspace { get; init; }
+
+    public long WorkspaceBytes { get; init; }
+
     /// <summary>Refuses sizes for which there is no loss.</summary>
     public static (int Count, int Dimension) Sizes(long count, long dimension)
     {
@@ -103,6 +115,6 @@ internal readonly unsafe struct InfoNceWork(int count, int dimension, InfoNceOpt
         SuccessorArguments.RequireDisjoint(
             NamedMemory.Read("queries", Queries, matrix), NamedMemory.Read("keys", Keys, matrix),
             NamedMemory.Written("queryGradient", QueryGradient, gradient), NamedMemory.Written("keyGradient", KeyGradient, gradient),
-            NamedMemory.Written("loss", Loss, 2 * sizeof(double)));
+            NamedMemory.Written("loss", Loss, 2 * sizeof(double)), NamedMemory.Written("workspace", Workspace, WorkspaceBytes));
     }
 }

@@ -78,6 +78,19 @@ internal static class SuccessorArguments
             throw new ObjectDisposedException(owner.GetType().Name, $"{name}: its memory was freed");
     }
 
+    /// <summary>Refuses a workspace in device memory that is missing, too small, or not on a boundary of 256 bytes.</summary>
+    public static void RequireWorkspace(in TensorView workspace, string name, long bytes, AuxDevice device)
+    {
+        const int Alignment = 256;
+        if (!IsWanted(workspace))
+            throw new ArgumentException($"{name}: missing; uint8[{bytes}] or more is needed on {device}", name);
+        if (workspace.Shape.Length != 1 || workspace.ElementCount < bytes)
+            throw new ArgumentException($"{name}: {workspace}, but uint8[{bytes}] or more is needed on {device}", name);
+        Require(workspace, name, [DType.UInt8], [workspace.ElementCount], device, name);
+        if (workspace.Address % Alignment != 0)
+            throw new ArgumentException($"{name}: {workspace} is not aligned to {Alignment} bytes", name);
+    }
+
     /// <summary>Whether an optional view was given.</summary>
     public static bool IsWanted(in TensorView view) => view.Address != 0;
 
