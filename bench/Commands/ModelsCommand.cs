@@ -53,11 +53,13 @@ internal static class ModelsCommand
         }
 
         Terminal.Out.Write(table);
-        ModelDifference difference = results.Difference;
-        string interval = difference is { Low: { } low, High: { } high }
-            ? $", 95 % interval [{Format.Digits(low)}, {Format.Digits(high)}]"
-            : "";
-        string verdict = difference.Paired is { } paired ? $": {paired.Verdict(higherIsBetter)}" : "";
-        Console.WriteLine($"{difference.Arm} − {difference.Control}: {Format.Digits(difference.Mean)}{interval}{verdict}");
+        foreach (ModelDifference difference in (ModelDifference[])[results.Difference, .. results.Others ?? []])
+        {
+            string interval = difference is { Low: { } low, High: { } high }
+                ? $", 95 % interval [{Format.Digits(low)}, {Format.Digits(high)}]"
+                : "";
+            string verdict = difference.Paired is { } paired ? $": {paired.Verdict(higherIsBetter)}" : "";
+            Console.WriteLine($"{difference.Arm} − {difference.Control}: {Format.Digits(difference.Mean)}{interval}{verdict}");
+        }
     }
 }

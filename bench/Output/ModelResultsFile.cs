@@ -10,7 +10,12 @@ namespace AuxCore.Bench.Output;
 /// <param name="Claim">The sentence that the experiment tests.</param>
 /// <param name="Rows">One an arm and metric.</param>
 /// <param name="Difference">The comparison that decides the claim.</param>
-internal sealed record ModelResults(string System, string Claim, IReadOnlyList<ModelRow> Rows, ModelDifference Difference);
+internal sealed record ModelResults(string System, string Claim, IReadOnlyList<ModelRow> Rows, ModelDifference Difference)
+{
+    /// <summary>Further comparisons; null, and not in the file, where there are none.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
+    public IReadOnlyList<ModelDifference>? Others { get; init; }
+}
 
 /// <summary>One metric of one arm.</summary>
 /// <param name="Arm">What was trained.</param>

@@ -113,6 +113,9 @@ public sealed partial class LocalTrainer : IDisposable
     /// <summary>Backward passes so far, with as many updates of the averages.</summary>
     public long Steps { get; private set; }
 
+    /// <summary>Where averages are updated: Auto takes what fits the tensors' memory; a named backend runs or throws.</summary>
+    public AuxBackend Backend { get; set; }
+
     /// <summary>What an optimiser is made for: parameters of the model and of auxiliary networks that require grad, by name.</summary>
     public IEnumerable<(string name, Parameter parameter)> Parameters => State()
         .Where(entry => entry.Tensor is Parameter { requires_grad: true })
@@ -140,6 +143,7 @@ public sealed partial class LocalTrainer : IDisposable
     /// gradients of earlier blocks were added.
     /// </exception>
     /// <exception cref="InvalidOperationException">Grad mode is off.</exception>
+    /// <exception cref="BackendUnavailableException">The named <see cref="Backend"/> does not run here; gradients were added.</exception>
     /// <exception cref="ObjectDisposedException">The trainer or a tensor was disposed.</exception>
     public Tensor Backward(Tensor input, Tensor target)
     {
@@ -161,7 +165,11 @@ public sealed partial class LocalTrainer : IDisposable
         }
 
         if (_mixer is not null && _options.Momentum < 1) // at 1 nothing moves, whatever the parameters are
+        {
+            _mixer.Backend = Backend;
             _mixer.Update(_options.Momentum);
+        }
+
         Steps++;
         return torch.stack(losses).MoveToOuterDisposeScope();
     }
