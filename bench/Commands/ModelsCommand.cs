@@ -58,8 +58,9 @@ internal static class ModelsCommand
             string interval = difference is { Low: { } low, High: { } high }
                 ? $", 95 % interval [{Format.Digits(low)}, {Format.Digits(high)}]"
                 : "";
-            string verdict = difference.Paired is { } paired ? $": {paired.Verdict(higherIsBetter)}" : "";
-            Console.WriteLine($"{difference.Arm} − {difference.Control}: {Format.Digits(difference.Mean)}{interval}{verdict}");
+            string verdict = difference.Paired is { } paired ? $": {paired.Verdict(higherIsBetter && !difference.LowerIsBetter)}" : "";
+            string metric = difference.Metric is { } name ? $"{name}: " : "";
+            Console.WriteLine($"{metric}{difference.Arm} − {difference.Control}: {Format.Digits(difference.Mean)}{interval}{verdict}");
         }
     }
 }

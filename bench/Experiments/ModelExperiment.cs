@@ -35,5 +35,6 @@ internal static class ModelCatalogue
         () => new EmaStorageExperiment(),
         () => new FusedStepExperiment(),
         () => new ManExperiment(),
+        () => new LaeExperiment(),
     ];
 }

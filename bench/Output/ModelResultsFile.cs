@@ -36,6 +36,14 @@ internal sealed record ModelDifference(string Arm, string Control, double Mean, 
     [JsonIgnore]
     public PairedDifference? Paired { get; private init; }
 
+    /// <summary>What was compared; null, and not in the file, for the metric that decides the claim.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
+    public string? Metric { get; init; }
+
+    /// <summary>Whether that metric is better the smaller it is, unlike the one that decides the claim.</summary>
+    [JsonIgnore]
+    public bool LowerIsBetter { get; init; }
+
     /// <summary>Compares two rows of one metric, seed by seed.</summary>
     public static ModelDifference Between(ModelRow arm, ModelRow control)
     {
