@@ -10,8 +10,8 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Bench.Experiments;
 
 /// <summary>
-/// Momentum Auxiliary Network: fifteen blocks that no gradient connects. Does the average of the next block's first layer help them? What do
-/// they save in memory, and what does it cost in time, beside backpropagation with and without activation checkpointing?
+/// Momentum Auxiliary Network: fifteen blocks that no gradient connects. Does the average of the next block's first layer help them? What
+/// do they save in memory, and what does it cost in time, beside backpropagation with and without activation checkpointing?
 /// </summary>
 internal sealed class ManExperiment : ModelExperiment
 {
@@ -83,7 +83,8 @@ internal sealed class ManExperiment : ModelExperiment
         {
             LocalTraining[] trainings =
             [
-                .. timed.Select(name => new LocalTraining(train, arms.FirstOrDefault(a => a.Name == name) ?? arms[0], steps, seed, backend)),
+                .. timed.Select(name => new LocalTraining(
+                    train, arms.FirstOrDefault(arm => arm.Name == name) ?? arms[0], steps, seed, backend)),
             ];
             Action[] each = [.. trainings.Select((training, i) => StepOf(training, timed[i]))];
             double[] memory = [.. trainings.Select((training, i) => 1e-6 * Held(training, timed[i]))];

@@ -11,7 +11,7 @@ namespace AuxCore.Bench.Workloads;
 internal static class ActivationCheckpointing
 {
     /// <summary>Adds the gradients of the cross-entropy to those of the parameters.</summary>
-    /// <remarks>Running statistics of batch norms move twice a step, but for those of the last segment, as with PyTorch's checkpoints.</remarks>
+    /// <remarks>Running statistics of batch norms move twice a step, but for the last segment's, as with PyTorch's checkpoints.</remarks>
     /// <param name="segments">Layers, in order.</param>
     /// <param name="input">A batch; gets no gradient.</param>
     /// <param name="labels">Its classes.</param>

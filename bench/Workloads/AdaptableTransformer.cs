@@ -18,7 +18,7 @@ internal enum EfficientKind
     Prefix,
 }
 
-/// <summary>The small modules of one expert: for each block an <see cref="Adapter"/>, two LoRA, or a <see cref="PrefixAttention"/>.</summary>
+/// <summary>The small modules of one expert: a block has an <see cref="Adapter"/>, two LoRA, or a <see cref="PrefixAttention"/>.</summary>
 internal sealed class EfficientModules : Module
 {
     private readonly ModuleList<Module> modules_;
@@ -44,8 +44,8 @@ internal sealed class EfficientModules : Module
 }
 
 /// <summary>
-/// A pre-norm vision transformer for 28 × 28 grey images in patches of 7 × 7, with places for <see cref="EfficientModules"/> and, for masked
-/// pre-training, for a choice of patches.
+/// A pre-norm vision transformer for 28 × 28 grey images in patches of 7 × 7, with places for <see cref="EfficientModules"/> and, for
+/// masked pre-training, for a choice of patches.
 /// </summary>
 internal sealed class AdaptableTransformer : Module
 {
@@ -169,7 +169,8 @@ internal sealed class MaskedAutoencoder : Module
         Tensor visible = order.narrow(1, 0, Visible), hidden = order.narrow(1, Visible, AdaptableTransformer.Tokens - Visible);
         Tensor seen = Encoder.Encode(patches, visible);
         Tensor masks = mask_token.expand(n, hidden.shape[1], AdaptableTransformer.Width);
-        Tensor places = positions.expand(n, AdaptableTransformer.Tokens, AdaptableTransformer.Width).gather(1, Wide(order, AdaptableTransformer.Width));
+        Tensor places = positions.expand(n, AdaptableTransformer.Tokens, AdaptableTransformer.Width)
+            .gather(1, Wide(order, AdaptableTransformer.Width));
         Tensor decoded = decoder.forward(cat([seen, masks], 1) + places, []).narrow(1, Visible, hidden.shape[1]);
         Tensor wanted = patches.gather(1, Wide(hidden, AdaptableTransformer.PatchPixels));
         return functional.mse_loss(to_pixels.forward(decoded), wanted).MoveToOuterDisposeScope();

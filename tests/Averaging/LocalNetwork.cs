@@ -8,8 +8,8 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Tests.Averaging;
 
 /// <summary>
-/// A small convolutional network of four blocks with a local trainer and an optimiser. Twins are copies: libtorch's random numbers belong to
-/// all tests that run at the same time, so the same seed does not give the same weights.
+/// A small convolutional network of four blocks with a local trainer and an optimiser. Twins are copies: libtorch's random numbers belong
+/// to all tests that run at the same time, so the same seed does not give the same weights.
 /// </summary>
 internal sealed class LocalNetwork : IDisposable
 {

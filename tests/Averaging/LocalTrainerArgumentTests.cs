@@ -35,7 +35,8 @@ public class LocalTrainerArgumentTests
         Refused<ArgumentException>("example: null", options: new() { Input = AuxiliaryInput.ScaledMomentum });
         Refused<ArgumentException>("layers: it returned null", layers: _ => null!);
         Refused<ArgumentException>(
-            "layers: the layer that it made has 'weight' Float32[3, 5] where the model's has 'weight' Float32[3, 4]", layers: _ => Linear(5, 3));
+            "layers: the layer that it made has 'weight' Float32[3, 5] where the model's has 'weight' Float32[3, 4]",
+            layers: _ => Linear(5, 3));
         Refused<ArgumentException>("has nothing where the model's has 'bias'", layers: _ => Linear(4, 3, hasBias: false));
         var own = (Module<Tensor, Tensor>)model.children().ElementAt(2);
         Refused<ArgumentException>("the model's own layer", layers: _ => own);

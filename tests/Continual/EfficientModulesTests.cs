@@ -18,7 +18,8 @@ public class EfficientModulesTests
         Assert.Equal(0, adapter.forward(x).abs().max().item<float>());
 
         var p = Randomised(adapter);
-        var expected = p["scale"] * (functional.gelu(x.matmul(p["down.weight"].t()) + p["down.bias"]).matmul(p["up.weight"].t()) + p["up.bias"]);
+        var hidden = functional.gelu(x.matmul(p["down.weight"].t()) + p["down.bias"]);
+        var expected = p["scale"] * (hidden.matmul(p["up.weight"].t()) + p["up.bias"]);
 
         AssertClose(expected, adapter.forward(x));
     }

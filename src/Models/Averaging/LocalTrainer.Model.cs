@@ -15,7 +15,10 @@ public sealed partial class LocalTrainer
         for (var i = 0; i < children.Length; i++)
         {
             if (children[i] is not Module<Tensor, Tensor>)
-                throw new ArgumentException($"model: layer {i}, {children[i].GetName()}, is no module from tensor to tensor", nameof(model));
+            {
+                throw new ArgumentException(
+                    $"model: layer {i}, {children[i].GetName()}, is no module from tensor to tensor", nameof(model));
+            }
         }
 
         return [.. children.Cast<Module<Tensor, Tensor>>()];
@@ -73,8 +76,11 @@ public sealed partial class LocalTrainer
                 {
                     var seen = _layers[_starts[block]].forward(x);
                     if (seen.shape.Length < 2)
+                    {
                         throw new ArgumentException(
-                            $"model: layer {_starts[block]} puts out {TensorView.Format(seen.shape)}, which has no channels", nameof(example));
+                            $"model: layer {_starts[block]} puts out {TensorView.Format(seen.shape)}, without channels", nameof(example));
+                    }
+
                     channels[block - 1] = seen.shape[MomentumAuxiliaryBlock.ChannelDimension(seen)];
                 }
 

@@ -36,7 +36,7 @@ public sealed partial class LocalTrainer : IDisposable
     private bool _disposed;
 
     /// <summary>Cuts a model into blocks.</summary>
-    /// <param name="model">Layers, one after the other; their gradients and running statistics are what <see cref="Backward"/> changes.</param>
+    /// <param name="model">Layers, one after the other; <see cref="Backward"/> changes their gradients and running statistics.</param>
     /// <param name="blockSizes">How many layers each block has, from the first on; in sum all of the model's.</param>
     /// <param name="heads">
     /// The classifier of each block but the last. It gets what <see cref="LocalLearningOptions.Input"/> says, and what it says goes to the

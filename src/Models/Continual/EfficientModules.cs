@@ -87,8 +87,8 @@ public sealed class LowRankAdapter : Module<Tensor, Tensor>
 
 /// <summary>
 /// Prefix tuning (Li and Liang 2021) with the speed calibration of Gao et al. (ICCV 2023): attention in which every query also sees learned
-/// keys and values. Plain prefixes get the share λ of a joint softmax, which is small at first and slows their learning; here their share is
-/// taken out of the frozen attention as before, but what they contribute has weight s, learned, in place of λ:
+/// keys and values. Plain prefixes get the share λ of a joint softmax, which is small at first and slows their learning; here their share
+/// is taken out of the frozen attention as before, but what they contribute has weight s, learned, in place of λ:
 /// (1 − λ) · softmax(q kᵀ / √d) v + s · softmax(q pₖᵀ / √d) p_v.
 /// </summary>
 public sealed class PrefixAttention : Module<Tensor, Tensor, Tensor, Tensor>
@@ -151,7 +151,8 @@ public sealed class PrefixAttention : Module<Tensor, Tensor, Tensor, Tensor>
         {
             throw new ArgumentException(
                 $"{name}: {tensor.dtype}{TensorView.Format(tensor.shape)} is not "
-                + (like is null ? $"Float32[n, {_heads}, tokens, {_headWidth}]" : $"of the keys' shape {TensorView.Format(like.shape)}"), name);
+                + (like is null ? $"Float32[n, {_heads}, tokens, {_headWidth}]" : $"of the keys' shape {TensorView.Format(like.shape)}"),
+                name);
         }
     }
 }

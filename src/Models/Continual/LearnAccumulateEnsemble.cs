@@ -8,8 +8,8 @@ namespace AuxCore.Models;
 
 /// <summary>
 /// Class-incremental learning on a frozen backbone (Gao et al., ICCV 2023, arXiv 2303.10070; <c>gqk/LAE</c>). An online expert, a few small
-/// modules in the backbone, learns task after task; an offline expert, a moving average of it, accumulates what stays; both predict, and for
-/// each class the larger probability counts.
+/// modules in the backbone, learns task after task; an offline expert, a moving average of it, accumulates what stays; both predict, and
+/// for each class the larger probability counts.
 /// <code>
 /// using var lae = new LearnAccumulateEnsemble&lt;Adapters&gt;(() => new Adapters(), (expert, x) => backbone.Features(x, expert), 768);
 /// foreach (var task in tasks)
@@ -22,8 +22,8 @@ namespace AuxCore.Models;
 /// </code>
 /// </summary>
 /// <remarks>
-/// The loss is the cross-entropy over the current task's classes alone, so classifiers of earlier tasks stay as they are. The offline expert
-/// begins at the second task as a copy. Classifiers are common to both experts. Not thread-safe.
+/// The loss is the cross-entropy over the current task's classes alone, so classifiers of earlier tasks stay as they are. The offline
+/// expert begins at the second task as a copy. Classifiers are common to both experts. Not thread-safe.
 /// </remarks>
 /// <typeparam name="TExpert">A module with what an expert learns: adapters, LoRA, prefixes.</typeparam>
 public sealed class LearnAccumulateEnsemble<TExpert> : IDisposable where TExpert : Module
@@ -94,7 +94,7 @@ public sealed class LearnAccumulateEnsemble<TExpert> : IDisposable where TExpert
         }
     }
 
-    /// <summary>Begins a task with a classifier of its own; at the second one the offline expert begins as a copy of the online one.</summary>
+    /// <summary>Begins a task with a classifier of its own; at the second one the offline expert begins, as a copy.</summary>
     /// <param name="classes">How many classes the task brings, at least 1.</param>
     /// <exception cref="ArgumentOutOfRangeException"><paramref name="classes"/> is below 1.</exception>
     /// <exception cref="ArgumentException">Another expert has other parameters than the first one.</exception>
@@ -220,8 +220,9 @@ public sealed class LearnAccumulateEnsemble<TExpert> : IDisposable where TExpert
         }
 
         offline.train(Online.training);
-        _mixer = new([.. pairs.Where(pair => pair.First.Tensor.is_floating_point()).Select(pair => (pair.First.Tensor, pair.Second.Tensor))]);
-        _copied = [.. pairs.Where(pair => !pair.First.Tensor.is_floating_point()).Select(pair => (pair.First.Tensor, pair.Second.Tensor))];
+        var mixed = pairs.ToLookup(pair => pair.First.Tensor.is_floating_point(), pair => (pair.First.Tensor, pair.Second.Tensor));
+        _mixer = new([.. mixed[true]]);
+        _copied = [.. mixed[false]];
         Offline = offline;
 
         static string Text((string Name, Tensor Tensor) entry) =>
