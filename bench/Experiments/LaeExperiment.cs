@@ -64,7 +64,7 @@ internal sealed class LaeExperiment : ModelExperiment
         string what = string.Create(CultureInfo.InvariantCulture,
             $"{Claim} ({data.Source}; {Tasks} tasks of {ClassesOfTask} classes, {steps} steps of {BatchSize} images each, "
             + $"{settings.Seeds.Count} orders of classes; a vision transformer, pre-trained for {pretraining} steps as a masked "
-            + "autoencoder)");
+            + $"autoencoder)");
         return new(Name, what, [.. accuracy, .. forgetting], differences[0]) { Others = differences[1..] };
 
         IEnumerable<ModelRow> Rows(EfficientKind kind, string of, int part) => Experts.Select((expert, i) => new ModelRow(
