@@ -1,3 +1,4 @@
+using System.Globalization;
 using AuxCore.Bench.Experiments;
 using AuxCore.Bench.Output;
 using Spectre.Console;
@@ -34,6 +35,12 @@ internal static class ModelsCommand
         });
         Show(results, experiment.HigherIsBetter);
         if (options.Json is { } path) ModelResultsFile.Write(path, results);
+        string report = Path.Combine("artifacts", "bench", $"models-{experiment.Name}.html");
+        MachineInfo machine = MachineInfo.Read();
+        ModelCharts.Save(report, results, string.Create(CultureInfo.InvariantCulture,
+            $"{machine.Summary()}; {machine.Software()}; commit {MachineInfo.Commit()}; {DateTimeOffset.UtcNow:yyyy-MM-dd HH:mm} UTC"
+            + $"{(options.Quick ? "; quick run, rough figures" : "")}"));
+        Console.WriteLine($"Report: {report}");
         return ExitCode.Ok;
     }
 
