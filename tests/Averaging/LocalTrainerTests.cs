@@ -265,6 +265,20 @@ public class LocalTrainerTests
         TensorLeaks.None(Step);
     }
 
+    [Fact]
+    public void A_trainer_that_was_made_inside_a_dispose_scope_outlives_it()
+    {
+        LocalNetwork network;
+        using (torch.NewDisposeScope())
+            network = new(AuxiliaryInput.ScaledMomentum);
+
+        network.Step(0);
+        network.Step(1);
+
+        Assert.Equal(2, network.Trainer.Steps);
+        network.Dispose();
+    }
+
     internal static double[] Doubles(Tensor tensor)
     {
         using var scope = torch.NewDisposeScope();

@@ -241,6 +241,23 @@ public class LearnAccumulateEnsembleTests
     }
 
     [Fact]
+    public void Experts_and_classifiers_that_were_made_inside_a_dispose_scope_outlive_it()
+    {
+        LearnAccumulateEnsemble<Adapter> lae;
+        using (torch.NewDisposeScope())
+        {
+            lae = Create(decay: 0.9);
+            Train(lae, classes: 2, steps: 1);
+            Train(lae, classes: 2, steps: 1);
+        }
+
+        using var scope = torch.NewDisposeScope();
+        Assert.Equal([3, 4], lae.Predict(torch.randn(3, Width)).shape);
+        lae.Accumulate();
+        lae.Dispose();
+    }
+
+    [Fact]
     public void After_Dispose_everything_throws()
     {
         using var scope = torch.NewDisposeScope();

@@ -59,8 +59,8 @@ public sealed partial class LocalTrainer
             throw new ArgumentException($"example: null, but {_options.Input} has to know the number of channels", nameof(example));
     }
 
-    // The shapes that blocks put out, and from them the number of channels that a layer makes of block i's output.
-    private Func<int, Module<Tensor, Tensor>, long> ChannelsOf(Tensor example)
+    // How many channels the layer after a block makes of that block's output.
+    private Func<int, long> ChannelsOf(Tensor example)
     {
         var modes = _model.modules().Prepend(_model).Select(module => (Module: module, module.training)).ToArray();
         var channels = new long[BlockCount];
@@ -93,6 +93,6 @@ public sealed partial class LocalTrainer
                 module.train(training);
         }
 
-        return (block, _) => channels[block];
+        return block => channels[block];
     }
 }

@@ -78,28 +78,20 @@ public sealed partial class LocalTrainer : IDisposable
                 var (block, at) = (i, _starts[i + 1]);
                 auxiliaries.Add(new(
                     _options, layers is null ? null : _layers[at], () => layers!(at), heads[i],
-                    layer => channels!(block, layer)));
+                    () => channels!(block)));
             }
+
+            _auxiliaries = [.. auxiliaries];
+            FollowTensors();
         }
         catch
         {
-            foreach (var auxiliary in auxiliaries)
+            foreach (var auxiliary in auxiliaries) // but not their heads
             {
                 auxiliary.Copy?.Dispose();
                 auxiliary.Momentum?.Dispose();
             }
 
-            throw;
-        }
-
-        _auxiliaries = [.. auxiliaries];
-        try
-        {
-            FollowTensors();
-        }
-        catch
-        {
-            Dispose();
             throw;
         }
     }

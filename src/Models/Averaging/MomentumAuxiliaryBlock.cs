@@ -22,7 +22,7 @@ public sealed class MomentumAuxiliaryBlock : Module<Tensor, Tensor>
 
     internal MomentumAuxiliaryBlock(
         LocalLearningOptions options, Module<Tensor, Tensor>? following, Func<Module<Tensor, Tensor>> create, Module<Tensor, Tensor> head,
-        Func<Module<Tensor, Tensor>, long> channels)
+        Func<long> channels)
         : base(nameof(MomentumAuxiliaryBlock))
     {
         (_input, _following, Head) = (options.Input, following, head);
@@ -45,7 +45,7 @@ public sealed class MomentumAuxiliaryBlock : Module<Tensor, Tensor>
 
             if (options.Input == AuxiliaryInput.ScaledMomentum)
             {
-                var count = channels(Momentum!);
+                var count = channels();
                 (_scale, _shift) = (new Parameter(torch.ones(count)), new Parameter(torch.zeros(count)));
                 register_parameter("scale", _scale);
                 register_parameter("shift", _shift);
