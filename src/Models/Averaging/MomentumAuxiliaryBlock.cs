@@ -46,7 +46,7 @@ public sealed class MomentumAuxiliaryBlock : Module<Tensor, Tensor>
             if (options.Input == AuxiliaryInput.ScaledMomentum)
             {
                 var count = channels();
-                (_scale, _shift) = (new Parameter(torch.ones(count)), new Parameter(torch.zeros(count)));
+                (_scale, _shift) = (Tokens.Parameter(torch.ones(count)), Tokens.Parameter(torch.zeros(count)));
                 register_parameter("scale", _scale);
                 register_parameter("shift", _shift);
             }

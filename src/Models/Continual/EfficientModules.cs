@@ -29,7 +29,7 @@ public sealed class Adapter : Module<Tensor, Tensor>
         init.zeros_(_down.bias!);
         init.zeros_(_up.weight);
         init.zeros_(_up.bias!);
-        _scale = new Parameter(torch.ones(1));
+        _scale = Tokens.Parameter(torch.ones(1));
         register_module("down", _down);
         register_module("up", _up);
         register_parameter("scale", _scale);
@@ -67,7 +67,7 @@ public sealed class LowRankAdapter : Module<Tensor, Tensor>
         _from = from;
         (_down, _up) = (Linear(from, rank, hasBias: false), Linear(rank, to, hasBias: false));
         init.zeros_(_up.weight);
-        _scale = new Parameter(torch.ones(1));
+        _scale = Tokens.Parameter(torch.ones(1));
         register_module("down", _down);
         register_module("up", _up);
         register_parameter("scale", _scale);
@@ -106,9 +106,9 @@ public sealed class PrefixAttention : Module<Tensor, Tensor, Tensor, Tensor>
         Sizes.RequirePositive(heads, headWidth, length);
         (_heads, _headWidth) = (heads, headWidth);
         var bound = 1 / Math.Sqrt(headWidth);
-        _keys = new Parameter(torch.rand(1, heads, length, headWidth) * (2 * bound) - bound);
-        _values = new Parameter(torch.rand(1, heads, length, headWidth) * (2 * bound) - bound);
-        (_keyScale, _scale) = (new Parameter(torch.ones(1)), new Parameter(torch.ones(1)));
+        _keys = Tokens.Parameter(torch.empty(1, heads, length, headWidth).uniform_(-bound, bound));
+        _values = Tokens.Parameter(torch.empty(1, heads, length, headWidth).uniform_(-bound, bound));
+        (_keyScale, _scale) = (Tokens.Parameter(torch.ones(1)), Tokens.Parameter(torch.ones(1)));
         register_parameter("keys", _keys);
         register_parameter("values", _values);
         register_parameter("key_scale", _keyScale);
@@ -157,9 +157,17 @@ public sealed class PrefixAttention : Module<Tensor, Tensor, Tensor, Tensor>
     }
 }
 
-/// <summary>Checks before libtorch multiplies: a wrong product would end the process.</summary>
+/// <summary>Checks before libtorch multiplies, because a wrong product would end the process; and parameters.</summary>
 internal static class Tokens
 {
+    /// <summary>A parameter that outlives the dispose scope in which its module is made, as those of TorchSharp's modules do.</summary>
+    public static Parameter Parameter(Tensor value)
+    {
+        var parameter = new Parameter(value);
+        parameter.DetachFromDisposeScope();
+        return parameter;
+    }
+
     public static void Require(Tensor tensor, long width, string name)
     {
         RequireLive(tensor, name);
