@@ -6,8 +6,8 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Bench.Workloads;
 
 /// <summary>
-/// A small agent for goals in four rooms: an encoder of one-hot cells with a narrow output, a Q head behind it, double DQN, and beside that,
-/// where it is wanted, prediction of latent states. Initialisation and order of random numbers depend on the seed only.
+/// A small agent for goals in four rooms: an encoder of one-hot cells with a narrow output, a Q head behind it, double DQN, and beside
+/// that, where it is wanted, prediction of latent states. Initialisation and order of random numbers depend on the seed only.
 /// </summary>
 internal sealed class GridAgent : IDisposable
 {

@@ -8,8 +8,8 @@ namespace AuxCore.Models;
 /// <summary>
 /// Prediction of future latent states as an auxiliary objective, after Fang and Stachenfeld (ICLR 2024, arXiv 2310.06089, "Predictive
 /// auxiliary objectives in deep RL mimic learning in the brain"). A transition module τ(z, a) learns what the discounted sum of the latent
-/// states after z will be, L₊ = mean ‖τ(z, a) − z̄′ − γ (1 − done) τ̄(z̄′, a′)‖², and L₋ = mean exp(−‖z_i − z_j‖) over states i, j of the batch
-/// keeps latent states apart, without which predicting is easiest where all of them are the same.
+/// states after z will be, L₊ = mean ‖τ(z, a) − z̄′ − γ (1 − done) τ̄(z̄′, a′)‖², and L₋ = mean exp(−‖z_i − z_j‖) over states i, j of the
+/// batch keeps latent states apart, without which predicting is easiest where all of them are the same.
 /// <code>
 /// using var prediction = new LatentPredictionObjective(encoder, new() { Latent = 8, Actions = 4, Horizon = 0.8 });
 /// var optimizer = torch.optim.Adam(prediction.Parameters().Concat(head.parameters()), 1e-3);
@@ -17,10 +17,10 @@ namespace AuxCore.Models;
 /// </code>
 /// </summary>
 /// <remarks>
-/// <para>Horizon 0 predicts the next latent state only; with a horizon γ, τ learns the latent states' successor features. The paper's text was
-/// at hand in abstract and reviews only: that L₊ has a term of the next step is from there, and so is the purpose of L₋; their exact forms are
-/// not. Here targets (barred) come from moving averages and carry no gradient; they fade with <c>TargetDecay</c>, and 0 makes them
-/// copies.</para>
+/// <para>Horizon 0 predicts the next latent state only; with a horizon γ, τ learns the latent states' successor features. The paper's text
+/// was at hand in abstract and reviews only: that L₊ has a term of the next step is from there, and so is the purpose of L₋; their exact
+/// forms are not. Here targets (barred) come from moving averages and carry no gradient; they fade with <c>TargetDecay</c>, and 0 makes
+/// them copies.</para>
 /// <para>Latent states are averaged over their length, so that the loss does not grow with it. About the encoder's moving average, see
 /// <see cref="SuccessorMeasureObjective"/>: take this loss first, or pass a target module. Not thread-safe.</para>
 /// </remarks>
@@ -160,7 +160,9 @@ public sealed class LatentPredictionObjective : IDisposable
         return latent;
     }
 
-    /// <summary>τ: [z, one-hot a] through a hidden layer. Initialised as libtorch's linear layers are, from a generator of its own.</summary>
+    /// <summary>
+    /// τ: [z, one-hot a] through a hidden layer. Initialised as libtorch's linear layers are, from a generator of its own.
+    /// </summary>
     private sealed class TransitionModel : Module<Tensor, Tensor, Tensor>
     {
         private readonly Parameter _first, _firstBias, _second, _secondBias;

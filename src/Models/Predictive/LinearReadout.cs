@@ -98,8 +98,8 @@ public sealed class LinearReadout : IDisposable
     }
 
     /// <summary>
-    /// R²: which share of the targets' variance the readout explains, over all columns together. 1 is all of it, 0 what their mean explains;
-    /// on other data than it was fitted to, it may be negative.
+    /// R²: which share of the targets' variance the readout explains, over all columns together. 1 is all of it, 0 what their mean
+    /// explains; on other data than it was fitted to, it may be negative.
     /// </summary>
     /// <param name="features">[m, d].</param>
     /// <param name="targets">[m, k].</param>
@@ -137,8 +137,12 @@ public sealed class LinearReadout : IDisposable
     {
         RequireMatrix(targets, nameof(targets));
         if (targets.shape[0] != features.shape[0] || (columns is { } k && targets.shape[1] != k))
+        {
             throw new ArgumentException(
-                $"targets: {Batches.Describe(targets)} does not match [{features.shape[0]}, {columns?.ToString() ?? "k"}]", nameof(targets));
+                $"targets: {Batches.Describe(targets)} does not match [{features.shape[0]}, {columns?.ToString() ?? "k"}]",
+                nameof(targets));
+        }
+
         RequireDevice(targets, features, nameof(targets));
     }
 

@@ -6,17 +6,17 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Models;
 
 /// <summary>
-/// Random sets of states as auxiliary tasks: set t holds the states for which output t of a random, frozen network exceeds a threshold, which
-/// is chosen so that a wanted share of states is in the set. These are the random network indicators of proto-value networks (Farebrother et
-/// al. 2023, arXiv 2304.12567; google-research, <c>pvn/indicator_functions.py</c>).
+/// Random sets of states as auxiliary tasks: set t holds the states for which output t of a random, frozen network exceeds a threshold,
+/// which is chosen so that a wanted share of states is in the set. These are the random network indicators of proto-value networks
+/// (Farebrother et al. 2023, arXiv 2304.12567; google-research, <c>pvn/indicator_functions.py</c>).
 /// <code>
 /// using var tasks = RandomIndicators.Calibrate(observations, tasks: 100, rate: 0.05);
 /// Console.WriteLine(tasks.Report);      // dead tasks among others
 /// </code>
 /// </summary>
 /// <remarks>
-/// Thresholds are exact quantiles of the sample (<see cref="IndicatorCalibration"/>). The published network ends in a ReLU, behind which many
-/// tasks never fire; the network that is made here ends in a linear layer. A network of one's own is not trained either, and is called
+/// Thresholds are exact quantiles of the sample (<see cref="IndicatorCalibration"/>). The published network ends in a ReLU, behind which
+/// many tasks never fire; the network that is made here ends in a linear layer. A network of one's own is not trained either, and is called
 /// without history. Not thread-safe.
 /// </remarks>
 public sealed class RandomIndicators : IDisposable
@@ -193,7 +193,7 @@ public sealed class RandomIndicators : IDisposable
         if (!observations.shape.AsSpan(1).SequenceEqual(_observationShape))
         {
             throw new ArgumentException(
-                $"observations: {Batches.Describe(observations)} is not [n, {string.Join(", ", _observationShape)}], as it was at the calibration",
+                $"observations: {Batches.Describe(observations)} is not [n, {string.Join(", ", _observationShape)}], as calibrated on",
                 nameof(observations));
         }
     }

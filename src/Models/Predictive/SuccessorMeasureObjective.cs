@@ -9,8 +9,8 @@ namespace AuxCore.Models;
 
 /// <summary>
 /// Teaches an encoder the successor measure of sets of states: proto-value networks (Farebrother et al. 2023, arXiv 2304.12567;
-/// google-research, <c>pvn/offline.py</c>). Each of T tasks has a linear head from the encoder's features to A action values, which learns by
-/// TD how much discounted time the uniformly random policy will spend in the task's set. The loss and its gradients come from
+/// google-research, <c>pvn/offline.py</c>). Each of T tasks has a linear head from the encoder's features to A action values, which learns
+/// by TD how much discounted time the uniformly random policy will spend in the task's set. The loss and its gradients come from
 /// <see cref="PvnHead"/>, as one node of the graph.
 /// <code>
 /// using var pvn = new SuccessorMeasureObjective(encoder, RandomIndicators.Calibrate(observations, tasks: 100, rate: 0.05),
@@ -20,11 +20,11 @@ namespace AuxCore.Models;
 /// </code>
 /// </summary>
 /// <remarks>
-/// <para>Next states are encoded by a moving average of the encoder. Without a module for it, its weights are swapped into the encoder for that
-/// forward pass, which raises autograd's version counters: a graph through the encoder from before the call can then not go backward any more.
-/// So take this loss first, or pass a target module.</para>
-/// <para>Loss and gradients of the heads are computed when the loss is, so going backward runs no code of ours that could fail. The policy is
-/// the uniform one, whichever acted: no importance weights are needed. Not thread-safe.</para>
+/// <para>Next states are encoded by a moving average of the encoder. Without a module for it, its weights are swapped into the encoder for
+/// that forward pass, which raises autograd's version counters: a graph through the encoder from before the call can then not go backward
+/// any more. So take this loss first, or pass a target module.</para>
+/// <para>Loss and gradients of the heads are computed when the loss is, so going backward runs no code of ours that could fail. The policy
+/// is the uniform one, whichever acted: no importance weights are needed. Not thread-safe.</para>
 /// </remarks>
 public sealed class SuccessorMeasureObjective : IDisposable
 {
@@ -40,7 +40,9 @@ public sealed class SuccessorMeasureObjective : IDisposable
     /// <param name="encoder">[n, …] to [n, F]. It stays the caller's.</param>
     /// <param name="indicators">The sets. They stay the caller's.</param>
     /// <param name="settings">Sizes, conventions, rates.</param>
-    /// <param name="target">A second module of the encoder's architecture, for its moving average; it begins as a copy. See the remarks.</param>
+    /// <param name="target">
+    /// A second module of the encoder's architecture, for its moving average; it begins as a copy. See the remarks.
+    /// </param>
     /// <exception cref="ArgumentException">A setting is out of range, or the target's parameters do not match the encoder's.</exception>
     public SuccessorMeasureObjective(
         Module<Tensor, Tensor> encoder, RandomIndicators indicators, SuccessorMeasureSettings settings,
@@ -51,9 +53,11 @@ public sealed class SuccessorMeasureObjective : IDisposable
     /// <param name="encoder">[n, …] to [n, F]. It stays the caller's.</param>
     /// <param name="tasks">T.</param>
     /// <param name="settings">Sizes, conventions, rates.</param>
-    /// <param name="target">A second module of the encoder's architecture, for its moving average; it begins as a copy. See the remarks.</param>
-    /// <inheritdoc cref="SuccessorMeasureObjective(Module{Tensor, Tensor}, RandomIndicators, SuccessorMeasureSettings, Module{Tensor, Tensor})"
-    /// path="/exception"/>
+    /// <param name="target">
+    /// A second module of the encoder's architecture, for its moving average; it begins as a copy. See the remarks.
+    /// </param>
+    /// <inheritdoc cref="SuccessorMeasureObjective(Module{Tensor, Tensor}, RandomIndicators, SuccessorMeasureSettings, Module{Tensor,
+    /// Tensor})" path="/exception"/>
     public SuccessorMeasureObjective(
         Module<Tensor, Tensor> encoder, int tasks, SuccessorMeasureSettings settings, Module<Tensor, Tensor>? target = null)
     {
@@ -68,8 +72,8 @@ public sealed class SuccessorMeasureObjective : IDisposable
         using (var generator = new torch.Generator((uint)settings.Seed, torch.CPU))
         {
             var bound = 1 / Math.Sqrt(settings.Features);
-            var values = torch.rand([tasks, settings.Actions, settings.Features], generator: generator).mul(2 * bound).sub(bound).to(device);
-            _heads = new Parameter(values.DetachFromDisposeScope());
+            var values = torch.rand([tasks, settings.Actions, settings.Features], generator: generator).mul(2 * bound).sub(bound);
+            _heads = new Parameter(values.to(device).DetachFromDisposeScope());
             _heads.DetachFromDisposeScope();
             _mean = torch.empty(tasks, settings.Features, device: device).DetachFromDisposeScope();
             _targetMean = torch.empty(tasks, settings.Features, device: device).DetachFromDisposeScope();
@@ -99,7 +103,9 @@ public sealed class SuccessorMeasureObjective : IDisposable
     /// <summary>What an optimiser trains: the encoder's parameters, then the heads.</summary>
     public IEnumerable<Parameter> Parameters() => _encoder.parameters().Append(_heads);
 
-    /// <summary>The loss of a batch: mean ½ (Q − y)² over transitions and tasks, y = r + γ (1 − done) · mean over a′ of Q̄(s′, a′).</summary>
+    /// <summary>
+    /// The loss of a batch: mean ½ (Q − y)² over transitions and tasks, y = r + γ (1 − done) · mean over a′ of Q̄(s′, a′).
+    /// </summary>
     /// <param name="batch">Transitions of any policy: observations [B, …], actions int64 [B], next observations, done bool [B].</param>
     /// <param name="discount">γ, within [0, 1).</param>
     /// <returns>A float32 scalar with history. NaN where an input is.</returns>

@@ -30,7 +30,8 @@ internal sealed class TargetEncoder : IDisposable
         }
 
         RequireTwin(online, twin);
-        var pairs = online.parameters().Zip(twin.parameters(), (source, average) => ((Tensor)source, (Tensor)average.requires_grad_(false)));
+        var pairs = online.parameters().Zip(
+            twin.parameters(), (source, average) => ((Tensor)source, (Tensor)average.requires_grad_(false)));
         _mixer = new EmaMixer([.. pairs]);
         Follow(0);
     }
