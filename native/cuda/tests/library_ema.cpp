@@ -128,6 +128,22 @@ void ema_is_checked() {
   OK(auxcore_free(context, average));
 }
 
+void no_caller_frees_what_a_table_owns() {
+  uint64_t before = 0, after = 0;
+  auxcore_ema_table table = 0;
+  OK(auxcore_allocate(context, 16, &before));
+  OK(auxcore_ema_create(context, 1, &table));
+  OK(auxcore_allocate(context, 16, &after));
+  // The stand-in allocates upwards, on multiples of 256: what the table owns lies between. A device may put it elsewhere.
+  for (uint64_t address = before + 256; address < after && address < before + (1 << 20); address += 256)
+    REFUSED(AUXCORE_E_ARGUMENT, "was not allocated through", auxcore_free(context, address));
+  const double half = 0.5;
+  OK(auxcore_ema_set_decays(table, nullptr, &half, 1));
+  OK(auxcore_ema_destroy(table));
+  OK(auxcore_free(context, before));
+  OK(auxcore_free(context, after));
+}
+
 void sources_of_sixteen_bits_are_widened() {
   std::vector<uint16_t> patterns(65536);
   for (std::size_t i = 0; i < patterns.size(); ++i)
@@ -239,6 +255,7 @@ int main() {
   skip_without_device_code();
   ema_agrees_with_the_formula();
   ema_is_checked();
+  no_caller_frees_what_a_table_owns();
   sources_of_sixteen_bits_are_widened();
   many_threads_share_a_context();
   threads_share_a_table();
