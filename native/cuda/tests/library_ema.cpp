@@ -97,7 +97,8 @@ void ema_is_checked() {
   refused("is NULL", right, [](auxcore_ema_tensors& tensors) { tensors.addresses = nullptr; });
   refused("is NULL", right, [](auxcore_ema_tensors& tensors) { tensors.element_counts = nullptr; });
   refused("is NULL", right, [](auxcore_ema_tensors& tensors) { tensors.source_types = nullptr; });
-  refused("reserved is 1", right, [](auxcore_ema_tensors& tensors) { tensors.reserved = 1; });
+  refused("average_type is 2", right, [](auxcore_ema_tensors& tensors) { tensors.average_type = AUXCORE_FLOAT16; });
+  refused("no rounding was set", right, [](auxcore_ema_tensors& tensors) { tensors.average_type = AUXCORE_BFLOAT16; });
   refused("sources[0]: type 1", {{memory, average}, {64}, {1}}, nothing);
   refused("sources[0]: -3 elements", {{memory, average}, {-3}, {AUXCORE_FLOAT32}}, nothing);
   refused("elements", {{memory, average}, {INT64_MAX}, {AUXCORE_FLOAT32}}, nothing);
