@@ -292,9 +292,8 @@ class Table final : public Object {
     const auto same = [](const auto& known, const auto* given, std::size_t count) {
       return known.size() == count && (count == 0 || std::memcmp(known.data(), given, count * sizeof *given) == 0);
     };
-    return built_ && average_type_ == tensors.average_type() && same(counts_, tensors.counts(), tensors.size())
-        && same(types_, tensors.types(), tensors.size()) &&
-           same(addresses_, tensors.addresses(), tensors.size() * tensors.columns());
+    return built_ && average_type_ == tensors.average_type() && same(counts_, tensors.counts(), tensors.size()) &&
+           same(types_, tensors.types(), tensors.size()) && same(addresses_, tensors.addresses(), tensors.size() * tensors.columns());
   }
 
   // Everything that can fail comes before the first change.

@@ -5,7 +5,7 @@ namespace AuxCore.Kernels;
 public static partial class EmaUpdate
 {
     /// <summary>
-    /// One launch over all tensors (<c>native/cuda/ema/ema_update.cu</c>). The table of where they are stays on the device from one call to
+    /// One launch over all tensors (<c>native/cuda/ema/ema_update.cu</c>, <c>ema_update_bfloat16.cu</c>). The table of where they are stays on the device from one call to
     /// the next; decays are written there too, so that a captured graph replays with those of the day.
     /// </summary>
     /// <param name="work">Addresses of device memory.</param>
@@ -36,6 +36,15 @@ public static partial class EmaUpdate
         {
             fixed (double* first = decays)
                 NativeStatus.Check(Native.EmaSetDecays(_handle, stream, first, decays.Length), nameof(EmaUpdate));
+            if (work.HasBFloat16Averages)
+            {
+                var rounding = work.Rounding;
+                NativeStatus.Check(
+                    Native.EmaSetRounding(
+                        _handle, stream, rounding.IsStochastic ? 1 : 0, rounding.Seed, rounding.Step, rounding.FirstTensor),
+                    nameof(EmaUpdate));
+            }
+
             if (_hasTensors)
                 NativeStatus.Check(Native.EmaUpdate(_handle, stream, null), nameof(EmaUpdate));
             else
@@ -52,6 +61,7 @@ public static partial class EmaUpdate
                 var tensors = new Native.EmaTensors
                 {
                     StructSize = (uint)sizeof(Native.EmaTensors),
+                    AverageType = work.HasBFloat16Averages ? DType.BFloat16 : DType.Float32,
                     TensorCount = work.TensorCount,
                     Addresses = work.Addresses,
                     ElementCounts = elementCounts,
