@@ -149,7 +149,8 @@ public class EmaRoundingCudaTests
             StringComparison.Ordinal);
         Assert.Contains(
             "stands still",
-            Assert.Throws<ArgumentOutOfRangeException>(() => group.Update([0.999], EmaRounding.Nearest())).Message, StringComparison.Ordinal);
+            Assert.Throws<ArgumentOutOfRangeException>(() => group.Update([0.999], EmaRounding.Nearest())).Message,
+            StringComparison.Ordinal);
 
         Assert.Equal(1f, (float)average.ToArray()[0]);
     }

@@ -244,7 +244,8 @@ AUXCORE_API auxcore_status auxcore_adamw_norm(auxcore_adamw_table table, void* s
 /* What the last auxcore_adamw_norm on the stream found. Waits for the stream. */
 AUXCORE_API auxcore_status auxcore_adamw_read_norm(
     auxcore_adamw_table table, void* stream, double* sum_of_squares, int64_t* non_finite);
-/* ---- successor measures: IndicatorTd, IndicatorCalibration, PvnHead, TabularTd, SuccessorSweep, and what follows (successor_measure/) ----
+
+/* ---- successor measures: IndicatorTd, IndicatorCalibration, PvnHead, TabularTd, SuccessorSweep, and more (successor_measure/) ----
  *
  * The formulas are in the C# files of the same names. Matrices are row-major; addresses are of device memory of the context's device, and
  * 0 leaves out an output that may be left out. What is written shares memory with nothing else. Nothing is allocated and nothing waits for

@@ -71,7 +71,7 @@ void Context::close() {
     for (CUstream stream : streams_)
       failure.attempt([&] { AUXCORE_CUDA(cuStreamDestroy_v2, stream); });
     for (const auto& [address, owner] : allocations_)
-      failure.attempt([&, address = address] { AUXCORE_CUDA(cuMemFree_v2, address); });
+      failure.attempt([&, freed = address] { AUXCORE_CUDA(cuMemFree_v2, freed); });
     for (const auto& [image, loaded] : modules_)
       failure.attempt([&, module = loaded] { AUXCORE_CUDA(cuModuleUnload, module); });
     CUcontext ours = nullptr;

@@ -5,8 +5,9 @@ namespace AuxCore.Kernels;
 public static partial class EmaUpdate
 {
     /// <summary>
-    /// One launch over all tensors (<c>native/cuda/ema/ema_update.cu</c>, <c>ema_update_bfloat16.cu</c>). The table of where they are stays on the device from one call to
-    /// the next; decays are written there too, so that a captured graph replays with those of the day.
+    /// One launch over all tensors (<c>ema_update.cu</c> and <c>ema_update_bfloat16.cu</c> in <c>native/cuda/ema</c>). The table of where
+    /// they are stays on the device from one call to the next; decays and rounding are written there too, so that a captured graph replays
+    /// with those of the day.
     /// </summary>
     /// <param name="work">Addresses of device memory.</param>
     /// <param name="decays">One an average.</param>
