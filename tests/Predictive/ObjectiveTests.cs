@@ -7,6 +7,7 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Tests.Predictive;
 
 /// <summary>The objectives over pairs for TorchSharp tensors, against autograd on the expressions that people write.</summary>
+[RequiresLibtorch]
 public class ObjectiveTests
 {
     private static readonly FbOptions Options = new() { Discount = 0.9, Convention = FbConvention.MetaMotivo, Orthonormality = 0.7 };
