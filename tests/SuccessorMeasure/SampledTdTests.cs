@@ -1,5 +1,5 @@
-using AuxCore.Bench.Workloads;
 using AuxCore.Kernels;
+using AuxCore.Models;
 
 namespace AuxCore.Tests.SuccessorMeasure;
 
@@ -22,15 +22,16 @@ public class SampledTdTests
         float[] Learn(int samples)
         {
             var table = new float[104 * 104];
-            var (current, next) = FourRooms.Walk(samples, seed: 1);
+            var walk = new ReplayBuffer(samples, seed: 1);
+            walk.Collect(new TabularEnvironment(FourRooms.World, count: 1, seed: 1, timeLimit: 50), samples);
             const int Batch = 500;
             for (var from = 0; from < samples; from += Batch)
             {
                 // A step size that falls as 1 / visits once the table has forgotten its zeros.
                 var stepSize = Math.Min(0.5, 30.0 / (1 + from / 104.0));
                 TabularTd.Run(
-                    table, 104, current.AsSpan(from, Batch), next.AsSpan(from, Batch), new bool[Batch], stepSize, Discount, start,
-                    normalised);
+                    table, 104, walk.States.Slice(from, Batch), walk.NextStates.Slice(from, Batch), walk.Done.Slice(from, Batch), stepSize,
+                    Discount, start, normalised);
                 var bound = normalised ? 1 : 1 / (1 - Discount);
                 Assert.All(table, value => Assert.InRange(value, 0, bound));
                 Assert.All(table.Chunk(104), row => Assert.InRange(row.Sum(value => (double)value), 0, bound * (1 + 1e-5)));
