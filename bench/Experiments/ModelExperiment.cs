@@ -34,5 +34,6 @@ internal static class ModelCatalogue
         () => new EmaExperiment(),
         () => new EmaStorageExperiment(),
         () => new FusedStepExperiment(),
+        () => new ForwardBackwardExperiment(),
     ];
 }
