@@ -35,5 +35,7 @@ internal static class ModelCatalogue
         () => new EmaStorageExperiment(),
         () => new FusedStepExperiment(),
         () => new ForwardBackwardExperiment(),
+        () => new FourRoomsExperiment(),
+        () => new PredictionExperiment(),
     ];
 }

@@ -11,16 +11,16 @@ public enum ChainEnds
 }
 
 /// <summary>
-/// States in a row, and two actions, left (0) and right (1). With a drift, some steps go one way whatever the action: then P is not symmetric,
-/// and bootstrapping and regression learn different features.
+/// States in a row, and two actions, left (0) and right (1). With a drift, some steps go one way whatever the action: then P is not
+/// symmetric, and bootstrapping and regression learn different features.
 /// </summary>
 public static class Chain
 {
     /// <summary>Makes a chain.</summary>
     /// <param name="states">How many states: at least 2, or 3 where the ends absorb.</param>
     /// <param name="drift">
-    /// Within [−1, 1]: with the probability |drift| a step goes right (left for a negative one) whatever the action. Under the uniform policy
-    /// a step goes right with the probability (1 + drift) / 2.
+    /// Within [−1, 1]: with the probability |drift| a step goes right (left for a negative one) whatever the action. Under the uniform
+    /// policy a step goes right with the probability (1 + drift) / 2.
     /// </param>
     /// <param name="ends">What happens at the ends.</param>
     /// <exception cref="ArgumentOutOfRangeException">An argument is out of its range.</exception>

@@ -2,8 +2,8 @@ namespace AuxCore.Models;
 
 /// <summary>
 /// Four rooms joined by doors (Sutton, Precup and Singh 1999, "Between MDPs and semi-MDPs"): 104 cells, four moves, and a move into a wall
-/// stays where it is. Under the uniform policy its transition matrix is symmetric, and its four largest eigenvalues, one a room, stand apart
-/// from the others.
+/// stays where it is. Under the uniform policy its transition matrix is symmetric, and its four largest eigenvalues, one a room, stand
+/// apart from the others.
 /// </summary>
 public static class FourRooms
 {
@@ -27,7 +27,12 @@ public static class FourRooms
     private static readonly (int Row, int Column)[] Moves = [(-1, 0), (1, 0), (0, -1), (0, 1)];
 
     private static readonly (int Row, int Column)[] Cells =
-        [.. from row in Enumerable.Range(0, Size) from column in Enumerable.Range(0, Size) where Map[row][column] != '#' select (row, column)];
+    [
+        .. from row in Enumerable.Range(0, Size)
+           from column in Enumerable.Range(0, Size)
+           where Map[row][column] != '#'
+           select (row, column),
+    ];
 
     /// <summary>How many cells there are.</summary>
     public const int States = 104;

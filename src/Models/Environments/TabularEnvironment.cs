@@ -3,8 +3,8 @@ using AuxCore.Kernels;
 namespace AuxCore.Models;
 
 /// <summary>
-/// N walkers through one <see cref="TabularWorld"/>, which move at the same time. Each has a stream of random numbers of its own, a function
-/// of seed, walker and step: what a walker meets does not depend on how many others there are, nor on threads.
+/// N walkers through one <see cref="TabularWorld"/>, which move at the same time. Each has a stream of random numbers of its own, a
+/// function of seed, walker and step: what a walker meets does not depend on how many others there are, nor on threads.
 /// <code>
 /// var rooms = new TabularEnvironment(FourRooms.World, count: 32, seed: 1, timeLimit: 50);
 /// rooms.ActUniformly(actions);
@@ -73,7 +73,9 @@ public sealed class TabularEnvironment
         Array.Clear(_ages);
     }
 
-    /// <summary>Draws the actions of the coming step, each as likely as any other. Asked again before that step, they are the same.</summary>
+    /// <summary>
+    /// Draws the actions of the coming step, each as likely as any other. Asked again before that step, they are the same.
+    /// </summary>
     /// <param name="actions">[N].</param>
     /// <exception cref="ArgumentException">Another length.</exception>
     public void ActUniformly(Span<int> actions)

@@ -9,8 +9,8 @@ namespace AuxCore.Models;
 public readonly record struct Outcome(int Next, double Probability, bool Ends = false);
 
 /// <summary>
-/// A Markov decision process with finitely many states and actions, and no rewards: those are the caller's, as functions of states. It knows
-/// its exact transition probabilities and shortest paths. Immutable; a <see cref="TabularEnvironment"/> walks through it.
+/// A Markov decision process with finitely many states and actions, and no rewards: those are the caller's, as functions of states. It
+/// knows its exact transition probabilities and shortest paths. Immutable; a <see cref="TabularEnvironment"/> walks through it.
 /// </summary>
 public sealed class TabularWorld
 {
