@@ -53,7 +53,9 @@ public sealed record ForwardBackwardSettings
 
     internal void Check(string name)
     {
-        Sizes.RequirePositive(ObservationSize, Actions, Dimension, Heads, Hidden);
+        Sizes.RequirePositive(
+            ($"{name}.{nameof(ObservationSize)}", ObservationSize), ($"{name}.{nameof(Actions)}", Actions),
+            ($"{name}.{nameof(Dimension)}", Dimension), ($"{name}.{nameof(Heads)}", Heads), ($"{name}.{nameof(Hidden)}", Hidden));
         ArgumentNullException.ThrowIfNull(Loss, $"{name}.Loss");
         Loss.Check($"{name}.Loss");
         if (Start is not (Start.Current or Start.Next))
