@@ -34,6 +34,8 @@ internal static class ModelCatalogue
         () => new EmaExperiment(),
         () => new EmaStorageExperiment(),
         () => new FusedStepExperiment(),
+        () => new ForwardBackwardExperiment(),
+        () => new FourRoomsExperiment(),
         () => new PredictionExperiment(),
     ];
 }

@@ -226,7 +226,8 @@ public sealed record LatentPredictionSettings
 
     internal void Check(string name)
     {
-        Sizes.RequirePositive(Latent, Actions, Hidden);
+        Sizes.RequirePositive(
+            ($"{name}.{nameof(Latent)}", Latent), ($"{name}.{nameof(Actions)}", Actions), ($"{name}.{nameof(Hidden)}", Hidden));
         Require(Horizon is >= 0 and < 1, nameof(Horizon), Horizon, "a discount lies within [0, 1)");
         Require(TargetDecay is >= 0 and < 1, nameof(TargetDecay), TargetDecay, "a decay lies within [0, 1)");
         Require(PredictionWeight >= 0 && double.IsFinite(PredictionWeight), nameof(PredictionWeight), PredictionWeight, Weight);

@@ -61,7 +61,7 @@ public sealed class RandomIndicators : IDisposable
                 $"observations: {Batches.Describe(observations)} is no Float32[N, D]; for others, pass a network", nameof(observations));
         }
 
-        Sizes.RequirePositive(observations.shape[1], tasks, hidden);
+        Sizes.RequirePositive((nameof(observations), observations.shape[1]), (nameof(tasks), tasks), (nameof(hidden), hidden));
         var network = new RandomNetwork(observations.shape[1], hidden, tasks, seed, observations.device);
         try
         {

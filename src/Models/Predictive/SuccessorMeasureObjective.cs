@@ -64,7 +64,7 @@ public sealed class SuccessorMeasureObjective : IDisposable
         ArgumentNullException.ThrowIfNull(encoder);
         ArgumentNullException.ThrowIfNull(settings);
         settings.Check(nameof(settings));
-        Sizes.RequirePositive(tasks);
+        Sizes.RequirePositive((nameof(tasks), tasks));
         (_encoder, _settings, Tasks) = (encoder, settings, tasks);
         _target = new TargetEncoder(encoder, target, settings.TargetDecay);
         var device = encoder.parameters().FirstOrDefault()?.device ?? torch.CPU;
@@ -288,7 +288,7 @@ public sealed record SuccessorMeasureSettings
 
     internal void Check(string name)
     {
-        Sizes.RequirePositive(Features, Actions);
+        Sizes.RequirePositive(($"{name}.{nameof(Features)}", Features), ($"{name}.{nameof(Actions)}", Actions));
         if (Features > int.MaxValue)
             throw new ArgumentOutOfRangeException(name, Features, $"{name}.Features: at most {int.MaxValue}.");
         SuccessorArguments.CheckStart(Start);
