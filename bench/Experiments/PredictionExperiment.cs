@@ -9,8 +9,8 @@ namespace AuxCore.Bench.Experiments;
 
 /// <summary>
 /// Does predicting latent states help a small agent, and does it matter how far ahead? After Fang and Stachenfeld (ICLR 2024), who claim
-/// that prediction stabilises learning, most in small networks, and that longer horizons transfer better. The weights of the objective, and
-/// transfer as what decides, were chosen on seeds 101 and 102, which are not among those that are reported.
+/// that prediction stabilises learning, most in small networks, and that longer horizons transfer better. A first run with
+/// weights of 1 on seeds 1 and 2 showed slower learning; the weights, and transfer as what decides, were then chosen on seeds 101 and 102.
 /// </summary>
 internal sealed class PredictionExperiment : ModelExperiment
 {
