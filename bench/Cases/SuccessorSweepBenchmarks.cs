@@ -56,7 +56,7 @@ internal sealed class SuccessorSweepCase(string name, string description, int sw
     public override double Verify()
     {
         var expected = new float[States * States];
-        _measure.zero_();
+        _measure.fill_(0);
         Ours.Run();
         SuccessorSweep.Run(_transitions, expected, Discount, Start.Current, false, sweeps, backend: AuxBackend.Reference);
         using Tensor reference = torch.tensor(expected).view(States, States);

@@ -152,7 +152,8 @@ public class ObjectiveTests
         var gone = torch.randn(20, 7);
         gone.Dispose();
         Refused<ObjectDisposedException>("backward was disposed", backward: gone);
-        Assert.Throws<ArgumentNullException>(() => objective.Loss(batch.Forward, null!, batch.TargetForward, batch.TargetBackward, batch.Done));
+        Assert.Throws<ArgumentNullException>(
+            () => objective.Loss(batch.Forward, null!, batch.TargetForward, batch.TargetBackward, batch.Done));
         Assert.Throws<ArgumentOutOfRangeException>(() => new ForwardBackwardObjective(Options with { Discount = 1 }));
         Assert.Throws<ArgumentNullException>(() => new ForwardBackwardObjective(null!));
         Assert.Throws<InvalidOperationException>(() => objective.Terms);

@@ -284,6 +284,7 @@ public sealed class ForwardBackward : IDisposable
         using var scope = torch.NewDisposeScope();
         var (least, most) = (batch.Actions.min().item<long>(), batch.Actions.max().item<long>());
         if (least < 0 || most >= _settings.Actions)
-            throw new ArgumentException($"Actions: {(least < 0 ? least : most)} is not within 0 and {_settings.Actions - 1}", nameof(batch));
+            throw new ArgumentException(
+                $"Actions: {(least < 0 ? least : most)} is not within 0 and {_settings.Actions - 1}", nameof(batch));
     }
 }
