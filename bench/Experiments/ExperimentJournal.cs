@@ -1,11 +1,11 @@
 using System.Text.Json;
-using AuxCore.Bench.Output;
+using AuxCore.Kernels;
 using AuxCore.Models;
 
 namespace AuxCore.Bench.Experiments;
 
 /// <summary>
-/// What an experiment has finished so far, on disk: one that was broken off goes on where it was. Parts of another version of the code, or
+/// What an experiment has finished so far, on disk: one that was broken off goes on where it was. Parts of another build of the code, or
 /// of other settings, are not taken.
 /// </summary>
 internal sealed class ExperimentJournal
@@ -16,11 +16,11 @@ internal sealed class ExperimentJournal
     /// <param name="name">The experiment's name.</param>
     /// <param name="settings">Everything that its figures depend on, beside the code.</param>
     /// <param name="folder">Where the file is.</param>
-    /// <param name="commit">The code's version; that of the working tree, without.</param>
-    public ExperimentJournal(string name, string settings, string? folder = null, string? commit = null)
+    /// <param name="build">What tells builds apart; without, the identities of these assemblies, which change with their code.</param>
+    public ExperimentJournal(string name, string settings, string? folder = null, string? build = null)
     {
         _path = Path.Combine(folder ?? Path.Combine("artifacts", "bench", "models"), name + ".partial.json");
-        _version = $"{commit ?? MachineInfo.Commit()}; {settings}";
+        _version = $"{build ?? Build}; {settings}";
         if (!File.Exists(_path)) return;
         try
         {
@@ -32,6 +32,9 @@ internal sealed class ExperimentJournal
             // A file of something else: begin anew.
         }
     }
+
+    private static string Build => string.Join(
+        ' ', ((Type[])[typeof(ExperimentJournal), typeof(EmaModel), typeof(EmaUpdate)]).Select(type => type.Module.ModuleVersionId));
 
     /// <summary>How many parts are there already.</summary>
     public int Count => _parts.Count;
