@@ -46,6 +46,25 @@ public class HouseTests
     }
 
     [Fact]
+    public void Tests_that_name_TorchSharp_are_marked()
+    {
+        var root = Root();
+        Assert.SkipWhen(root is null, "the sources are not beside the tests (they run from an archive)");
+
+        var marked = typeof(RequiresLibtorchAttribute);
+        var unmarked = typeof(HouseTests).Assembly.GetTypes()
+            .Where(type => type.Name.EndsWith("Tests", StringComparison.Ordinal) && !type.IsDefined(marked, inherit: true));
+        foreach (var type in unmarked)
+        {
+            var files = Directory.EnumerateFiles(Path.Combine(root, "tests"), $"{type.Name}.cs", SearchOption.AllDirectories);
+            foreach (var text in files.Select(File.ReadAllText).Where(text => text.Contains("using TorchSharp;", StringComparison.Ordinal)))
+                Assert.True(
+                    text.Contains("RequiresLibtorch", StringComparison.Ordinal), // on a method, or asked by the constructor
+                    $"{type.Name} uses TorchSharp: mark it [RequiresLibtorch], or its tests that call libtorch");
+        }
+    }
+
+    [Fact]
     public void Dependencies_run_one_way()
     {
         Assert.DoesNotContain(References(typeof(AuxRuntime)), name => name.StartsWith("AuxCore", StringComparison.Ordinal));

@@ -23,6 +23,9 @@ internal static class AdamWUpdateBenchmarks
             "adamw-three-emas-vit-s", "AdamW on a ViT-S/16 with averages of three widths", Tensors.VitS, [0.99, 0.999, 0.9999]),
     ];
 
+    /// <summary>A large model and many small tensors: what the tour shows.</summary>
+    public static IReadOnlyList<Func<KernelCase>> Shown => [All[0], All[3]];
+
     /// <summary>Lists of tensors that cases share.</summary>
     internal static class Tensors
     {

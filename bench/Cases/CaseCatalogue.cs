@@ -7,8 +7,6 @@ internal static class CaseCatalogue
     public static IReadOnlyList<Func<KernelCase>> All { get; } =
     [
         .. EmaUpdateBenchmarks.All,
-        .. ForwardBackwardLossBenchmarks.All,
-        .. InfoNceLossBenchmarks.All,
         .. AdamWUpdateBenchmarks.All,
         .. GradientNormBenchmarks.All,
         .. ScatterEmaBenchmarks.All,
@@ -18,6 +16,8 @@ internal static class CaseCatalogue
         .. IndicatorCalibrationBenchmarks.All,
         .. SuccessorSweepBenchmarks.All,
         .. SuccessorSolveBenchmarks.All,
+        .. ForwardBackwardLossBenchmarks.All,
+        .. InfoNceLossBenchmarks.All,
     ];
 
     /// <summary>

@@ -1,6 +1,6 @@
-using AuxCore.Bench.Workloads;
 using AuxCore.Interop;
 using AuxCore.Kernels;
+using AuxCore.Models;
 using TorchSharp;
 using Tensor = TorchSharp.torch.Tensor;
 
@@ -20,9 +20,9 @@ internal static class SuccessorSolveBenchmarks
 internal sealed class SuccessorSolveCase(string name, string description) : SuccessorCase(name, description)
 {
     private const double Discount = 0.9, Tolerance = 1e-13;
-    private static readonly int States = FourRooms.States;
+    private const int States = FourRooms.States;
 
-    private readonly TransitionMatrix _transitions = TransitionMatrix.FromDense(FourRooms.Transitions(), States);
+    private readonly TransitionMatrix _transitions = TransitionMatrix.FromDense(FourRooms.World.Transitions(), States);
     private readonly double[] _measure = new double[States * States];
     private Tensor _dense = null!, _identity = null!;
 
@@ -52,7 +52,7 @@ internal sealed class SuccessorSolveCase(string name, string description) : Succ
 
     protected override void Allocate(int seed)
     {
-        _dense = Keep(torch.tensor(FourRooms.Transitions()).view(States, States));
+        _dense = Keep(torch.tensor(FourRooms.World.Transitions()).view(States, States));
         _identity = Keep(torch.eye(States, dtype: torch.float64));
     }
 

@@ -1,6 +1,6 @@
-using AuxCore.Bench.Workloads;
 using AuxCore.Interop;
 using AuxCore.Kernels;
+using AuxCore.Models;
 using TorchSharp;
 using Tensor = TorchSharp.torch.Tensor;
 
@@ -20,9 +20,9 @@ internal static class SuccessorSweepBenchmarks
 internal sealed class SuccessorSweepCase(string name, string description, int sweeps) : SuccessorCase(name, description)
 {
     private const double Discount = 0.9, Tolerance = 1e-5;
-    private static readonly int States = FourRooms.States;
+    private const int States = FourRooms.States;
 
-    private readonly TransitionMatrix _transitions = TransitionMatrix.FromDense(FourRooms.Transitions(), States);
+    private readonly TransitionMatrix _transitions = TransitionMatrix.FromDense(FourRooms.World.Transitions(), States);
     private Tensor _measure = null!, _baseline = null!, _dense = null!, _identity = null!, _sparse = null!;
 
     public override long Bytes => 2L * sweeps * States * States * sizeof(float);
@@ -56,7 +56,7 @@ internal sealed class SuccessorSweepCase(string name, string description, int sw
     public override double Verify()
     {
         var expected = new float[States * States];
-        _measure.zero_();
+        _measure.fill_(0);
         Ours.Run();
         SuccessorSweep.Run(_transitions, expected, Discount, Start.Current, false, sweeps, backend: AuxBackend.Reference);
         using Tensor reference = torch.tensor(expected).view(States, States);
@@ -70,7 +70,7 @@ internal sealed class SuccessorSweepCase(string name, string description, int sw
     {
         _measure = Keep(torch.zeros(States, States));
         _baseline = Keep(torch.zeros(States, States));
-        _dense = Keep(torch.tensor(FourRooms.Transitions()).view(States, States).to_type(torch.float32));
+        _dense = Keep(torch.tensor(FourRooms.World.Transitions()).view(States, States).to_type(torch.float32));
         _identity = Keep(torch.eye(States));
         _sparse = Keep(_dense.to_sparse());
     }

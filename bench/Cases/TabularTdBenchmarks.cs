@@ -1,6 +1,6 @@
-using AuxCore.Bench.Workloads;
 using AuxCore.Interop;
 using AuxCore.Kernels;
+using AuxCore.Models;
 using TorchSharp;
 using Tensor = TorchSharp.torch.Tensor;
 
@@ -27,7 +27,7 @@ internal sealed class TabularTdCase(string name, string description, int transit
     : SuccessorCase(name, description)
 {
     private const double Discount = 0.9, StepSize = 0.1, Tolerance = 2e-6;
-    private static readonly int States = FourRooms.States;
+    private const int States = FourRooms.States;
 
     private readonly bool[] _done = new bool[transitions];
     private int[] _current = [], _next = [];
@@ -91,7 +91,9 @@ internal sealed class TabularTdCase(string name, string description, int transit
 
     protected override void Allocate(int seed)
     {
-        (_current, _next) = FourRooms.Walk(transitions, seed);
+        var walk = new ReplayBuffer(transitions, seed);
+        walk.Collect(new TabularEnvironment(FourRooms.World, count: 1, seed, timeLimit: 50), transitions);
+        (_current, _next) = ([.. walk.States], [.. walk.NextStates]);
         _measure = Keep(torch.rand(States, States));
         _baseline = Keep(_measure.clone());
         _currentStates = Keep(torch.tensor(_current));

@@ -34,6 +34,9 @@ internal static class ModelCatalogue
         () => new EmaExperiment(),
         () => new EmaStorageExperiment(),
         () => new FusedStepExperiment(),
+        () => new ForwardBackwardExperiment(),
+        () => new FourRoomsExperiment(),
+        () => new PredictionExperiment(),
         () => new ManExperiment(),
         () => new LaeExperiment(),
     ];

@@ -22,7 +22,8 @@ internal sealed class EmaTour : TourPath
 
     public override string Title => "Exponential moving average of parameters (ema)";
 
-    public override IReadOnlyList<Func<KernelCase>> Cases => [.. EmaUpdateBenchmarks.All, .. ScatterEmaBenchmarks.All];
+    public override IReadOnlyList<Func<KernelCase>> Cases => 
+        [.. EmaUpdateBenchmarks.All, .. ScatterEmaBenchmarks.All, .. AdamWUpdateBenchmarks.Shown];
 
     public override void Demonstrate(TourContext context)
     {

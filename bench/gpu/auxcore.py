@@ -42,11 +42,40 @@ class EmaTensorsStruct(c.Structure):
 
     _fields_ = [
         ("struct_size", c.c_uint32),
-        ("reserved", c.c_uint32),
+        ("average_type", c.c_int32),
         ("tensor_count", c.c_int64),
         ("addresses", c.POINTER(c.c_uint64)),
         ("element_counts", c.POINTER(c.c_int64)),
         ("source_types", c.POINTER(c.c_int32)),
+    ]
+
+
+class AdamWSettings(c.Structure):
+    """auxcore_adamw_settings."""
+
+    _fields_ = [
+        ("gradient_scale", c.c_double),
+        ("penalty", c.c_float),
+        ("weight1", c.c_float),
+        ("weight2", c.c_float),
+        ("epsilon", c.c_float),
+        ("step_size", c.c_float),
+        ("shrinkage", c.c_float),
+    ]
+
+
+class AdamWTensorsStruct(c.Structure):
+    """auxcore_adamw_tensors."""
+
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("reserved", c.c_uint32),
+        ("tensor_count", c.c_int64),
+        ("addresses", c.POINTER(c.c_uint64)),
+        ("element_counts", c.POINTER(c.c_int64)),
+        ("parameter_types", c.POINTER(c.c_int32)),
+        ("gradient_types", c.POINTER(c.c_int32)),
+        ("settings_of", c.POINTER(c.c_int32)),
     ]
 
 
@@ -75,6 +104,10 @@ FUNCTIONS = {
     "auxcore_ema_destroy": [_handle],
     "auxcore_ema_set_decays": [_handle, _stream, _out(c.c_double), c.c_int32],
     "auxcore_ema_update": [_handle, _stream, _out(EmaTensorsStruct)],
+    "auxcore_adamw_create": [_handle, c.c_int32, _out(_handle)],
+    "auxcore_adamw_destroy": [_handle],
+    "auxcore_adamw_set": [_handle, _stream, _out(AdamWSettings), c.c_int32, _out(c.c_double)],
+    "auxcore_adamw_update": [_handle, _stream, _out(AdamWTensorsStruct), c.c_uint32],
 }
 
 RESULTS = {"auxcore_abi_version": c.c_uint32, "auxcore_last_error": c.c_char_p, "auxcore_device_image": c.c_char_p}
@@ -170,6 +203,11 @@ class Context:
         self.call("auxcore_ema_create", average_count, c.byref(handle))
         return EmaTable(self.library, handle.value, average_count)
 
+    def adamw(self, average_count):
+        handle = c.c_uint64()
+        self.call("auxcore_adamw_create", average_count, c.byref(handle))
+        return AdamWTable(self.library, handle.value)
+
 
 class EmaTensors:
     """What one update works on. rows: (address of the source, addresses of its averages, elements, dtype of the source)."""
@@ -214,5 +252,44 @@ class EmaTable:
             status = set_decays(handle, stream, values, count) or update(handle, stream, pointer)
             if status:
                 raise AuxCoreError("EmaUpdate", status, self.library.function("auxcore_last_error")().decode())
+
+        return call
+
+
+class AdamWTensors:
+    """What one step works on, all float32. rows: (elements, addresses of parameter, gradient, first moment, second moment, averages)."""
+
+    def __init__(self, rows):
+        flat = [address for _, parameter, gradient, *rest in rows for address in (parameter, 0, gradient, *rest)]
+        count = len(rows)
+        self._addresses = (c.c_uint64 * len(flat))(*flat)
+        self._counts = (c.c_int64 * count)(*[row[0] for row in rows])
+        self._zeros = (c.c_int32 * count)()  # float32 everywhere, and the first settings
+        self.struct = AdamWTensorsStruct(
+            c.sizeof(AdamWTensorsStruct), 0, count, self._addresses, self._counts, self._zeros, self._zeros, self._zeros)
+
+
+class AdamWTable:
+    """auxcore_adamw_table; belongs to its context, which frees it at the latest."""
+
+    def __init__(self, library, handle):
+        self.library, self.handle = library, handle
+
+    def destroy(self):
+        if self.handle:
+            handle, self.handle = self.handle, 0
+            self.library.call("auxcore_adamw_destroy", handle)
+
+    def caller(self, stream_of, settings, decays, tensors):
+        """A function that sets settings and decays and takes a step of the tensors, or, for None, of those of the last call."""
+        set_all, update = self.library.function("auxcore_adamw_set"), self.library.function("auxcore_adamw_update")
+        handle, values, given = self.handle, (c.c_double * max(1, len(decays)))(*decays), c.pointer(settings)
+        pointer = None if tensors is None else c.pointer(tensors.struct)
+
+        def call():
+            stream = stream_of()
+            status = set_all(handle, stream, given, 1, values) or update(handle, stream, pointer, 0)
+            if status:
+                raise AuxCoreError("AdamWUpdate", status, self.library.function("auxcore_last_error")().decode())
 
         return call

@@ -46,9 +46,18 @@ class StandinDevice:
     def triad(self, target, source):
         self.host_loop(target, source, lambda y, x: y + 1e-6 * x)
 
+    def zero(self, tensor):
+        self._context.call("auxcore_fill", self._stream, tensor.address, 0, tensor.bytes)
+
     def host_loop(self, target, source, function):
         """target[i] <- function(target[i], source[i]), by the host."""
-        self._write(target, [function(y, x) for y, x in zip(self._read(target), self._read(source))])
+        self.host_map([target], [source], lambda y, x: [function(y, x)])
+
+    def host_map(self, targets, sources, function):
+        """The i-th elements of the targets <- function(theirs, the i-th elements of the sources), by the host."""
+        rows = zip(*[self._read(tensor) for tensor in (*targets, *sources)], strict=True)
+        for target, values in zip(targets, zip(*[function(*row) for row in rows]), strict=True):
+            self._write(target, values)
 
     def _write(self, tensor, values):
         data = pack(values, tensor.dtype)
@@ -121,13 +130,26 @@ class Vector(list):
     """Numbers, with the arithmetic of a float64 tensor."""
 
     def __add__(self, other):
-        return Vector(a + b for a, b in zip(self, other, strict=True))
+        return self._with(other, lambda a, b: a + b)
 
     def __sub__(self, other):
-        return Vector(a - b for a, b in zip(self, other, strict=True))
+        return self._with(other, lambda a, b: a - b)
+
+    def __mul__(self, other):
+        return self._with(other, lambda a, b: a * b)
+
+    def __truediv__(self, other):
+        return self._with(other, lambda a, b: a / b)
 
     def __rmul__(self, factor):
-        return Vector(factor * a for a in self)
+        return self * factor
+
+    def sqrt(self):
+        return Vector(math.sqrt(a) for a in self)
+
+    def _with(self, other, function):
+        others = other if isinstance(other, list) else [other] * len(self)
+        return Vector(function(a, b) for a, b in zip(self, others, strict=True))
 
 
 class HostTimer:

@@ -32,6 +32,9 @@ class TorchDevice:
     def randomize(self, tensor):
         tensor.normal_(generator=self._generator)
 
+    def zero(self, tensor):
+        tensor.zero_()
+
     def address(self, tensor):
         return tensor.data_ptr()
 

@@ -73,21 +73,16 @@ public class EmaUpdateCudaTests
         }
     }
 
-    [Theory]
-    [InlineData(AuxBackend.Auto)]
-    [InlineData(AuxBackend.Cuda)]
-    [InlineData(AuxBackend.Ilgpu)]
-    public void Averages_in_bfloat16_are_refused_before_anything_is_written(AuxBackend backend)
+    [Fact]
+    public void Averages_in_bfloat16_are_refused_by_Ilgpu_before_anything_is_written()
     {
         using var average = DeviceBuffer.CopyOf<BFloat16>([(BFloat16)1f]);
         using var source = DeviceBuffer.CopyOf<float>([2f]);
         var (averageView, sourceView) = (average.View(1), source.View(1));
 
-        var error = Assert.Throws<BackendUnavailableException>(
-            () => EmaUpdate.Run(averageView, sourceView, 0.5, EmaRounding.Stochastic(1, 1), backend));
+        Assert.Throws<BackendUnavailableException>(
+            () => EmaUpdate.Run(averageView, sourceView, 0.5, EmaRounding.Stochastic(1, 1), AuxBackend.Ilgpu));
 
-        Assert.True(
-            error.Reason.Contains("float32 averages only", StringComparison.Ordinal) || backend == AuxBackend.Ilgpu, error.Message);
         Assert.Equal(1f, average.ToArray()[0]);
     }
 

@@ -7,6 +7,7 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Tests.Predictive;
 
 /// <summary>The objectives over pairs for TorchSharp tensors, against autograd on the expressions that people write.</summary>
+[RequiresLibtorch]
 public class ObjectiveTests
 {
     private static readonly FbOptions Options = new() { Discount = 0.9, Convention = FbConvention.MetaMotivo, Orthonormality = 0.7 };
@@ -151,7 +152,8 @@ public class ObjectiveTests
         var gone = torch.randn(20, 7);
         gone.Dispose();
         Refused<ObjectDisposedException>("backward was disposed", backward: gone);
-        Assert.Throws<ArgumentNullException>(() => objective.Loss(batch.Forward, null!, batch.TargetForward, batch.TargetBackward, batch.Done));
+        Assert.Throws<ArgumentNullException>(
+            () => objective.Loss(batch.Forward, null!, batch.TargetForward, batch.TargetBackward, batch.Done));
         Assert.Throws<ArgumentOutOfRangeException>(() => new ForwardBackwardObjective(Options with { Discount = 1 }));
         Assert.Throws<ArgumentNullException>(() => new ForwardBackwardObjective(null!));
         Assert.Throws<InvalidOperationException>(() => objective.Terms);

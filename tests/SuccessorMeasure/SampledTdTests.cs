@@ -1,5 +1,5 @@
-using AuxCore.Bench.Workloads;
 using AuxCore.Kernels;
+using AuxCore.Models;
 
 namespace AuxCore.Tests.SuccessorMeasure;
 
@@ -22,15 +22,16 @@ public class SampledTdTests
         float[] Learn(int samples)
         {
             var table = new float[104 * 104];
-            var (current, next) = FourRooms.Walk(samples, seed: 1);
+            var walk = new ReplayBuffer(samples, seed: 1);
+            walk.Collect(new TabularEnvironment(FourRooms.World, count: 1, seed: 1, timeLimit: 50), samples);
             const int Batch = 500;
             for (var from = 0; from < samples; from += Batch)
             {
                 // A step size that falls as 1 / visits once the table has forgotten its zeros.
                 var stepSize = Math.Min(0.5, 30.0 / (1 + from / 104.0));
                 TabularTd.Run(
-                    table, 104, current.AsSpan(from, Batch), next.AsSpan(from, Batch), new bool[Batch], stepSize, Discount, start,
-                    normalised);
+                    table, 104, walk.States.Slice(from, Batch), walk.NextStates.Slice(from, Batch), walk.Done.Slice(from, Batch), stepSize,
+                    Discount, start, normalised);
                 var bound = normalised ? 1 : 1 / (1 - Discount);
                 Assert.All(table, value => Assert.InRange(value, 0, bound));
                 Assert.All(table.Chunk(104), row => Assert.InRange(row.Sum(value => (double)value), 0, bound * (1 + 1e-5)));
@@ -41,6 +42,30 @@ public class SampledTdTests
 
         double RelativeError(float[] table) => Math.Sqrt(
             table.Zip(exact, (x, y) => (x - y) * (x - y)).Sum() / exact.Sum(value => value * value));
+    }
+
+    [Fact]
+    public void Episodes_that_end_teach_the_measure_whose_transitions_leave_the_ends_out()
+    {
+        const int States = 7, Samples = 160_000, Batch = 500;
+        const double Discount = 0.9;
+        var world = Chain.World(States, drift: 0.2, ChainEnds.Absorb);
+        var exact = new double[States * States];
+        SuccessorSolve.Run(TransitionMatrix.FromDense(world.Transitions(), States), Discount, Start.Current, false, exact);
+        var walk = new ReplayBuffer(Samples, seed: 1);
+        walk.Collect(new TabularEnvironment(world, count: 8, seed: 1), Samples / 8);
+        var table = new float[States * States];
+        for (var from = 0; from < Samples; from += Batch)
+        {
+            TabularTd.Run(
+                table, States, walk.States.Slice(from, Batch), walk.NextStates.Slice(from, Batch), walk.Done.Slice(from, Batch),
+                Math.Min(0.5, 30.0 / (1 + from / 5.0)), Discount, Start.Current, false);
+        }
+
+        for (var at = States; at < table.Length - States; at++) // the ends are never left, so nothing is learned of them
+            Assert.Equal(exact[at], table[at], 0.05);
+        Assert.All(table[..States], value => Assert.Equal(0, value));
+        Assert.True(exact[3 * States + 3] < 3); // 1 / (1 − γ) would be 10: episodes are short
     }
 
     [Fact]

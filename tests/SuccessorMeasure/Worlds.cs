@@ -3,20 +3,10 @@ namespace AuxCore.Tests.SuccessorMeasure;
 /// <summary>Small Markov chains, as dense row-major matrices of transition probabilities.</summary>
 internal static class Worlds
 {
-    public static double[] FourRooms() => global::AuxCore.Bench.Workloads.FourRooms.Transitions();
+    public static double[] FourRooms() => AuxCore.Models.FourRooms.World.Transitions();
 
     /// <summary>A line on which a step goes right or left; at the ends, a step outwards stays.</summary>
-    public static double[] Chain(int states, double right)
-    {
-        var matrix = new double[states * states];
-        for (var s = 0; s < states; s++)
-        {
-            matrix[s * states + Math.Min(s + 1, states - 1)] += right;
-            matrix[s * states + Math.Max(s - 1, 0)] += 1 - right;
-        }
-
-        return matrix;
-    }
+    public static double[] Chain(int states, double right) => AuxCore.Models.Chain.World(states, 2 * right - 1).Transitions();
 
     /// <summary>Random transitions with so many successors a state, ending with the given probability.</summary>
     public static double[] Random(int states, int successors, double ends, int seed)

@@ -1,5 +1,5 @@
 """The hot paths. A new one is a file here and its entry in this list."""
 
-from paths import ema
+from paths import adamw, ema
 
-CASES = [*ema.CASES]
+CASES = [*ema.CASES, *adamw.CASES]

@@ -4,7 +4,7 @@ import re
 import unittest
 
 import auxcore
-from auxcore import EmaTensors
+from auxcore import AdamWTensors, EmaTensors
 
 HEADER = pathlib.Path(__file__).parents[3] / "native/cuda/include/auxcore.h"
 
@@ -38,7 +38,9 @@ class HeaderTests(unittest.TestCase):
         self.assertIn(f"#define AUXCORE_ABI_VERSION {auxcore.ABI_VERSION}u", self.text)
 
     def test_structs_have_the_headers_fields(self):
-        for struct, name in ((auxcore.Device, "auxcore_device"), (auxcore.EmaTensorsStruct, "auxcore_ema_tensors")):
+        for struct, name in (
+                (auxcore.Device, "auxcore_device"), (auxcore.EmaTensorsStruct, "auxcore_ema_tensors"),
+                (auxcore.AdamWSettings, "auxcore_adamw_settings"), (auxcore.AdamWTensorsStruct, "auxcore_adamw_tensors")):
             body = re.search(rf"typedef struct {name} {{(.*?)}} {name};", self.text, re.DOTALL).group(1)
             fields = re.findall(r"(\w+)(?:\[\d+\])?;", body)
             self.assertEqual([field for field, _ in struct._fields_], fields)
@@ -48,7 +50,9 @@ def kind_of_text(argument):
     """pointer, or the bytes of a number."""
     if "*" in argument:
         return "pointer"
-    sizes = {"auxcore_context": 8, "auxcore_ema_table": 8, "uint64_t": 8, "int64_t": 8, "int32_t": 4, "uint32_t": 4, "uint8_t": 1}
+    sizes = {
+        "auxcore_context": 8, "auxcore_ema_table": 8, "auxcore_adamw_table": 8, "uint64_t": 8, "int64_t": 8, "int32_t": 4, "uint32_t": 4,
+        "uint8_t": 1}
     return sizes[argument.replace("const", "").split()[0]]
 
 
@@ -59,7 +63,7 @@ def kind_of_type(bound):
 class EmaTensorsTests(unittest.TestCase):
     def test_rows_become_the_arrays_of_the_abi(self):
         struct = EmaTensors([(1, [2, 3], 10, "float32"), (4, [5, 6], 20, "bfloat16")]).struct
-        self.assertEqual((struct.struct_size, struct.reserved, struct.tensor_count), (40, 0, 2))
+        self.assertEqual((struct.struct_size, struct.average_type, struct.tensor_count), (40, 0, 2))
         self.assertEqual(struct.addresses[:6], [1, 2, 3, 4, 5, 6])
         self.assertEqual(struct.element_counts[:2], [10, 20])
         self.assertEqual(struct.source_types[:2], [0, 3])
@@ -67,3 +71,12 @@ class EmaTensorsTests(unittest.TestCase):
     def test_uneven_rows_are_refused(self):
         with self.assertRaisesRegex(ValueError, "equally many"):
             EmaTensors([(1, [2], 1, "float32"), (1, [2, 3], 1, "float32")])
+
+
+class AdamWTensorsTests(unittest.TestCase):
+    def test_rows_become_the_arrays_of_the_abi(self):
+        struct = AdamWTensors([(10, 1, 2, 3, 4, 5), (20, 6, 7, 8, 9, 10)]).struct
+        self.assertEqual((struct.struct_size, struct.reserved, struct.tensor_count), (56, 0, 2))
+        self.assertEqual(struct.addresses[:12], [1, 0, 2, 3, 4, 5, 6, 0, 7, 8, 9, 10])  # 0: no master
+        self.assertEqual(struct.element_counts[:2], [10, 20])
+        self.assertEqual([struct.parameter_types[1], struct.gradient_types[1], struct.settings_of[1]], [0, 0, 0])

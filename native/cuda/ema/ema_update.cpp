@@ -19,8 +19,14 @@ constexpr int kMostAverages = 64;
 
 AUXCORE_DECLARE_IMAGE(ema);
 const Kernel kUpdate{kOp, &image_ema, "auxcore_ema_update"};
+const Kernel kUpdateBFloat16{kOp, &image_ema, "auxcore_ema_update_bfloat16"};
 const Kernel kSetSteps{kOp, &image_ema, "auxcore_ema_set_steps"};
+const Kernel kSetRounding{kOp, &image_ema, "auxcore_ema_set_rounding"};
 
+// The number of a block of eight elements is one word of the random generator's counter.
+constexpr int64_t kMostRounded = int64_t{8} << 32;
+
+static_assert(int{kNearest} == AUXCORE_ROUND_NEAREST && int{kStochastic} == AUXCORE_ROUND_STOCHASTIC);
 static_assert(int{kFloat32} == AUXCORE_FLOAT32 && int{kFloat16} == AUXCORE_FLOAT16 && int{kBFloat16} == AUXCORE_BFLOAT16);
 
 // The weight is formed in double: 1f - 0.9999f would be off by 1.7e-4 of itself.
@@ -39,8 +45,8 @@ class Tensors {
   Tensors(const auxcore_ema_tensors& given, int average_count) : given_(given), columns_(average_count + 1) {
     if (given.struct_size != sizeof given)
       fail(AUXCORE_E_ABI, "tensors->struct_size is %u, not %zu", given.struct_size, sizeof given);
-    if (given.reserved != 0)
-      fail(AUXCORE_E_ARGUMENT, "tensors->reserved is %u, not 0", given.reserved);
+    if (given.average_type != AUXCORE_FLOAT32 && given.average_type != AUXCORE_BFLOAT16)
+      fail(AUXCORE_E_ARGUMENT, "tensors->average_type is %d, not float32 or bfloat16", given.average_type);
     if (given.tensor_count < 0 || given.tensor_count > std::numeric_limits<int32_t>::max())
       fail(AUXCORE_E_ARGUMENT, "tensors->tensor_count is %lld", static_cast<long long>(given.tensor_count));
     if (given.tensor_count > 0 && (!given.addresses || !given.element_counts || !given.source_types))
@@ -53,8 +59,10 @@ class Tensors {
   const uint64_t* addresses() const { return given_.addresses; }
   const int64_t* counts() const { return given_.element_counts; }
   const auxcore_dtype* types() const { return given_.source_types; }
+  auxcore_dtype average_type() const { return given_.average_type; }
+  bool rounded() const { return given_.average_type == AUXCORE_BFLOAT16; }
   std::size_t element_bytes(std::size_t tensor, std::size_t column) const {
-    return column == 0 && given_.source_types[tensor] != AUXCORE_FLOAT32 ? 2 : 4;
+    return (column == 0 ? given_.source_types[tensor] : given_.average_type) == AUXCORE_FLOAT32 ? 4 : 2;
   }
 
   /// "sources[3]", "averages[0][3]": the words of the managed API.
@@ -82,6 +90,8 @@ void check_tensor(const Tensors& tensors, std::size_t i, const Context& context)
     fail(AUXCORE_E_ARGUMENT, "sources[%zu]: type %d is not float32, float16 or bfloat16", i, type);
   if (count < 0 || count > std::numeric_limits<int64_t>::max() / 8)
     fail(AUXCORE_E_ARGUMENT, "sources[%zu]: %lld elements", i, static_cast<long long>(count));
+  if (tensors.rounded() && count > kMostRounded)
+    fail(AUXCORE_E_ARGUMENT, "averages[0][%zu]: %lld elements; bfloat16 averages have at most 2^35", i, static_cast<long long>(count));
   for (std::size_t column = 0; column < tensors.columns() && count > 0; ++column) {
     const std::size_t bytes = tensors.element_bytes(i, column);
     const uint64_t address = tensors.address(i, column);
@@ -135,13 +145,16 @@ uint16_t head_of(const Tensors& tensors, std::size_t i) {
   return kNoVectors;
 }
 
-/// Pieces, then the addresses of their averages: one block of memory, as the kernel reads it.
+/// Pieces, then the addresses of their averages, then, for averages in bfloat16, their positions: one block of memory, as the kernel reads
+/// it.
 struct Layout {
   std::vector<Piece> pieces;
   std::vector<uint64_t> averages;
+  std::vector<Position> positions;
 
   std::size_t piece_bytes() const { return pieces.size() * sizeof(Piece); }
   std::size_t average_bytes() const { return averages.size() * sizeof(uint64_t); }
+  std::size_t position_bytes() const { return positions.size() * sizeof(Position); }
 };
 
 uint64_t piece_elements(const Tensors& tensors) {
@@ -168,7 +181,9 @@ Layout cut(const Tensors& tensors) {
       layout.pieces.push_back({tensors.address(i, 0) + at * tensors.element_bytes(i, 0), elements,
           vectors ? own_head : kNoVectors, static_cast<uint16_t>(tensors.types()[i])});
       for (std::size_t column = 1; column < tensors.columns(); ++column)
-        layout.averages.push_back(tensors.address(i, column) + at * sizeof(float));
+        layout.averages.push_back(tensors.address(i, column) + at * tensors.element_bytes(i, column));
+      if (tensors.rounded())
+        layout.positions.push_back({at, static_cast<uint32_t>(i), 0});
       at += elements;
     }
   }
@@ -181,7 +196,9 @@ Layout cut(const Tensors& tensors) {
 class Table final : public Object {
  public:
   Table(std::shared_ptr<Context> context, int average_count)
-      : context_(std::move(context)), average_count_(average_count), steps_(context_->allocate(average_count * sizeof(Step))) {}
+      : context_(std::move(context)),
+        average_count_(average_count),
+        steps_(context_->allocate(average_count * sizeof(Step) + sizeof(Rounding))) {}
 
   const Context& owner() const noexcept override { return *context_; }
   Context& context() const { return *context_; }
@@ -197,22 +214,42 @@ class Table final : public Object {
     write_steps(stream, std::vector<double>(decays, decays + count));
   }
 
+  void set_rounding(CUstream stream, const Rounding& rounding) {
+    const std::lock_guard lock(mutex_);
+    require_open();
+    if (rounding_ && std::memcmp(&*rounding_, &rounding, sizeof rounding) == 0)
+      return;
+    if (context_->is_capturing(stream))
+      fail(AUXCORE_E_ARGUMENT, "the stream is capturing: set the rounding before the capture, and between replays");
+    rounding_.reset();
+    context_->launch(kSetRounding, Grid{1, kWarp}, stream, rounding_address(), rounding);
+    rounding_ = rounding;
+  }
+
   void update(CUstream stream, const auxcore_ema_tensors* given) {
     const std::lock_guard lock(mutex_);
     require_open();
     if (given != nullptr) {
       const Tensors tensors(*given, average_count_);
+      if (tensors.rounded() && !rounding_)
+        fail(AUXCORE_E_ARGUMENT, "averages are bfloat16, and no rounding was set");
       if (!is_current(tensors))
         rebuild(tensors, stream);
     } else if (!built_) {
       fail(AUXCORE_E_ARGUMENT, "tensors is NULL, and there was no update before");
+    } else if (average_type_ == AUXCORE_BFLOAT16 && !rounding_) {
+      fail(AUXCORE_E_ARGUMENT, "averages are bfloat16, and no rounding was set");
     }
     if (!decays_)
       write_steps(stream, std::vector<double>(average_count_, 1.0));
     if (piece_count_ == 0)
       return;
     const unsigned blocks = (piece_count_ + kThreads / kWarp - 1) / (kThreads / kWarp);
-    context_->launch(kUpdate, Grid{blocks, kThreads}, stream, pieces_, averages_, steps_, piece_count_, int32_t{average_count_});
+    if (average_type_ == AUXCORE_BFLOAT16)
+      context_->launch(kUpdateBFloat16, Grid{blocks, kThreads}, stream, pieces_, averages_, positions_, steps_, rounding_address(),
+          piece_count_, int32_t{average_count_});
+    else
+      context_->launch(kUpdate, Grid{blocks, kThreads}, stream, pieces_, averages_, steps_, piece_count_, int32_t{average_count_});
   }
 
   void destroy() {
@@ -230,6 +267,9 @@ class Table final : public Object {
     if (steps_ == 0)
       fail(AUXCORE_E_HANDLE, "the table was destroyed");
   }
+
+  // Behind the steps, in the same block.
+  CUdeviceptr rounding_address() const { return steps_ + average_count_ * sizeof(Step); }
 
   void write_steps(CUstream stream, std::vector<double> decays) {
     if (decays_ == decays)
@@ -252,8 +292,8 @@ class Table final : public Object {
     const auto same = [](const auto& known, const auto* given, std::size_t count) {
       return known.size() == count && (count == 0 || std::memcmp(known.data(), given, count * sizeof *given) == 0);
     };
-    return built_ && same(counts_, tensors.counts(), tensors.size()) && same(types_, tensors.types(), tensors.size()) &&
-           same(addresses_, tensors.addresses(), tensors.size() * tensors.columns());
+    return built_ && average_type_ == tensors.average_type() && same(counts_, tensors.counts(), tensors.size()) &&
+           same(types_, tensors.types(), tensors.size()) && same(addresses_, tensors.addresses(), tensors.size() * tensors.columns());
   }
 
   // Everything that can fail comes before the first change.
@@ -274,19 +314,24 @@ class Table final : public Object {
 
     const CUdeviceptr old = std::exchange(pieces_, pieces);
     averages_ = pieces_ + layout.piece_bytes();
+    positions_ = averages_ + layout.average_bytes();
     piece_count_ = static_cast<uint32_t>(layout.pieces.size());
     addresses_ = std::move(addresses);
     counts_ = std::move(counts);
     types_ = std::move(types);
+    average_type_ = tensors.average_type();
     built_ = true;
     context_->free(old);
   }
 
   CUdeviceptr upload(const Layout& layout, CUstream stream) {
-    const CUdeviceptr memory = context_->allocate(layout.piece_bytes() + layout.average_bytes());
+    const CUdeviceptr memory = context_->allocate(layout.piece_bytes() + layout.average_bytes() + layout.position_bytes());
+    const CUdeviceptr averages = memory + layout.piece_bytes(), positions = averages + layout.average_bytes();
     try {
       AUXCORE_CUDA(cuMemcpyHtoDAsync_v2, memory, layout.pieces.data(), layout.piece_bytes(), stream);
-      AUXCORE_CUDA(cuMemcpyHtoDAsync_v2, memory + layout.piece_bytes(), layout.averages.data(), layout.average_bytes(), stream);
+      AUXCORE_CUDA(cuMemcpyHtoDAsync_v2, averages, layout.averages.data(), layout.average_bytes(), stream);
+      if (!layout.positions.empty())
+        AUXCORE_CUDA(cuMemcpyHtoDAsync_v2, positions, layout.positions.data(), layout.position_bytes(), stream);
       AUXCORE_CUDA(cuStreamSynchronize, stream);  // the host's copy goes when this returns
     } catch (...) {
       FirstFailure ignored;  // the first failure is the one to report
@@ -302,11 +347,14 @@ class Table final : public Object {
   std::mutex mutex_;  // of what follows
   CUdeviceptr steps_;
   CUdeviceptr pieces_ = 0;
-  CUdeviceptr averages_ = 0;  // behind the pieces, in the same block
+  CUdeviceptr averages_ = 0;   // behind the pieces, in the same block
+  CUdeviceptr positions_ = 0;  // behind these, for averages in bfloat16
   uint32_t piece_count_ = 0;
   std::optional<std::vector<double>> decays_;  // what the device has, or will have when the stream gets there
+  std::optional<Rounding> rounding_;           // the same
 
-  bool built_ = false;  // from the three below
+  bool built_ = false;  // from the four below
+  auxcore_dtype average_type_ = AUXCORE_FLOAT32;
   std::vector<uint64_t> addresses_;
   std::vector<int64_t> counts_;
   std::vector<auxcore_dtype> types_;
@@ -359,6 +407,21 @@ auxcore_status auxcore_ema_set_decays(auxcore_ema_table table, void* stream, con
       fail(AUXCORE_E_ARGUMENT, "decays is NULL");
     changed.context().check_stream(static_cast<CUstream>(stream));
     changed.set_decays(static_cast<CUstream>(stream), decays, count);
+  });
+}
+
+auxcore_status auxcore_ema_set_rounding(
+    auxcore_ema_table table, void* stream, int32_t kind, uint64_t seed, int64_t step, int32_t first_tensor) {
+  return ema::with_table(__func__, table, [&](ema::Table& changed) {
+    if (kind != AUXCORE_ROUND_NEAREST && kind != AUXCORE_ROUND_STOCHASTIC)
+      fail(AUXCORE_E_ARGUMENT, "kind is %d, no way of rounding", kind);
+    if (step < 0)
+      fail(AUXCORE_E_ARGUMENT, "step is %lld", static_cast<long long>(step));
+    if (first_tensor < 0)
+      fail(AUXCORE_E_ARGUMENT, "first_tensor is %d", first_tensor);
+    changed.context().check_stream(static_cast<CUstream>(stream));
+    changed.set_rounding(static_cast<CUstream>(stream),
+        {seed, static_cast<uint64_t>(step), static_cast<uint32_t>(first_tensor), static_cast<ema::RoundingKind>(kind)});
   });
 }
 

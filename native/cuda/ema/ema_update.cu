@@ -5,16 +5,10 @@
 // and 4 written of each average; nothing is computed that could matter beside them. So what counts is how much is under way at once: a
 // lane takes four elements at a time, and four of those together, which is 4 KB a warp for float32 before the first result is needed.
 #include "../device/device.cuh"
-#include "ema_update.cuh"
+#include "ema_math.cuh"
 
 namespace auxcore::ema {
 namespace {
-
-// The operations of src/Kernels/Ema/EmaUpdate.Cpu.cs in their order, so all backends give the same bits.
-__device__ __forceinline__ float update(Step step, float e, float p) {
-  const float mixed = fmaf(step.coefficient, p - e, step.rule == kFromSource ? p : e);
-  return step.rule == kCopy ? p : p == e ? e : mixed;
-}
 
 __device__ __forceinline__ float4 update(Step step, float4 e, float4 p) {
   return {update(step, e.x, p.x), update(step, e.y, p.y), update(step, e.z, p.z), update(step, e.w, p.w)};

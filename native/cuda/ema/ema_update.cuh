@@ -19,7 +19,7 @@ static_assert(sizeof(Piece) == 16);
 constexpr int kQuad = 4;
 constexpr uint16_t kNoVectors = 0xffff;
 
-/// The values of auxcore_dtype that a source may have.
+/// The values of auxcore_dtype that a source may have; an average may be the first or the last.
 enum SourceType : uint16_t { kFloat32 = 0, kFloat16 = 2, kBFloat16 = 3 };
 
 /// How a decay is applied; the formulas are in EmaUpdate's documentation (src/Kernels/Ema/EmaUpdate.cs).
@@ -33,6 +33,23 @@ enum Rule : uint32_t {
 struct Step {
   Rule rule;
   float coefficient;  ///< w, or -decay
+};
+
+/// How averages in bfloat16 are rounded.
+enum RoundingKind : uint32_t { kNearest = 0, kStochastic = 1 };
+
+struct Rounding {
+  uint64_t seed;  ///< of the first average; the next ones have the numbers that follow
+  uint64_t step;
+  uint32_t first_tensor;  ///< the number of the first tensor
+  RoundingKind kind;
+};
+
+/// Where in its tensor a piece begins, and which tensor that is: what the random bits of its elements depend on.
+struct Position {
+  uint64_t element;
+  uint32_t tensor;
+  uint32_t unused;
 };
 
 /// Steps that one launch of auxcore_ema_set_steps carries, by value: no memory of the host's has to outlive the call.

@@ -154,13 +154,25 @@ AUXCORE_API auxcore_status auxcore_ema_destroy(auxcore_ema_table table);
  * replay. While the stream is capturing, decays that differ are refused. */
 AUXCORE_API auxcore_status auxcore_ema_set_decays(auxcore_ema_table table, void* stream, const double* decays, int32_t count);
 
+/* How averages in bfloat16 are rounded: AuxCore.Kernels.EmaRounding has the definition. */
+enum {
+  AUXCORE_ROUND_NEAREST = 0,    /* ties to even */
+  AUXCORE_ROUND_STOCHASTIC = 1  /* up or down by random bits, a function of seed, step, tensor, element and average */
+};
+
+/* The rounding of the updates that follow on this stream; those of float32 averages need none. It is read from device memory and kept from
+ * captures as the decays are. seed and step are ignored to the nearest. first_tensor is the number of the first tensor: 0, unless a group
+ * is updated piece by piece. */
+AUXCORE_API auxcore_status auxcore_ema_set_rounding(
+    auxcore_ema_table table, void* stream, int32_t kind, uint64_t seed, int64_t step, int32_t first_tensor);
+
 typedef struct auxcore_ema_tensors {
-  uint32_t struct_size; /* set by the caller: sizeof(auxcore_ema_tensors) */
-  uint32_t reserved;    /* 0 */
+  uint32_t struct_size;       /* set by the caller: sizeof(auxcore_ema_tensors) */
+  auxcore_dtype average_type; /* of all averages: AUXCORE_FLOAT32, or AUXCORE_BFLOAT16, for which a rounding must have been set */
   int64_t tensor_count;
   const uint64_t* addresses;         /* tensor_count rows: a source, then its averages; averages share memory with nothing */
   const int64_t* element_counts;     /* tensor_count: elements of the source and of each of its averages */
-  const auxcore_dtype* source_types; /* tensor_count; averages are AUXCORE_FLOAT32 */
+  const auxcore_dtype* source_types; /* tensor_count */
 } auxcore_ema_tensors;
 
 /* One update of every tensor, in one launch. The first call, and any call with other tensors than the last, checks the tensors and builds
@@ -232,7 +244,8 @@ AUXCORE_API auxcore_status auxcore_adamw_norm(auxcore_adamw_table table, void* s
 /* What the last auxcore_adamw_norm on the stream found. Waits for the stream. */
 AUXCORE_API auxcore_status auxcore_adamw_read_norm(
     auxcore_adamw_table table, void* stream, double* sum_of_squares, int64_t* non_finite);
-/* ---- successor measures: IndicatorTd, IndicatorCalibration, PvnHead, TabularTd, SuccessorSweep, and what follows (successor_measure/) ----
+
+/* ---- successor measures: IndicatorTd, IndicatorCalibration, PvnHead, TabularTd, SuccessorSweep, and more (successor_measure/) ----
  *
  * The formulas are in the C# files of the same names. Matrices are row-major; addresses are of device memory of the context's device, and
  * 0 leaves out an output that may be left out. What is written shares memory with nothing else. Nothing is allocated and nothing waits for

@@ -135,12 +135,12 @@ auxcore_status auxcore_describe_device(auxcore_context context, auxcore_device* 
 auxcore_status auxcore_allocate(auxcore_context context, int64_t bytes, uint64_t* address) {
   return in_context(__func__, context, [&](Context& opened) {
     uint64_t& result = required(address, "address");
-    result = opened.allocate(size_of(bytes, 1));
+    result = opened.allocate(size_of(bytes, 1), Context::Owner::caller);
   });
 }
 
 auxcore_status auxcore_free(auxcore_context context, uint64_t address) {
-  return in_context(__func__, context, [&](Context& opened) { opened.free(address); });
+  return in_context(__func__, context, [&](Context& opened) { opened.free(address, Context::Owner::caller); });
 }
 
 auxcore_status auxcore_copy_to_device(auxcore_context context, void* stream, uint64_t destination, const void* source, int64_t bytes) {

@@ -70,8 +70,8 @@ void Context::close() {
     failure.attempt([] { AUXCORE_CUDA(cuCtxSynchronize); });
     for (CUstream stream : streams_)
       failure.attempt([&] { AUXCORE_CUDA(cuStreamDestroy_v2, stream); });
-    for (CUdeviceptr address : allocations_)
-      failure.attempt([&] { AUXCORE_CUDA(cuMemFree_v2, address); });
+    for (const auto& [address, owner] : allocations_)
+      failure.attempt([&, freed = address] { AUXCORE_CUDA(cuMemFree_v2, freed); });
     for (const auto& [image, loaded] : modules_)
       failure.attempt([&, module = loaded] { AUXCORE_CUDA(cuModuleUnload, module); });
     CUcontext ours = nullptr;
@@ -96,12 +96,12 @@ void Context::describe(auxcore_device& device) const {
   device = described;
 }
 
-CUdeviceptr Context::allocate(std::size_t bytes) {
+CUdeviceptr Context::allocate(std::size_t bytes, Owner owner) {
   CUdeviceptr address = 0;
   AUXCORE_CUDA(cuMemAlloc_v2, &address, bytes);
   try {
     const std::lock_guard lock(mutex_);
-    allocations_.insert(address);
+    allocations_[address] = owner;
   } catch (...) {
     driver().cuMemFree_v2(address);
     throw;
@@ -109,13 +109,15 @@ CUdeviceptr Context::allocate(std::size_t bytes) {
   return address;
 }
 
-void Context::free(CUdeviceptr address) {
+void Context::free(CUdeviceptr address, Owner owner) {
   if (address == 0)
     return;
   {
     const std::lock_guard lock(mutex_);
-    if (allocations_.erase(address) == 0)
+    const auto found = allocations_.find(address);
+    if (found == allocations_.end() || found->second != owner)
       fail(AUXCORE_E_ARGUMENT, "address 0x%llx was not allocated through this context, or was freed", address);
+    allocations_.erase(found);
   }
   AUXCORE_CUDA(cuMemFree_v2, address);
 }

@@ -65,8 +65,11 @@ class Context final : public Object {
   /// The functions below are called inside a scope.
   void describe(auxcore_device& device) const;
 
-  CUdeviceptr allocate(std::size_t bytes);
-  void free(CUdeviceptr address);
+  /// Who may free memory. Kernels follow addresses in what the library allocated for itself, so no caller may free that.
+  enum class Owner { library, caller };
+
+  CUdeviceptr allocate(std::size_t bytes, Owner owner = Owner::library);
+  void free(CUdeviceptr address, Owner owner = Owner::library);
   CUstream create_stream();
   void destroy_stream(CUstream stream);
 
@@ -101,7 +104,7 @@ class Context final : public Object {
   std::mutex mutex_;  // of what follows
   std::map<const Image*, CUmodule> modules_;
   std::map<const Kernel*, CUfunction> functions_;
-  std::set<CUdeviceptr> allocations_;
+  std::map<CUdeviceptr, Owner> allocations_;
   std::set<CUstream> streams_;
 };
 

@@ -1,4 +1,4 @@
-// InfoNceLoss on CUDA: tiles of logits with a running maximum and sum, then tiles of weights, formed anew. The formulas are in InfoNceLoss.cs.
+// InfoNceLoss on CUDA: tiles of logits with a running maximum and sum, then tiles of weights, formed anew. InfoNceLoss.cs has the formulas.
 #include "info_nce_loss.cuh"
 #include "pair_tiles.cuh"
 
@@ -261,7 +261,7 @@ __device__ __forceinline__ void weigh_positive(const Batch& batch) {
   batch.row_factors[i] = float(factor);
 }
 
-/// Weights of a tile of own rows and a segment of the others, and what they add to the own rows' gradients. Positive pairs are no part of it.
+/// Weights of a tile of own rows and a segment of the others, and what they add to the own rows' gradients. Positive pairs are left out.
 template <class T, bool kOwnQueries>
 __device__ __forceinline__ void weight_tile(const Batch& batch) {
   AUXCORE_PAIR_SHARED(shared);

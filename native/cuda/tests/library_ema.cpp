@@ -97,7 +97,8 @@ void ema_is_checked() {
   refused("is NULL", right, [](auxcore_ema_tensors& tensors) { tensors.addresses = nullptr; });
   refused("is NULL", right, [](auxcore_ema_tensors& tensors) { tensors.element_counts = nullptr; });
   refused("is NULL", right, [](auxcore_ema_tensors& tensors) { tensors.source_types = nullptr; });
-  refused("reserved is 1", right, [](auxcore_ema_tensors& tensors) { tensors.reserved = 1; });
+  refused("average_type is 2", right, [](auxcore_ema_tensors& tensors) { tensors.average_type = AUXCORE_FLOAT16; });
+  refused("no rounding was set", right, [](auxcore_ema_tensors& tensors) { tensors.average_type = AUXCORE_BFLOAT16; });
   refused("sources[0]: type 1", {{memory, average}, {64}, {1}}, nothing);
   refused("sources[0]: -3 elements", {{memory, average}, {-3}, {AUXCORE_FLOAT32}}, nothing);
   refused("elements", {{memory, average}, {INT64_MAX}, {AUXCORE_FLOAT32}}, nothing);
@@ -126,6 +127,22 @@ void ema_is_checked() {
   OK(auxcore_ema_destroy(table));
   OK(auxcore_free(context, memory));
   OK(auxcore_free(context, average));
+}
+
+void no_caller_frees_what_a_table_owns() {
+  uint64_t before = 0, after = 0;
+  auxcore_ema_table table = 0;
+  OK(auxcore_allocate(context, 16, &before));
+  OK(auxcore_ema_create(context, 1, &table));
+  OK(auxcore_allocate(context, 16, &after));
+  // The stand-in allocates upwards, on multiples of 256: what the table owns lies between. A device may put it elsewhere.
+  for (uint64_t address = before + 256; address < after && address < before + (1 << 20); address += 256)
+    REFUSED(AUXCORE_E_ARGUMENT, "was not allocated through", auxcore_free(context, address));
+  const double half = 0.5;
+  OK(auxcore_ema_set_decays(table, nullptr, &half, 1));
+  OK(auxcore_ema_destroy(table));
+  OK(auxcore_free(context, before));
+  OK(auxcore_free(context, after));
 }
 
 void sources_of_sixteen_bits_are_widened() {
@@ -239,6 +256,7 @@ int main() {
   skip_without_device_code();
   ema_agrees_with_the_formula();
   ema_is_checked();
+  no_caller_frees_what_a_table_owns();
   sources_of_sixteen_bits_are_widened();
   many_threads_share_a_context();
   threads_share_a_table();

@@ -1,5 +1,6 @@
 // Every call that the library makes to the driver, made to fail once: the status is the driver's, the message names the function, nothing
 // leaks, and averages are as they were or as they should be. Also what a captured graph does. Needs the stand-in.
+#include <set>
 #include <string>
 
 #include "../simulator/standin_cuda.h"
@@ -27,6 +28,20 @@ struct Outcome {
     return false;
   }
 };
+
+// The same memory taken for averages in bfloat16, which are another table with a kernel of its own.
+void update_rounded(const Standin& standin, Outcome& outcome, auxcore_ema_table table, auxcore_ema_tensors tensors, uint64_t average) {
+  std::vector<uint16_t> before(2 * kCount), now(2 * kCount);
+  CHECK(standin.peek(average, before.data(), kCount * 4) == 0);
+  tensors.average_type = AUXCORE_BFLOAT16;
+  const double half = 0.5;
+  const bool updated = outcome.ok(auxcore_ema_set_rounding(table, nullptr, AUXCORE_ROUND_STOCHASTIC, 1, 2, 3)) &&
+      outcome.ok(auxcore_ema_set_decays(table, nullptr, &half, 1)) && outcome.ok(auxcore_ema_update(table, nullptr, &tensors));
+  CHECK(standin.peek(average, now.data(), kCount * 4) == 0);
+  const bool launched = outcome.message.find("faulted") != std::string::npos;
+  CHECK(updated || launched ? std::equal(before.begin() + kCount, before.end(), now.begin() + kCount) : before == now,
+      "after %s", outcome.message.c_str());
+}
 
 // A caller's whole life: open, allocate, copy, streams, two updates, clean up whatever came about. Returns the first failure.
 Outcome scenario(const Standin& standin) {
@@ -71,6 +86,7 @@ Outcome scenario(const Standin& standin) {
       // Another table of tensors takes the place of the first; the averages of the first stay.
       outcome.ok(auxcore_ema_set_decays(table, nullptr, &keep, 1));
       outcome.ok(auxcore_ema_update(table, nullptr, &others));
+      update_rounded(standin, outcome, table, others, copy);
       outcome.ok(auxcore_copy_to_host(context, nullptr, now.data(), average, kCount * 4));
     }
   }
@@ -201,6 +217,69 @@ void a_captured_update_replays_with_other_decays() {
   OK(auxcore_close(context));
 }
 
+void a_captured_update_replays_with_another_rounding() {
+  const Graphs graphs;
+  auxcore_context context = 0;
+  auxcore_ema_table table = 0, other = 0;
+  uint64_t source = 0, average = 0, twin = 0;
+  void* made = nullptr;
+  CUcontext primary = nullptr;
+  CUgraph graph = nullptr;
+  CUgraphExec executable = nullptr;
+  OK(auxcore_open(AUXCORE_ABI_VERSION, 0, 0, &context));
+  CHECK(graphs.retain(&primary, 0) == 0 && graphs.push(primary) == 0);
+  OK(auxcore_stream_create(context, &made));
+  const CUstream stream = static_cast<CUstream>(made);
+  const std::vector<float> values(16, 1.0f / 3);
+  OK(auxcore_allocate(context, 64, &source));
+  OK(auxcore_copy_to_device(context, stream, source, values.data(), 64));
+  for (uint64_t* memory : {&average, &twin}) {
+    OK(auxcore_allocate(context, 32, memory));
+    OK(auxcore_fill(context, stream, *memory, 0, 32));
+  }
+  const Group group = {{source, average}, {16}, {AUXCORE_FLOAT32}}, twins = {{source, twin}, {16}, {AUXCORE_FLOAT32}};
+  auxcore_ema_tensors tensors = group.tensors(), others = twins.tensors();
+  tensors.average_type = others.average_type = AUXCORE_BFLOAT16;
+  const double keep = 1, most = 0.9;
+  for (auxcore_ema_table* created : {&table, &other}) {
+    OK(auxcore_ema_create(context, 1, created));
+    OK(auxcore_ema_set_decays(*created, stream, &keep, 1));
+    REFUSED(AUXCORE_E_ARGUMENT, "no rounding was set", auxcore_ema_update(*created, stream, &tensors));
+    REFUSED(AUXCORE_E_ARGUMENT, "kind is 2", auxcore_ema_set_rounding(*created, stream, 2, 0, 0, 0));
+    REFUSED(AUXCORE_E_ARGUMENT, "step is -1", auxcore_ema_set_rounding(*created, stream, AUXCORE_ROUND_NEAREST, 0, -1, 0));
+    REFUSED(AUXCORE_E_ARGUMENT, "first_tensor is -1", auxcore_ema_set_rounding(*created, stream, AUXCORE_ROUND_NEAREST, 0, 0, -1));
+    OK(auxcore_ema_set_rounding(*created, stream, AUXCORE_ROUND_STOCHASTIC, 9, 0, 0));
+    OK(auxcore_ema_update(*created, stream, created == &table ? &tensors : &others));
+  }
+
+  CHECK(graphs.begin(stream, 2) == 0);  // relaxed
+  OK(auxcore_ema_set_rounding(table, stream, AUXCORE_ROUND_STOCHASTIC, 9, 0, 0));  // what the table has
+  REFUSED(AUXCORE_E_ARGUMENT, "set the rounding before the capture",
+      auxcore_ema_set_rounding(table, stream, AUXCORE_ROUND_STOCHASTIC, 9, 1, 0));
+  OK(auxcore_ema_update(table, stream, nullptr));
+  CHECK(graphs.end(stream, &graph) == 0 && graphs.instantiate(&executable, graph, 0) == 0);
+
+  OK(auxcore_ema_set_decays(table, stream, &most, 1));
+  OK(auxcore_ema_set_decays(other, stream, &most, 1));
+  std::vector<uint16_t> replayed(16), called(16), before(16);
+  int moved = 0;
+  for (int64_t step = 1; step < 6; ++step) {
+    OK(auxcore_ema_set_rounding(table, stream, AUXCORE_ROUND_STOCHASTIC, 9, step, 0));
+    CHECK(graphs.launch(executable, stream) == 0);
+    OK(auxcore_ema_set_rounding(other, stream, AUXCORE_ROUND_STOCHASTIC, 9, step, 0));
+    OK(auxcore_ema_update(other, stream, nullptr));
+    OK(auxcore_copy_to_host(context, stream, replayed.data(), average, 32));
+    OK(auxcore_copy_to_host(context, stream, called.data(), twin, 32));
+    CHECK(replayed == called, "step %lld: %04x, not %04x", static_cast<long long>(step), replayed[0], called[0]);
+    moved += replayed != before;
+    before = replayed;
+  }
+  CHECK(moved == 5 && std::set<uint16_t>(replayed.begin(), replayed.end()).size() > 1, "equal elements are rounded each in its own way");
+  CHECK(graphs.destroy_executable(executable) == 0 && graphs.destroy(graph) == 0);
+  CHECK(graphs.pop(&primary) == 0 && graphs.release(0) == 0);
+  OK(auxcore_close(context));
+}
+
 // The primary context outlives ours where somebody else retained it, as libtorch does: nothing of ours stays in it.
 void nothing_stays_in_the_primary_context(const Standin& standin) {
   const Graphs driver;
@@ -266,6 +345,7 @@ int main() {
   skip_without_device_code();
   every_call_may_fail(standin);
   a_captured_update_replays_with_other_decays();
+  a_captured_update_replays_with_another_rounding();
   nothing_stays_in_the_primary_context(standin);
   foreign_streams_and_devices_are_refused();
   check_nothing_is_left(standin, "everything");

@@ -28,6 +28,7 @@ enum Function {
   kEmaCreate,
   kEmaDestroy,
   kEmaSetDecays,
+  kEmaSetRounding,
   kEmaUpdate,
   kAdamWCreate,
   kAdamWDestroy,
@@ -46,7 +47,8 @@ struct Entry {
 
 constexpr Entry kEntries[kFunctions] = {{"open", 2}, {"close", 1}, {"describe_device", 4}, {"allocate", 20}, {"free", 8},
     {"copy_to_device", 10}, {"copy_to_host", 10}, {"copy_on_device", 10}, {"fill", 10}, {"stream_create", 6}, {"stream_destroy", 3},
-    {"stream_synchronize", 8}, {"stream_wait", 8}, {"ema_create", 8}, {"ema_destroy", 3}, {"ema_set_decays", 16}, {"ema_update", 60},
+    {"stream_synchronize", 8}, {"stream_wait", 8}, {"ema_create", 8}, {"ema_destroy", 3}, {"ema_set_decays", 16},
+    {"ema_set_rounding", 10}, {"ema_update", 60},
     {"adamw_create", 8}, {"adamw_destroy", 3}, {"adamw_set", 24}, {"adamw_update", 60}, {"adamw_norm", 30}, {"adamw_read_norm", 16},
     {"device_count", 4}};
 
@@ -255,6 +257,9 @@ class Fuzzer {
         const Known table = one_of(tables_);
         return auxcore_ema_set_decays(table.value, stream(), maybe(decays), one_in(12) ? below(80) : static_cast<int32_t>(table.size));
       }
+      case kEmaSetRounding:
+        return auxcore_ema_set_rounding(one_of(tables_).value, stream(), one_in(12) ? static_cast<int32_t>(any()) : below(2), any(),
+            one_in(12) ? static_cast<int64_t>(any()) : below(100), one_in(12) ? static_cast<int32_t>(any()) : below(100));
       case kEmaUpdate:
         return update();
       case kAdamWCreate: {
@@ -324,6 +329,8 @@ class Fuzzer {
     }
     group.addresses.resize(5 * 65);
     auxcore_ema_tensors tensors = group.tensors();
+    if (one_in(4))  // in memory that holds as many float32
+      tensors.average_type = one_in(4) ? static_cast<int32_t>(any()) : AUXCORE_BFLOAT16;
     if (one_in(30))
       tensors.struct_size = static_cast<uint32_t>(any());
     if (one_in(30))

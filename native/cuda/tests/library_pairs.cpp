@@ -1,4 +1,4 @@
-// ForwardBackwardLoss and InfoNceLoss through the C ABI: against their formulas, and what they refuse. Runs on the stand-in and on a device.
+// ForwardBackwardLoss and InfoNceLoss through the C ABI: against their formulas, and what they refuse. On the stand-in and on a device.
 #include <array>
 
 #include "library_pairs.h"

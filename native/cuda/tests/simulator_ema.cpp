@@ -13,6 +13,9 @@ namespace auxcore::ema {
 extern "C" void auxcore_ema_update(
     const Piece* pieces, const uint64_t* averages, const Step* steps, uint32_t piece_count, int32_t average_count);
 extern "C" void auxcore_ema_set_steps(Step* steps, Steps values, int32_t count);
+extern "C" void auxcore_ema_update_bfloat16(const Piece* pieces, const uint64_t* averages, const Position* positions, const Step* steps,
+    const Rounding* rounding, uint32_t piece_count, int32_t average_count);
+extern "C" void auxcore_ema_set_rounding(Rounding* rounding, Rounding value);
 
 namespace {
 
@@ -190,6 +193,111 @@ void steps_arrive_and_no_others_change() {
   }
 }
 
+/// Philox4x32-10 as its authors describe it, on 32-bit words; independent of the device's code.
+void philox_words(uint32_t counter[4], uint32_t key[2]) {
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t first = uint64_t{0xD2511F53} * counter[0], second = uint64_t{0xCD9E8D57} * counter[2];
+    const uint32_t next[4] = {
+        uint32_t(second >> 32) ^ counter[1] ^ key[0], uint32_t(second), uint32_t(first >> 32) ^ counter[3] ^ key[1], uint32_t(first)};
+    std::memcpy(counter, next, sizeof next);
+    key[0] += 0x9E3779B9;
+    key[1] += 0xBB67AE85;
+  }
+}
+
+/// The known answers that come with Random123.
+void random_numbers_are_known() {
+  uint32_t counter[4] = {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, key[2] = {0xa4093822, 0x299f31d0};
+  philox_words(counter, key);
+  CHECK(counter[0] == 0xd16cfe09 && counter[1] == 0x94fdcceb && counter[2] == 0x5001e420 && counter[3] == 0x24126ea1);
+}
+
+/// What src/Kernels/Ema/EmaRounding.cs says of one element.
+uint16_t rounded(float value, const Rounding& how, size_t average, uint32_t tensor, uint64_t element) {
+  const uint32_t bits = as_bits(value);
+  if (std::isnan(value))
+    return uint16_t(bits >> 16 | 0x40);
+  if (how.kind == kNearest)
+    return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  const uint64_t seed = how.seed + average;
+  uint32_t counter[4] = {uint32_t(element / 8), how.first_tensor + tensor, uint32_t(how.step), uint32_t(how.step >> 32)};
+  uint32_t key[2] = {uint32_t(seed), uint32_t(seed >> 32)};
+  philox_words(counter, key);
+  return uint16_t((bits + (counter[element % 8 / 2] >> element % 2 * 16 & 0xffff)) >> 16);
+}
+
+/// Every type, length, alignment and beginning within a tensor; the averages are 16-bit patterns.
+void averages_in_bfloat16(const std::vector<double>& decays, Rounding how, uint32_t random) {
+  struct Sixteen {
+    Tensor source;
+    std::vector<std::vector<uint64_t>> memory, before;  // 8-byte aligned
+    uint64_t element;
+    uint16_t* average(size_t k) { return reinterpret_cast<uint16_t*>(memory[k].data()) + source.average_offset; }
+  };
+  for (int type : kElementTypes) {
+    std::vector<Sixteen> tensors;
+    for (int length : {0, 1, 3, 4, 7, 8, 33, 127, 128, 129, 1030})
+      for (int source_offset = 0; source_offset < 4; ++source_offset)
+        for (int average_offset : {0, source_offset, (source_offset + 1) % 4}) {
+          Sixteen tensor{{type, length, source_offset, average_offset, 0, random}, {}, {}, next_random(random) % 20};
+          for (size_t k = 0; k < decays.size(); ++k) {
+            auto& words = tensor.memory.emplace_back(size_t(length) / 4 + 4);
+            for (uint64_t& word : words)  // patterns of numbers near 1, and of all kinds
+              word = (uint64_t{next_random(random)} << 32 | next_random(random)) & (next_random(random) % 2 ? ~0ull
+              : 0x3fff3fff3fff3fffull);
+            for (int i = 0; i < length; i += 5)  // some are what the source is, as far as bfloat16 has it
+              tensor.average(k)[i] = uint16_t(as_bits(tensor.source.source_values[size_t(i)]) >> 16);
+          }
+          tensor.before = tensor.memory;
+          tensors.push_back(std::move(tensor));
+        }
+
+    std::vector<Piece> pieces;
+    std::vector<uint64_t> addresses;
+    std::vector<Position> positions;
+    for (Sixteen& tensor : tensors) {
+      uint16_t head = kNoVectors;
+      for (uint16_t at = 0; at < kQuad && at < tensor.source.length && head == kNoVectors; ++at)
+        if ((tensor.source.source_offset + at) % kQuad == 0 && (tensor.source.average_offset + at) % kQuad == 0)
+          head = at;
+      pieces.push_back({reinterpret_cast<uint64_t>(tensor.source.source_address()), uint32_t(tensor.source.length), head, uint16_t(type)});
+      positions.push_back({tensor.element, uint32_t(pieces.size() * 7), 0});
+      for (size_t k = 0; k < decays.size(); ++k)
+        addresses.push_back(reinterpret_cast<uint64_t>(tensor.average(k)));
+    }
+    std::vector<Step> steps;
+    for (double decay : decays)
+      steps.push_back(step_for(decay));
+    Rounding stored = {};
+    simt::launch(auxcore_ema_set_rounding, {1, kWarp, 0}, &stored, how);
+    const unsigned blocks = unsigned(pieces.size() + kThreads / kWarp - 1) / (kThreads / kWarp);
+    simt::launch(auxcore_ema_update_bfloat16, {blocks, kThreads, 0}, pieces.data(), addresses.data(), positions.data(), steps.data(),
+        &stored,
+                 uint32_t(pieces.size()), int32_t(decays.size()));
+
+    for (size_t t = 0; t < tensors.size(); ++t)
+      for (size_t k = 0; k < decays.size(); ++k) {
+        const uint16_t *old = reinterpret_cast<const uint16_t*>(tensors[t].before[k].data()),
+                       *now = reinterpret_cast<const uint16_t*>(tensors[t].memory[k].data());
+        for (int i = 0; i < int(tensors[t].memory[k].size() * 4); ++i) {
+          const int element = i - tensors[t].source.average_offset;
+          uint16_t expected = old[i];
+          if (element >= 0 && element < tensors[t].source.length && decays[k] != 1)
+            expected = rounded(updated(decays[k], as_float(uint32_t(old[i]) << 16), tensors[t].source.source_values[size_t(element)]), how,
+                k,
+                               positions[t].tensor, positions[t].element + uint64_t(element));
+          const bool nans = (now[i] & 0x7fff) > 0x7f80 && (expected & 0x7fff) > 0x7f80;  // which NaN is the hardware's affair
+          if (now[i] != expected && !nans) {
+            CHECK(false, "type %d, length %d, offsets %d and %d, average %zu, element %d: %04x instead of %04x", type,
+                tensors[t].source.length,
+                  tensors[t].source.source_offset, tensors[t].source.average_offset, k, element, now[i], expected);
+            break;
+          }
+        }
+      }
+  }
+}
+
 }  // namespace
 }  // namespace auxcore::ema
 
@@ -203,7 +311,11 @@ int main() {
     every_length_type_and_offset({1.0, 0.999, 0.0, 0.25, 0.5}, order + 3);
     every_length_type_and_offset({0.0, 1.0}, order + 4);
     steps_arrive_and_no_others_change();
+    averages_in_bfloat16({0.999}, {0x123456789abcdef0, (uint64_t{5} << 32) + 17, 3, kStochastic}, order + 5);
+    averages_in_bfloat16({0.25, 1.0, 0.0, 0.9}, {~0ull, 1, 0, kStochastic}, order + 6);  // seed + average wraps around
+    averages_in_bfloat16({0.9, 0.5}, {0, 0, 0, kNearest}, order + 7);
   }
+  random_numbers_are_known();
   every_16_bit_value();
   return auxcore::test::result();
 }

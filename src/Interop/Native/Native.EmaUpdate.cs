@@ -13,6 +13,9 @@ internal static unsafe partial class Native
     [LibraryImport(Library, EntryPoint = "auxcore_ema_set_decays")]
     public static partial int EmaSetDecays(EmaTableHandle table, nint stream, double* decays, int count);
 
+    [LibraryImport(Library, EntryPoint = "auxcore_ema_set_rounding")]
+    public static partial int EmaSetRounding(EmaTableHandle table, nint stream, int kind, ulong seed, long step, int firstTensor);
+
     [LibraryImport(Library, EntryPoint = "auxcore_ema_update")]
     public static partial int EmaUpdate(EmaTableHandle table, nint stream, EmaTensors* tensors);
 
@@ -21,7 +24,7 @@ internal static unsafe partial class Native
     public struct EmaTensors
     {
         public uint StructSize;
-        public uint Reserved;
+        public DType AverageType;
         public long TensorCount;
         public nint* Addresses;
         public long* ElementCounts;

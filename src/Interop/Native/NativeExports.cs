@@ -11,7 +11,7 @@ internal static class NativeExports
         "auxcore_open", "auxcore_close", "auxcore_describe_device",
         "auxcore_allocate", "auxcore_free", "auxcore_copy_to_device", "auxcore_copy_to_host", "auxcore_copy_on_device", "auxcore_fill",
         "auxcore_stream_create", "auxcore_stream_destroy", "auxcore_stream_synchronize", "auxcore_stream_wait",
-        "auxcore_ema_create", "auxcore_ema_destroy", "auxcore_ema_set_decays", "auxcore_ema_update",
+        "auxcore_ema_create", "auxcore_ema_destroy", "auxcore_ema_set_decays", "auxcore_ema_set_rounding", "auxcore_ema_update",
         "auxcore_adamw_create", "auxcore_adamw_destroy", "auxcore_adamw_set", "auxcore_adamw_update", "auxcore_adamw_norm",
         "auxcore_adamw_read_norm",
         "auxcore_indicator_td", "auxcore_indicator_quantile", "auxcore_indicator_pack", "auxcore_indicator_pinball",

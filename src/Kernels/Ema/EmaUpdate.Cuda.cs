@@ -5,8 +5,9 @@ namespace AuxCore.Kernels;
 public static partial class EmaUpdate
 {
     /// <summary>
-    /// One launch over all tensors (<c>native/cuda/ema/ema_update.cu</c>). The table of where they are stays on the device from one call to
-    /// the next; decays are written there too, so that a captured graph replays with those of the day.
+    /// One launch over all tensors (<c>ema_update.cu</c> and <c>ema_update_bfloat16.cu</c> in <c>native/cuda/ema</c>). The table of where
+    /// they are stays on the device from one call to the next; decays and rounding are written there too, so that a captured graph replays
+    /// with those of the day.
     /// </summary>
     /// <param name="work">Addresses of device memory.</param>
     /// <param name="decays">One an average.</param>
@@ -36,6 +37,15 @@ public static partial class EmaUpdate
         {
             fixed (double* first = decays)
                 NativeStatus.Check(Native.EmaSetDecays(_handle, stream, first, decays.Length), nameof(EmaUpdate));
+            if (work.HasBFloat16Averages)
+            {
+                var rounding = work.Rounding;
+                NativeStatus.Check(
+                    Native.EmaSetRounding(
+                        _handle, stream, rounding.IsStochastic ? 1 : 0, rounding.Seed, rounding.Step, rounding.FirstTensor),
+                    nameof(EmaUpdate));
+            }
+
             if (_hasTensors)
                 NativeStatus.Check(Native.EmaUpdate(_handle, stream, null), nameof(EmaUpdate));
             else
@@ -52,6 +62,7 @@ public static partial class EmaUpdate
                 var tensors = new Native.EmaTensors
                 {
                     StructSize = (uint)sizeof(Native.EmaTensors),
+                    AverageType = work.HasBFloat16Averages ? DType.BFloat16 : DType.Float32,
                     TensorCount = work.TensorCount,
                     Addresses = work.Addresses,
                     ElementCounts = elementCounts,

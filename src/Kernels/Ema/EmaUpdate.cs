@@ -123,9 +123,12 @@ public static partial class EmaUpdate
     /// <param name="table">What a device backend keeps from one call to the next with the same addresses; null at first.</param>
     internal static void Run(in EmaWork work, ReadOnlySpan<double> decays, AuxBackend backend, EmaPlace place, ref IDisposable? table)
     {
-        if (backend is not (AuxBackend.Cpu or AuxBackend.Reference) && work.HasBFloat16Averages)
+        if (backend == AuxBackend.Cuda && work.HasBFloat16Averages && !work.HasOnlyBFloat16Averages)
             throw new BackendUnavailableException(
-                nameof(EmaUpdate), backend, "its kernel takes float32 averages only; averages in bfloat16 run on the CPU");
+                nameof(EmaUpdate), backend, "its kernels take averages of one type; make a group for those in bfloat16");
+        if (backend == AuxBackend.Ilgpu && work.HasBFloat16Averages)
+            throw new BackendUnavailableException(
+                nameof(EmaUpdate), backend, "its kernel takes float32 averages only; averages in bfloat16 run on Cpu and Cuda");
         switch (backend)
         {
             case AuxBackend.Cpu:

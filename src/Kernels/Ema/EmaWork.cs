@@ -44,6 +44,9 @@ internal readonly unsafe struct EmaWork(
     public bool HasBFloat16Averages =>
         averageTypes != null && new ReadOnlySpan<DType>(averageTypes, averageCount).Contains(DType.BFloat16);
 
+    public bool HasOnlyBFloat16Averages =>
+        averageTypes != null && !new ReadOnlySpan<DType>(averageTypes, averageCount).ContainsAnyExcept(DType.BFloat16);
+
     public EmaRounding Rounding => rounding;
 
     /// <summary>The tensor that holds element <paramref name="element"/>, which is below <see cref="ElementCount"/>.</summary>

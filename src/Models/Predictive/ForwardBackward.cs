@@ -15,7 +15,10 @@ namespace AuxCore.Models;
 /// var action = agent.Act(observation, agent.GoalToZ(goal));
 /// </code>
 /// </summary>
-/// <remarks>Everything lies on the CPU, in float32. Not thread-safe.</remarks>
+/// <remarks>
+/// Everything lies on the CPU, in float32. Initialisation and z come from a generator of the agent's own, so the same seed and the same
+/// batches give the same agent, and libtorch's generator is left alone. Not thread-safe.
+/// </remarks>
 public sealed class ForwardBackward : IDisposable
 {
     private readonly ForwardBackwardSettings _settings;
@@ -25,6 +28,7 @@ public sealed class ForwardBackward : IDisposable
     private readonly torch.optim.Optimizer[] _optimizers;
     private readonly EmaMixer _targets;
     private readonly torch.Generator _generator;
+    private bool _disposed;
 
     /// <summary>Networks of their own.</summary>
     /// <param name="settings">Sizes, loss, rates.</param>
@@ -34,10 +38,12 @@ public sealed class ForwardBackward : IDisposable
     {
     }
 
-    /// <summary>With a B that is given and does not learn: then F learns the successor features of these features.</summary>
+    /// <summary>
+    /// With a B that is given and does not learn: F · B then learns as much of the successor measure as these features can express.
+    /// </summary>
     /// <param name="settings">Sizes, loss, rates.</param>
     /// <param name="features">
-    /// B: [n, observation size] to [n, d], float32, without gradient. It stays the caller's, and is not trained.
+    /// B: [n, observation size] to [n, d], float32. It stays the caller's, is not trained, and gets no gradient.
     /// </param>
     /// <exception cref="ArgumentException">A setting is out of range, or settings do not go together.</exception>
     public static ForwardBackward OnFixedFeatures(ForwardBackwardSettings settings, Module<Tensor, Tensor> features)
@@ -52,10 +58,9 @@ public sealed class ForwardBackward : IDisposable
         settings.Check(nameof(settings));
         _settings = settings;
         HasFixedFeatures = backward is not null;
-        torch.manual_seed(settings.Seed);
         _generator = new torch.Generator((ulong)settings.Seed, torch.CPU);
-        (_forward, _targetForward) = (MakeForward(), MakeForward());
-        _backward = backward ?? MakeBackward();
+        (_forward, _targetForward) = (Initialised(MakeForward()), MakeForward());
+        _backward = backward ?? Initialised(MakeBackward());
         _targetBackward = backward ?? MakeBackward();
         _objective = new(settings.Loss);
 
@@ -77,15 +82,25 @@ public sealed class ForwardBackward : IDisposable
     /// <summary>Whether B was given and does not learn.</summary>
     public bool HasFixedFeatures { get; }
 
+    /// <summary>The target network of F, which follows it.</summary>
+    internal ForwardMap TargetForward => _targetForward;
+
+    /// <summary>That of B; the same module where B does not learn.</summary>
+    internal Module<Tensor, Tensor> TargetBackward => _targetBackward;
+
     /// <summary>Training steps so far.</summary>
     public long Steps { get; private set; }
 
     /// <summary>One training step: loss, gradients, optimisers, target networks.</summary>
     /// <param name="batch">At least 2 transitions, of any policy.</param>
-    /// <returns>The parts of the loss before the step.</returns>
-    /// <exception cref="ArgumentException">A tensor does not fit; the message names it. Nothing was changed.</exception>
+    /// <returns>The parts of the loss before the step; NaN where an observation is, and then the networks are lost too.</returns>
+    /// <exception cref="ArgumentException">
+    /// A tensor does not fit, or fixed features are not [n, d]; the message names it. No weight was changed.
+    /// </exception>
+    /// <exception cref="ObjectDisposedException">The agent or a tensor was disposed.</exception>
     public FbTerms Update(TransitionBatch batch)
     {
+        ObjectDisposedException.ThrowIf(_disposed, this);
         ArgumentNullException.ThrowIfNull(batch);
         Check(batch);
         using var scope = torch.NewDisposeScope();
@@ -95,11 +110,12 @@ public sealed class ForwardBackward : IDisposable
         using (torch.no_grad())
         {
             targetForward = NextForward(batch.NextObservations, z);
-            targetBackward = _targetBackward.forward(observed);
+            targetBackward = Features(_targetBackward, observed);
         }
 
         var forward = Taken(_forward.forward(batch.Observations, z), batch.Actions);
-        var loss = _objective.Loss(forward, _backward.forward(observed), targetForward, targetBackward, batch.Done);
+        var backward = HasFixedFeatures ? targetBackward : Features(_backward, observed);
+        var loss = _objective.Loss(forward, backward, targetForward, targetBackward, batch.Done);
         foreach (var optimizer in _optimizers)
             optimizer.zero_grad();
         loss.backward();
@@ -116,6 +132,7 @@ public sealed class ForwardBackward : IDisposable
     /// <exception cref="ArgumentException">The shape does not fit.</exception>
     public Tensor SampleZ(Tensor observations)
     {
+        ObjectDisposedException.ThrowIf(_disposed, this);
         Sizes.RequireRows(observations, _settings.ObservationSize, nameof(observations));
         using var scope = torch.NewDisposeScope();
         using var noGrad = torch.no_grad();
@@ -125,7 +142,7 @@ public sealed class ForwardBackward : IDisposable
         if (goals > 0)
         {
             var chosen = torch.randperm(n, generator: _generator).narrow(0, 0, goals);
-            z = torch.cat([Spheres.Project(_backward.forward(observations.index_select(0, chosen))), z.narrow(0, goals, n - goals)]);
+            z = torch.cat([Spheres.Project(Features(_backward, observations.index_select(0, chosen))), z.narrow(0, goals, n - goals)]);
         }
 
         return z.MoveToOuterDisposeScope();
@@ -137,10 +154,11 @@ public sealed class ForwardBackward : IDisposable
     /// <exception cref="ArgumentException">The shape does not fit.</exception>
     public Tensor GoalToZ(Tensor goals)
     {
+        ObjectDisposedException.ThrowIf(_disposed, this);
         Sizes.RequireRows(goals, _settings.ObservationSize, nameof(goals));
         using var scope = torch.NewDisposeScope();
         using var noGrad = torch.no_grad();
-        return Spheres.Project(_backward.forward(goals)).MoveToOuterDisposeScope();
+        return Spheres.Project(Features(_backward, goals)).MoveToOuterDisposeScope();
     }
 
     /// <summary>The z of a reward: the mean of r(s) B(s) over states as they occur in the training data, scaled to length √d.</summary>
@@ -150,11 +168,12 @@ public sealed class ForwardBackward : IDisposable
     /// <exception cref="ArgumentException">A shape does not fit.</exception>
     public Tensor RewardToZ(Tensor observations, Tensor rewards)
     {
+        ObjectDisposedException.ThrowIf(_disposed, this);
         Sizes.RequireRows(observations, _settings.ObservationSize, nameof(observations));
         Sizes.RequireColumn(rewards, observations.shape[0], nameof(rewards), torch.ScalarType.Float32);
         using var scope = torch.NewDisposeScope();
         using var noGrad = torch.no_grad();
-        var mean = (_backward.forward(observations) * rewards.unsqueeze(1)).mean([0], keepdim: true);
+        var mean = (Features(_backward, observations) * rewards.unsqueeze(1)).mean([0], keepdim: true);
         return Spheres.Project(mean).MoveToOuterDisposeScope();
     }
 
@@ -165,8 +184,11 @@ public sealed class ForwardBackward : IDisposable
     /// <exception cref="ArgumentException">A shape does not fit.</exception>
     public Tensor Values(Tensor observations, Tensor z)
     {
+        ObjectDisposedException.ThrowIf(_disposed, this);
         Sizes.RequireRows(observations, _settings.ObservationSize, nameof(observations));
         Sizes.RequireRows(z, _settings.Dimension, nameof(z));
+        if (z.shape[0] != 1 && z.shape[0] != observations.shape[0])
+            throw new ArgumentException($"z: {z.shape[0]} rows for {observations.shape[0]} observations; one a row, or 1 for all", nameof(z));
         using var scope = torch.NewDisposeScope();
         using var noGrad = torch.no_grad();
         var each = z.shape[0] == 1 ? z.expand(observations.shape[0], z.shape[1]) : z;
@@ -187,6 +209,9 @@ public sealed class ForwardBackward : IDisposable
     /// <summary>Frees the networks; a B that was given stays.</summary>
     public void Dispose()
     {
+        if (_disposed)
+            return;
+        _disposed = true;
         _targets.Dispose();
         foreach (var optimizer in _optimizers)
             optimizer.Dispose();
@@ -204,6 +229,22 @@ public sealed class ForwardBackward : IDisposable
         new(_settings.ObservationSize, _settings.Actions, _settings.Dimension, _settings.Heads, _settings.Hidden);
 
     private BackwardMap MakeBackward() => new(_settings.ObservationSize, _settings.Dimension, _settings.Hidden);
+
+    private T Initialised<T>(T map) where T : Module
+    {
+        Initialisation.Apply(map, _generator);
+        return map;
+    }
+
+    // [n, d]: a module of the caller's may give anything, and a product of wrong shapes would end the process.
+    private Tensor Features(Module<Tensor, Tensor> map, Tensor observations)
+    {
+        var rows = map.forward(observations);
+        Sizes.RequireRows(rows, _settings.Dimension, "features");
+        if (rows.shape[0] != observations.shape[0])
+            throw new ArgumentException($"features: {rows.shape[0]} rows for {observations.shape[0]} observations");
+        return rows;
+    }
 
     private static IEnumerable<(Tensor Source, Tensor Average)> Pairs(Module online, Module target) =>
         online.parameters().Zip(target.parameters(), (source, average) => ((Tensor)source, average.requires_grad_(false)));
@@ -243,6 +284,7 @@ public sealed class ForwardBackward : IDisposable
         using var scope = torch.NewDisposeScope();
         var (least, most) = (batch.Actions.min().item<long>(), batch.Actions.max().item<long>());
         if (least < 0 || most >= _settings.Actions)
-            throw new ArgumentException($"Actions: {(least < 0 ? least : most)} is not within 0 and {_settings.Actions - 1}", nameof(batch));
+            throw new ArgumentException(
+                $"Actions: {(least < 0 ? least : most)} is not within 0 and {_settings.Actions - 1}", nameof(batch));
     }
 }

@@ -22,7 +22,9 @@ public sealed class ForwardMap : Module<Tensor, Tensor, Tensor>
     /// <exception cref="ArgumentOutOfRangeException">A size is below 1.</exception>
     public ForwardMap(long observationSize, long actions, long dimension, int heads, long hidden) : base(nameof(ForwardMap))
     {
-        Sizes.RequirePositive(observationSize, actions, dimension, heads, hidden);
+        Sizes.RequirePositive(
+            (nameof(observationSize), observationSize), (nameof(actions), actions), (nameof(dimension), dimension), (nameof(heads), heads),
+            (nameof(hidden), hidden));
         (_observationSize, _dimension, _actions) = (observationSize, dimension, actions);
         _trunk = Sequential(Linear(observationSize + dimension, hidden), LayerNorm(hidden), Tanh(), Linear(hidden, hidden), ReLU());
         _heads = ModuleList([.. Enumerable.Range(0, heads).Select(_ =>
@@ -59,7 +61,8 @@ public sealed class BackwardMap : Module<Tensor, Tensor>
     /// <exception cref="ArgumentOutOfRangeException">A size is below 1.</exception>
     public BackwardMap(long observationSize, long dimension, long hidden) : base(nameof(BackwardMap))
     {
-        Sizes.RequirePositive(observationSize, dimension, hidden);
+        Sizes.RequirePositive(
+            (nameof(observationSize), observationSize), (nameof(dimension), dimension), (nameof(hidden), hidden));
         _observationSize = observationSize;
         _layers = Sequential(
             Linear(observationSize, hidden), LayerNorm(hidden), Tanh(), Linear(hidden, hidden), ReLU(), Linear(hidden, dimension));
@@ -86,13 +89,33 @@ internal static class Spheres
         functional.normalize(rows, p: 2, dim: 1).mul(Math.Sqrt(rows.shape[1]));
 }
 
+/// <summary>Weights from a generator: libtorch's own belongs to the whole process.</summary>
+internal static class Initialisation
+{
+    /// <summary>The weights and biases of all linear layers, uniform within ±1/√inputs, as libtorch's are.</summary>
+    public static void Apply(Module module, torch.Generator generator)
+    {
+        using var scope = torch.NewDisposeScope();
+        using var noGrad = torch.no_grad();
+        foreach (var layer in module.modules().OfType<TorchSharp.Modules.Linear>())
+        {
+            var bound = 1 / Math.Sqrt(layer.weight!.shape[1]);
+            Fill(layer.weight, bound);
+            if (layer.bias is { } bias)
+                Fill(bias, bound);
+        }
+
+        void Fill(Tensor values, double bound) => values.copy_(torch.rand(values.shape, generator: generator).mul(2 * bound).sub(bound));
+    }
+}
+
 /// <summary>Checks of shapes before libtorch sees them: a wrong product would end the process.</summary>
 internal static class Sizes
 {
-    public static void RequirePositive(params ReadOnlySpan<long> sizes)
+    public static void RequirePositive(params ReadOnlySpan<(string Name, long Size)> sizes)
     {
-        foreach (var size in sizes)
-            ArgumentOutOfRangeException.ThrowIfLessThan(size, 1);
+        foreach (var (name, size) in sizes)
+            ArgumentOutOfRangeException.ThrowIfLessThan(size, 1, name);
     }
 
     /// <summary>Refuses what is no float32 matrix of so many columns.</summary>
@@ -106,6 +129,8 @@ internal static class Sizes
             throw new ArgumentException(
                 $"{name}: {tensor.dtype}[{string.Join(", ", tensor.shape)}] is not Float32[n, {columns}]", name);
         }
+
+        RequireHost(tensor, name);
     }
 
     /// <summary>Refuses what is not one element a row, of one of some dtypes.</summary>
@@ -119,5 +144,13 @@ internal static class Sizes
             throw new ArgumentException(
                 $"{name}: {tensor.dtype}[{string.Join(", ", tensor.shape)}] is not {string.Join(" or ", types.ToArray())}[{rows}]", name);
         }
+
+        RequireHost(tensor, name);
+    }
+
+    private static void RequireHost(Tensor tensor, string name)
+    {
+        if (tensor.device_type != DeviceType.CPU)
+            throw new ArgumentException($"{name}: it is on {tensor.device}, and these models are on the CPU", name);
     }
 }

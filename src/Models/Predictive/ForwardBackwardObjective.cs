@@ -6,8 +6,8 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Models;
 
 /// <summary>
-/// The loss of forward-backward representations for TorchSharp tensors, with its gradients: <see cref="ForwardBackwardLoss"/> as one node of
-/// the graph, in place of n × n matrices and their history.
+/// The loss of forward-backward representations for TorchSharp tensors, with its gradients: <see cref="ForwardBackwardLoss"/> as one node
+/// of the graph, in place of n × n matrices and their history.
 /// <code>
 /// var objective = new ForwardBackwardObjective(new() { Discount = 0.98, Convention = FbConvention.MetaMotivo });
 /// objective.Loss(forward, backward, targetForward, targetBackward, done).backward();

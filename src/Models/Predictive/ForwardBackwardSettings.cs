@@ -43,8 +43,8 @@ public sealed record ForwardBackwardSettings
     public double GoalFraction { get; init; } = 0.5;
 
     /// <summary>
-    /// The temperature of the softmax over actions that averages the next F; 0 takes the greedy action. Values are of the order of d, so 100
-    /// is nearly uniform at first.
+    /// The temperature of the softmax over actions that averages the next F; 0 takes the greedy action. Values are of the order of d, so
+    /// 100 is nearly uniform at first.
     /// </summary>
     public double Temperature { get; init; } = 100;
 
@@ -53,7 +53,9 @@ public sealed record ForwardBackwardSettings
 
     internal void Check(string name)
     {
-        Sizes.RequirePositive(ObservationSize, Actions, Dimension, Heads, Hidden);
+        Sizes.RequirePositive(
+            ($"{name}.{nameof(ObservationSize)}", ObservationSize), ($"{name}.{nameof(Actions)}", Actions),
+            ($"{name}.{nameof(Dimension)}", Dimension), ($"{name}.{nameof(Heads)}", Heads), ($"{name}.{nameof(Hidden)}", Hidden));
         ArgumentNullException.ThrowIfNull(Loss, $"{name}.Loss");
         Loss.Check($"{name}.Loss");
         if (Start is not (Start.Current or Start.Next))

@@ -87,7 +87,8 @@ public sealed class InfoNceObjective(InfoNceOptions options) : IDisposable
 
     private static TensorView Workspace(Tensor queries)
     {
-        if (queries.device_type == DeviceType.CPU || queries.shape.Length != 2 || Math.Max(queries.shape[0], queries.shape[1]) > int.MaxValue)
+        if (queries.device_type == DeviceType.CPU || queries.shape.Length != 2
+            || Math.Max(queries.shape[0], queries.shape[1]) > int.MaxValue)
             return default; // not needed, or the op says what is wrong
         var bytes = InfoNceLoss.WorkspaceBytes((int)queries.shape[0], (int)queries.shape[1]);
         return torch.empty(bytes, dtype: torch.ScalarType.Byte, device: queries.device).ToTensorView();
