@@ -60,6 +60,12 @@ internal static class Tolerances
     /// <summary>SuccessorSolve, relative to 1 / (1 − γ), the sum of a row.</summary>
     public const double SuccessorSolveRelative = 1e-12;
 
+    /// <summary>TokenSelect: entries that differ. Its order is total, so every backend gives the same bits.</summary>
+    public const int TokenSelectEntries = 0;
+
+    /// <summary>TokenCompact: bytes that differ. It copies.</summary>
+    public const int TokenCompactBytes = 0;
+
     /// <summary>The distance of two float32 results in ulps of <paramref name="scale"/>; 0 where both are NaN or equal.</summary>
     public static double Ulps(float actual, float expected, float scale)
     {

@@ -18,6 +18,8 @@ internal static class CaseCatalogue
         .. IndicatorCalibrationBenchmarks.All,
         .. SuccessorSweepBenchmarks.All,
         .. SuccessorSolveBenchmarks.All,
+        .. TokenSelectBenchmarks.All,
+        .. TokenCompactBenchmarks.All,
     ];
 
     /// <summary>
