@@ -66,6 +66,12 @@ internal static class Tolerances
     /// <summary>TokenCompact: bytes that differ. It copies.</summary>
     public const int TokenCompactBytes = 0;
 
+    /// <summary>TokenScores, relative to the score plus the largest one: logits are rounded to float32.</summary>
+    public const double TokenScoresRelative = 4e-6;
+
+    /// <summary>TokenPool, absolute, for values up to 1 and cells of up to 81 tokens, beside the rounding to 16 bits.</summary>
+    public const double TokenPoolAbsolute = 1e-6;
+
     /// <summary>The distance of two float32 results in ulps of <paramref name="scale"/>; 0 where both are NaN or equal.</summary>
     public static double Ulps(float actual, float expected, float scale)
     {

@@ -20,6 +20,8 @@ internal static class CaseCatalogue
         .. SuccessorSolveBenchmarks.All,
         .. TokenSelectBenchmarks.All,
         .. TokenCompactBenchmarks.All,
+        .. TokenScoresBenchmarks.All,
+        .. TokenPoolBenchmarks.All,
     ];
 
     /// <summary>

@@ -11,7 +11,7 @@ internal static class TokenSelectBenchmarks
     /// <summary>The cases in the order of the report.</summary>
     public static IReadOnlyList<Func<KernelCase>> All { get; } =
     [
-        () => new TokenSelectCase("select-16384", "the 1,820 best of 16,384 tokens, in their order, and each token's place", 1, 16384, 1820),
+        () => new TokenSelectCase("select-16384", "the 1,820 best of 16,384 tokens, in order, and each token's place", 1, 16384, 1820),
         () => new TokenSelectCase("select-32x576", "the 64 best of 576 tokens of each of 32 images", 32, 576, 64),
     ];
 }
@@ -40,12 +40,12 @@ internal sealed class TokenSelectCase(string name, string description, int image
     [
         ArmWithoutGrad("topk unsorted, sort, scatter_", () =>
         {
-            Tensor best = _scores.topk(kept, dim: 1, largest: true, sorted: false).indices.sort(1).Values;
+            Tensor best = _scores.topk(kept, dim: 1, largest: true, sorted: false).indexes.sort(1).Values;
             _ = torch.full(images, tokens, -1L, dtype: torch.int64).scatter_(1, best, _places);
         }),
         ArmWithoutGrad("topk sorted, sort, scatter_", () =>
         {
-            Tensor best = _scores.topk(kept, dim: 1).indices.sort(1).Values;
+            Tensor best = _scores.topk(kept, dim: 1).indexes.sort(1).Values;
             _ = torch.full(images, tokens, -1L, dtype: torch.int64).scatter_(1, best, _places);
         }),
         ArmWithoutGrad("kthvalue, ge, nonzero, scatter_", () =>
@@ -58,7 +58,7 @@ internal sealed class TokenSelectCase(string name, string description, int image
 
     // FastV: top_attention_rank_index = topk(…).indices, then sort().values; it makes no inverse map.
     public override CaseArm Published => ArmWithoutGrad("FastV's topk and sort, no inverse map", () =>
-        _ = _scores.topk(kept, dim: 1).indices.sort(1).Values.add(_starts));
+        _ = _scores.topk(kept, dim: 1).indexes.sort(1).Values.add(_starts));
 
     public override double Verify()
     {

@@ -52,4 +52,11 @@ internal static class RandomScores
 
         return ((T[])(object)scores, scores);
     }
+
+    public static float[] Widen<T>(T[] stored) => stored switch
+    {
+        BFloat16[] narrow => [.. narrow.Select(value => (float)value)],
+        Half[] narrow => [.. narrow.Select(value => (float)value)],
+        _ => (float[])(object)stored,
+    };
 }

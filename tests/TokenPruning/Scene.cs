@@ -91,7 +91,8 @@ internal sealed unsafe class Scene : IDisposable
             for (var axis = shape.Length - 1; axis >= 0; axis--)
                 (left, index[axis]) = Math.DivRem(left, shape[axis]);
             var b = rows.IsPadded ? (int)index[rows.SegmentAxis] : 0;
-            var (place, end) = rows.IsPadded ? (_offsets[b] + index[rows.TokenAxis], _offsets[b + 1]) : (index[rows.TokenAxis], _offsets[^1]);
+            var (first, end) = rows.IsPadded ? (_offsets[b], _offsets[b + 1]) : (0, _offsets[^1]);
+            var place = first + index[rows.TokenAxis];
             if (place >= end)
             {
                 Assert.Equal(rest, actual[i]);

@@ -83,16 +83,16 @@ public sealed class TokenCompactArgumentTests : IDisposable
         var backwards = TensorView.FromPointer((float*)_source.Address + 10, DType.Float32, [6, 2], [-2, 1]);
         var far = TensorView.FromPointer((void*)4096, DType.Float32, [6, 2], device: new(AuxDeviceKind.Cuda));
         var within = TensorView.FromPointer((float*)_source.Address + 2, DType.Float32, [3, 2]);
-        var turned = TensorView.FromPointer((void*)wide.Address, DType.Float32, [6, 4, 1], [4, 1, 1]);
-        var askew = TensorView.FromPointer((void*)wide.Address, DType.Float32, [6, 4, 1], [1, 6, 1]);
+        var heads = _scene.Tensor(DType.Float32, [2, 6, 3], 1);
+        var turned = TensorView.FromPointer((void*)heads.Address, DType.Float32, [2, 6, 3], [3, 6, 1]);
 
         Bad("tensors[1].source: float32[6, 2] on cpu with strides [4, 2]; a token's row must be dense", strided, _destination);
         Bad("tensors[1].destination: float32[3, 2] on cpu with strides [0, 1] has elements that share memory", _source, expanded);
         Bad("has a negative stride", backwards, _destination);
         Bad("tensors[1].source: float32[6, 2] on cuda:0, but the selection is on cpu", far, _destination);
         Bad("tensors[1].destination overlaps tensors[0].destination", _source, _destination);
-        Bad("overlaps tensors[1].source", _source, within);
-        Bad("overlaps", TokenRows.Ragged(askew, turned)); // the same memory, but another order
+        Bad("tensors[1].destination overlaps tensors[0].source", _source, within);
+        Bad("tensors[1].destination overlaps tensors[1].source", TokenRows.Ragged(heads, turned, 1)); // the same memory, another order
         Refused<ArgumentException>("tensors[0].destination overlaps tensors[0].source", () => TokenCompact.Backward(
             [TokenRows.Ragged(_source, _source)], _scene.Segments, _scene.Selection));
         Untouched(_destination);

@@ -96,7 +96,8 @@ public class TokenCompactTests
     [MemberData(nameof(Runners))]
     public void Keeping_all_is_the_identity_and_keeping_none_writes_nothing(Runner runner)
     {
-        float[] rows = [.. Enumerable.Range(0, 60).Select(i => i == 7 ? float.NaN : i)], copy = new float[60], before = (float[])rows.Clone();
+        float[] rows = [.. Enumerable.Range(0, 60).Select(i => i == 7 ? float.NaN : i)];
+        float[] copy = new float[60], before = (float[])rows.Clone();
         int[] all = [.. Enumerable.Range(0, 12)];
         runner.Run(backend =>
         {
@@ -147,7 +148,8 @@ public class TokenCompactTests
     }
 
     [Fact]
-    public void The_backward_is_the_transpose_of_the_forward() => Gen.Select(Gen.Int[0, 40], Gen.Int[1, 20], Gen.Double[0, 1], Gen.Int[0, 99])
+    public void The_backward_is_the_transpose_of_the_forward() => Gen
+        .Select(Gen.Int[0, 40], Gen.Int[1, 20], Gen.Double[0, 1], Gen.Int[0, 99])
         .Sample((tokens, width, ratio, seed) =>
         {
             // ⟨gradient, x⟩ = ⟨backward(gradient), …⟩ for small integers, whose sums are exact.
@@ -198,8 +200,8 @@ public class TokenCompactTests
         for (var i = 0; i < tokens; i++)
         {
             var row = gradient.AsSpan(offset + i * width, width);
-            Assert.True(
-                slots[i] < 0 ? row.Count(default(T)) == width : row.SequenceEqual(source.AsSpan(offset + i * width, width)), $"gradient {i}");
+            var right = slots[i] < 0 ? row.Count(default(T)) == width : row.SequenceEqual(source.AsSpan(offset + i * width, width));
+            Assert.True(right, $"gradient {i}");
         }
 
         Assert.True(canary.AsSpan().SequenceEqual(destination.AsSpan()[^(width + 1)..]), "what is behind the kept rows");

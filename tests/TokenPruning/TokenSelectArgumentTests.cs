@@ -7,7 +7,8 @@ public class TokenSelectArgumentTests
 {
     private const int Canary = -7;
 
-    private readonly int[] _indices = [Canary, Canary, Canary, Canary], _offsets = [Canary, Canary], _slots = [Canary, Canary, Canary, Canary];
+    private readonly int[] _indices = [Canary, Canary, Canary, Canary], _slots = [Canary, Canary, Canary, Canary];
+    private readonly int[] _offsets = [Canary, Canary];
     private readonly float[] _scores = [1, 2, 3, 4];
 
     [Fact]

@@ -39,6 +39,9 @@ internal sealed unsafe class CompactItem
             IsInPlace &= from[axis] == to[axis] || source.Shape[axis] <= 1;
     }
 
+    /// <summary>What messages call it.</summary>
+    public required string Name { get; init; }
+
     public byte* Source { get; }
 
     public byte* Destination { get; }
@@ -97,7 +100,7 @@ internal sealed unsafe class CompactItem
         RequireDenseRows(source, rowAxis, $"{name}.source");
         RequireDenseRows(destination, rowAxis, $"{name}.destination");
         RequireNoSharing(destination, $"{name}.destination");
-        return new CompactItem(rows) { SourceBytes = Extent(source), DestinationBytes = Extent(destination) };
+        return new CompactItem(rows) { Name = name, SourceBytes = Extent(source), DestinationBytes = Extent(destination) };
     }
 
     /// <summary>Where a strip begins in source and destination, and which segment it is of; 0 where segments have no dimension.</summary>

@@ -16,14 +16,18 @@ public readonly ref struct Selection
     /// </summary>
     public Span<int> Offsets { get; init; }
 
-    /// <summary>[N], or empty where it is not wanted: the place of each token among the kept ones, or −1. The inverse of the indices.</summary>
+    /// <summary>
+    /// [N], or empty where it is not wanted: the place of each token among the kept ones, or −1. The inverse of the indices.
+    /// </summary>
     public Span<int> Slots { get; init; }
 
     /// <summary>[B], or empty where it is not wanted: how many scores of each segment are NaN.</summary>
     public Span<int> NaNCounts { get; init; }
 }
 
-/// <summary>What <see cref="TokenSelect"/> writes, in memory of any framework. All int32 and contiguous, as in <see cref="Selection"/>.</summary>
+/// <summary>
+/// What <see cref="TokenSelect"/> writes, in memory of any framework. All int32 and contiguous, as in <see cref="Selection"/>.
+/// </summary>
 public readonly struct SelectionViews
 {
     /// <summary>int32, of at least <see cref="TokenSelect.Capacity"/> elements.</summary>

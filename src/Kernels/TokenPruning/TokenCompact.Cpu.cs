@@ -9,7 +9,8 @@ public static partial class TokenCompact
     // A thread gets at least so many bytes: some 20 us of work, which waking it must be worth.
     private const long MinimumBytesPerThread = 256 * 1024;
 
-    // From so many bytes on, what is written does not stay in the cache anyhow, and stores go past it: lines are not read to be overwritten.
+    // From so many bytes on, what is written does not stay in the cache anyhow, and stores go past it: lines are not read only to be
+    // overwritten.
     private const long StreamedBytes = 8 * 1024 * 1024;
 
     private const int VectorBytes = 32;
@@ -47,7 +48,9 @@ public static partial class TokenCompact
     private static void BackwardPartsInParallel(TokenCompactWork work, bool streamed, int threads) =>
         ThreadTeam.Run(threads, part => BackwardPart(work, streamed, part, threads));
 
-    /// <summary>One thread's share of each tensor: strips, or rows of each strip where there are few and they are not moved in place.</summary>
+    /// <summary>
+    /// One thread's share of each tensor: strips, or rows of each strip where there are few and they are not moved in place.
+    /// </summary>
     private static unsafe void Part(in TokenCompactWork work, bool streamed, int part, int parts)
     {
         foreach (var item in work.Items)

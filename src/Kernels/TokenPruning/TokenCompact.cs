@@ -31,7 +31,9 @@ public static partial class TokenCompact
     /// <param name="source">[N, width], row-major.</param>
     /// <param name="width">Elements of a row, at least 1.</param>
     /// <param name="indices">[K], ascending within [0, N), as <see cref="TokenSelect"/> writes them.</param>
-    /// <param name="destination">[K, width] or more, of which the rest is left as it was. May begin where the source does, not otherwise overlap.</param>
+    /// <param name="destination">
+    /// [K, width] or more, of which the rest is left as it was. It may begin where the source does, and must not overlap it otherwise.
+    /// </param>
     /// <param name="backend">Where to run; Auto takes the CPU.</param>
     /// <exception cref="ArgumentException">
     /// Lengths do not fit, indices do not ascend or are outside the source, or spans overlap. Nothing was written.
@@ -117,8 +119,8 @@ public static partial class TokenCompact
     }
 
     /// <summary>
-    /// Spreads gradients of compacted tensors: in each, the source is the output's gradient, and the destination becomes the input's, all of
-    /// it written, with zeros where a token was dropped and behind a segment's tokens.
+    /// Spreads gradients of compacted tensors: in each, the source is the output's gradient, and the destination becomes the input's, all
+    /// of it written, with zeros where a token was dropped and behind a segment's tokens.
     /// </summary>
     /// <param name="gradients">Sources with the kept tokens, destinations with all of them.</param>
     /// <param name="segments">int32 [B + 1], contiguous: the segments that the selection was made of.</param>

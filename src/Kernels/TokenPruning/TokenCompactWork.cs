@@ -93,27 +93,26 @@ internal readonly unsafe struct TokenCompactWork(
             new((nint)indices, indices == null ? 0 : offsets[count] * sizeof(int), "selection.Indices", false),
             new((nint)slots, slots == null ? 0 : (nint)segments[count] * sizeof(int), "selection.Slots", false),
         };
-        for (var i = 0; i < items.Length; i++)
+        foreach (var item in items)
         {
-            var item = items[i];
             var (all, kept) = forward ? (item.SourceTokens, item.DestinationTokens) : (item.DestinationTokens, item.SourceTokens);
             var (allNeeded, keptNeeded) = Longest(item);
             if (item.IsPadded ? all < allNeeded : all != allNeeded)
             {
                 throw Refused(
-                    $"tensors[{i}]: {all} tokens, but the selection was made of {allNeeded}" + (item.IsPadded ? " in a segment" : ""));
+                    $"{item.Name}: {all} tokens, but the selection was made of {allNeeded}" + (item.IsPadded ? " in a segment" : ""));
             }
 
             if (kept < keptNeeded)
-                throw Refused($"tensors[{i}]: place for {kept} kept tokens, but {keptNeeded} were kept");
+                throw Refused($"{item.Name}: place for {kept} kept tokens, but {keptNeeded} were kept");
             if (!forward || !item.IsInPlace)
-                ranges.Add(new((nint)item.Source, (nint)item.SourceBytes, $"tensors[{i}].source", false));
-            ranges.Add(new((nint)item.Destination, (nint)item.DestinationBytes, $"tensors[{i}].destination", true));
+                ranges.Add(new((nint)item.Source, (nint)item.SourceBytes, $"{item.Name}.source", false));
+            ranges.Add(new((nint)item.Destination, (nint)item.DestinationBytes, $"{item.Name}.destination", true));
             if (forward && item.IsInPlace && item.SourceBytes > item.DestinationBytes)
             {
                 // What only the source reaches is read.
                 var rest = (nint)(item.SourceBytes - item.DestinationBytes);
-                ranges.Add(new((nint)(item.Source + item.DestinationBytes), rest, $"tensors[{i}].source", false));
+                ranges.Add(new((nint)(item.Source + item.DestinationBytes), rest, $"{item.Name}.source", false));
             }
         }
 

@@ -3,8 +3,8 @@ using AuxCore.Interop;
 namespace AuxCore.Kernels;
 
 /// <summary>
-/// A tensor with one row a token, and where its kept rows go: hidden states, position ids, labels, the keys or values of one layer. A row is
-/// whatever lies behind the token's dimension; the dimensions before it, such as heads, are taken one by one.
+/// A tensor with one row a token, and where its kept rows go: hidden states, position ids, labels, the keys or values of one layer. A row
+/// is whatever lies behind the token's dimension; the dimensions before it, such as heads, are taken one by one.
 /// </summary>
 /// <remarks>
 /// Elements are copied as they are, whatever their dtype. Source and destination have the same dtype and, but for the number of tokens, the
@@ -45,7 +45,7 @@ public readonly struct TokenRows
     /// Segments along one dimension and their tokens along another, from place 0: hidden states [B, L, D], position ids [3, B, L], keys
     /// [B, heads, L, d].
     /// </summary>
-    /// <param name="source">B segments of as many tokens as the longest has, or more; what is behind a segment's tokens is not read.</param>
+    /// <param name="source">B segments of as many tokens as the longest has, or more; what is behind a segment's tokens is unread.</param>
     /// <param name="destination">B segments of at least as many tokens as are kept of any.</param>
     /// <param name="segmentAxis">The dimension of the segments, from 0.</param>
     /// <param name="tokenAxis">The dimension of the tokens, from 0.</param>

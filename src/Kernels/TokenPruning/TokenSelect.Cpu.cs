@@ -90,7 +90,8 @@ public static partial class TokenSelect
 
     /// <summary>The loops for one vector width and type of scores.</summary>
     private readonly unsafe struct Loops(
-        delegate*<in TokenSelectWork, in SegmentKeys, int, int, void> rank, delegate*<in TokenSelectWork, in SegmentKeys, int, int, void> emit)
+        delegate*<in TokenSelectWork, in SegmentKeys, int, int, void> rank,
+        delegate*<in TokenSelectWork, in SegmentKeys, int, int, void> emit)
     {
         private readonly delegate*<in TokenSelectWork, in SegmentKeys, int, int, void> _rank = rank, _emit = emit;
 
