@@ -72,6 +72,9 @@ internal static class Tolerances
     /// <summary>TokenPool, absolute, for values up to 1 and cells of up to 81 tokens, beside the rounding to 16 bits.</summary>
     public const double TokenPoolAbsolute = 1e-6;
 
+    /// <summary>TokenMerge, absolute, for values up to 1 and slots of up to 40 tokens, beside the rounding to 16 bits.</summary>
+    public const double TokenMergeAbsolute = 1e-6;
+
     /// <summary>The distance of two float32 results in ulps of <paramref name="scale"/>; 0 where both are NaN or equal.</summary>
     public static double Ulps(float actual, float expected, float scale)
     {

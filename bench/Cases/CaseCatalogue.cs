@@ -22,6 +22,7 @@ internal static class CaseCatalogue
         .. TokenCompactBenchmarks.All,
         .. TokenScoresBenchmarks.All,
         .. TokenPoolBenchmarks.All,
+        .. TokenMergeBenchmarks.All,
     ];
 
     /// <summary>

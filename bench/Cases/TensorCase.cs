@@ -50,6 +50,12 @@ internal abstract class TensorCase(string path, string name, string description)
         return tensor;
     }
 
+    protected T Keep<T>(T item) where T : IDisposable
+    {
+        _kept.Add(item);
+        return item;
+    }
+
     protected static TensorView View(Tensor tensor) => tensor.ToTensorView();
 
     protected static void Require(bool supported, string op, AuxBackend backend, string reason)

@@ -96,39 +96,39 @@ internal sealed class CompactHiddenCase() : CompactCase(
 internal sealed class CompactBackwardCase() : CompactCase(
     "compact-backward-16384x3584", "the gradient of that, spread over all tokens, zeros included")
 {
-    private Tensor _output = null!;
+    private Tensor _output = null!, _gradient = null!;
+    private Scalar _zero = null!, _one = null!;
 
     public override long Bytes => (Kept + (long)Tokens) * Width * sizeof(ushort);
 
-    public override CaseArm Ours => new("TokenCompact.Backward", () => Spread(Backend).Dispose());
+    public override CaseArm Ours => new("TokenCompact.Backward", () => Spread(_gradient, Backend));
 
     public override IReadOnlyList<CaseArm> BestCandidates =>
     [
-        new("zeros, index_copy_", () => Zeros().index_copy_(0, Index, _output).Dispose()),
-        new("zeros, index_add_", () => Zeros().index_add_(0, Index, _output, 1).Dispose()),
+        new("fill_(0), index_copy_", () => _gradient.fill_(_zero).index_copy_(0, Index, _output)),
+        new("fill_(0), index_add_", () => _gradient.fill_(_zero).index_add_(0, Index, _output, _one)),
     ];
 
     public override double Verify()
     {
-        using Tensor ours = Spread(Backend), reference = Spread(AuxBackend.Reference);
-        using Tensor theirs = Zeros().index_copy_(0, Index, _output);
-        return Math.Max(Differing(ours, reference), Differing(ours, theirs));
+        using Tensor reference = torch.ones_like(_gradient), theirs = torch.zeros_like(_gradient);
+        _gradient.fill_(_one);
+        Spread(_gradient, Backend);
+        Spread(reference, AuxBackend.Reference);
+        theirs.index_copy_(0, Index, _output);
+        return Math.Max(Differing(_gradient, reference), Differing(_gradient, theirs));
     }
 
     protected override void Allocate(int seed)
     {
         base.Allocate(seed);
+        (_zero, _one) = (Keep(0.ToScalar()), Keep(1.ToScalar()));
         _output = Keep(torch.randn(Kept, Width).to_type(torch.bfloat16));
+        _gradient = Keep(torch.zeros(Tokens, Width, torch.bfloat16));
     }
 
-    private static Tensor Zeros() => torch.zeros(Tokens, Width, torch.bfloat16);
-
-    private Tensor Spread(AuxBackend backend)
-    {
-        Tensor gradient = torch.empty(Tokens, Width, torch.bfloat16);
+    private void Spread(Tensor gradient, AuxBackend backend) =>
         TokenCompact.Backward([TokenRows.Ragged(View(_output), View(gradient))], Segments, Selection, backend);
-        return gradient;
-    }
 }
 
 /// <summary>

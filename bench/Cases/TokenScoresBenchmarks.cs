@@ -50,7 +50,7 @@ internal sealed class TokenScoresCase(string name, string description, int heads
         ArmWithoutGrad("baddbmm, softmax, mean", () =>
         {
             Tensor zero = torch.zeros(1), queries = Grouped(_queries).squeeze(0);
-            Tensor logits = zero.baddbmm(queries, _keys.squeeze(0).transpose(1, 2), beta: 0, alpha: (float)Scale);
+            Tensor logits = queries.baddbmm(_keys.squeeze(0).transpose(1, 2), zero, beta: 0, alpha: (float)Scale);
             _ = logits.softmax(-1).sum([0, 1]).div_(heads * rows);
         }),
     ];
