@@ -75,6 +75,9 @@ internal static class Tolerances
     /// <summary>TokenMerge, absolute, for values up to 1 and slots of up to 40 tokens, beside the rounding to 16 bits.</summary>
     public const double TokenMergeAbsolute = 1e-6;
 
+    /// <summary>TokenDiversity: tokens that differ, where similarities are not within a rounding of each other.</summary>
+    public const int TokenDiversityTokens = 0;
+
     /// <summary>The distance of two float32 results in ulps of <paramref name="scale"/>; 0 where both are NaN or equal.</summary>
     public static double Ulps(float actual, float expected, float scale)
     {

@@ -23,6 +23,7 @@ internal static class CaseCatalogue
         .. TokenScoresBenchmarks.All,
         .. TokenPoolBenchmarks.All,
         .. TokenMergeBenchmarks.All,
+        .. TokenDiversityBenchmarks.All,
     ];
 
     /// <summary>

@@ -75,7 +75,7 @@ public class TokenMergeArgumentTests
         Refused<ArgumentOutOfRangeException>("depth", () => TokenMerge.Assign(scene.Tensor(DType.Float32, [4, 0], 1), segments, slots));
         Refused<ArgumentException>("slots: int32[2]", () => TokenMerge.Assign(metric, segments, segments));
         Refused<ArgumentException>("targets: int32[4]", () => TokenMerge.Assign(metric, segments, slots, slots));
-        Refused<ArgumentException>("tokens: int32[4], merged", () => TokenMerge.Run(slots, slots, merged));
+        Refused<ArgumentException>("tokens: int32[4] on cpu, merged", () => TokenMerge.Run(slots, slots, merged));
         Refused<ArgumentException>("merged: float32[2, 2] on cpu, but bfloat16 is needed",
             () => TokenMerge.Run(scene.Tensor(DType.BFloat16, [4, 2], 1), slots, merged));
         Refused<ArgumentException>("merged: float32[2, 2] on cpu does not match shape [2, 3]",

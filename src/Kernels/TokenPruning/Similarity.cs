@@ -166,41 +166,11 @@ internal sealed unsafe class Similarity : IDisposable
         }
     }
 
-    /// <summary>A token's vector, of length 1, or 0 if it is 0.</summary>
     private void Unit(int token, float* row, float* destination, int step)
     {
-        var depth = _work.Depth;
-        switch (_work.DType)
-        {
-            case DType.Float32:
-                Widen((float*)_work.Metric + (long)token * depth, depth, row);
-                break;
-            case DType.BFloat16:
-                Widen((BFloat16*)_work.Metric + (long)token * depth, depth, row);
-                break;
-            default:
-                Widen((Half*)_work.Metric + (long)token * depth, depth, row);
-                break;
-        }
-
-        var lanes = stackalloc double[RowSums.Lanes];
-        new Span<double>(lanes, RowSums.Lanes).Clear();
-        RowSums.AddSquares(row, depth, lanes);
-        var norm = Math.Sqrt(RowSums.Total(lanes));
-        var scale = norm == 0 ? 0 : 1 / norm;
-        for (var k = 0; k < depth; k++)
+        var scale = UnitVectors.Scale(UnitVectors.Norm(_work, token, row));
+        for (var k = 0; k < _work.Depth; k++)
             destination[(long)k * step] = (float)(row[k] * scale);
-    }
-
-    private static void Widen<T>(T* source, int depth, float* row) where T : unmanaged
-    {
-        var k = 0;
-        for (; k <= depth - FloatVector8.Count; k += FloatVector8.Count)
-            FloatVector8.Load(source + k).Store(row + k);
-        for (; k < depth; k++)
-            FloatVector1.Load(source + k).Store(row + k);
-        for (; k % RowSums.Lanes != 0; k++)
-            row[k] = 0;
     }
 
     /// <summary>Takes the largest of a row of similarities if it exceeds the best so far, which is NaN where there is none.</summary>

@@ -13,8 +13,8 @@ namespace AuxCore.Kernels;
 /// into, or −1. Of candidates that are equally similar the lower index wins. A token of norm 0 has similarity 0 to all; a similarity that
 /// is NaN is below all others, and what has no other goes to the lowest candidate.</para>
 /// <para>Merging: x′ = Σ s_i x_i / Σ s_i and s′ = Σ s_i over the members of a slot in index order, in float32; one member alone is copied
-/// bit for bit, and a slot without members becomes 0. Similarities are float32 dot products of float32-rounded unit vectors. Results depend on
-/// neither threads nor vector width. Thread-safe, as far as no two calls write one output.</para>
+/// bit for bit, and a slot without members becomes 0. Similarities are float32 dot products of float32-rounded unit vectors. Results do
+/// not depend on threads or vector width. Thread-safe, as far as no two calls write one output.</para>
 /// </remarks>
 public static partial class TokenMerge
 {

@@ -1,0 +1,53 @@
+namespace AuxCore.Kernels;
+
+public static partial class TokenDiversity
+{
+    /// <summary>The words of the class in double, pair by pair.</summary>
+    private static void SelectReference(in SimilarityWork work, int first, int count, bool[] spoiled, bool[] chosen)
+    {
+        var nearest = new double[chosen.Length]; // the largest similarity to any other, and then to any that is kept
+        for (var i = 0; i < nearest.Length; i++)
+        {
+            nearest[i] = double.NegativeInfinity;
+            for (var j = 0; j < nearest.Length; j++)
+            {
+                if (j != i && !spoiled[i] && !spoiled[j])
+                    nearest[i] = Math.Max(nearest[i], Cosine(work, first + i, first + j));
+            }
+        }
+
+        for (var step = 0; step < count; step++)
+        {
+            var best = -1;
+            for (var i = 0; i < nearest.Length; i++)
+            {
+                if (chosen[i])
+                    continue;
+                if (best < 0 || (spoiled[best] && !spoiled[i]) || (spoiled[best] == spoiled[i] && nearest[i] < nearest[best]))
+                    best = i;
+            }
+
+            chosen[best] = true;
+            for (var i = 0; i < nearest.Length; i++)
+            {
+                if (step == 0)
+                    nearest[i] = double.NegativeInfinity;
+                if (!spoiled[i] && !spoiled[best])
+                    nearest[i] = Math.Max(nearest[i], Cosine(work, first + i, first + best));
+            }
+        }
+    }
+
+    private static unsafe double Cosine(in SimilarityWork work, int left, int right)
+    {
+        var (dot, leftSquares, rightSquares) = (0.0, 0.0, 0.0);
+        for (var k = 0; k < work.Depth; k++)
+        {
+            double a = ReferenceFormat.Widen(work.Metric, work.DType, (long)left * work.Depth + k);
+            double b = ReferenceFormat.Widen(work.Metric, work.DType, (long)right * work.Depth + k);
+            (dot, leftSquares, rightSquares) = (dot + a * b, leftSquares + a * a, rightSquares + b * b);
+        }
+
+        return leftSquares == 0 || rightSquares == 0 ? 0 : dot / (Math.Sqrt(leftSquares) * Math.Sqrt(rightSquares));
+    }
+}

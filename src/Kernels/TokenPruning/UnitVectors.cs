@@ -1,0 +1,69 @@
+using AuxCore.Interop;
+
+namespace AuxCore.Kernels;
+
+/// <summary>Tokens as unit vectors in float32: norms in double, whose sums are of fixed lanes; a vector of norm 0 stays 0.</summary>
+internal static unsafe class UnitVectors
+{
+    /// <summary>The norm of a token; not finite where an element is not, and only there.</summary>
+    /// <param name="work">The tokens.</param>
+    /// <param name="token">Which one.</param>
+    /// <param name="row">Its elements, written: the depth rounded up to <see cref="RowSums.Lanes"/>.</param>
+    public static double Norm(in SimilarityWork work, int token, float* row)
+    {
+        Widen(work, token, 0, work.Depth, row);
+        for (var k = work.Depth; k % RowSums.Lanes != 0; k++)
+            row[k] = 0;
+        var lanes = stackalloc double[RowSums.Lanes];
+        new Span<double>(lanes, RowSums.Lanes).Clear();
+        RowSums.AddSquares(row, work.Depth, lanes);
+        return Math.Sqrt(RowSums.Total(lanes));
+    }
+
+    /// <summary>What a token is multiplied by; 0 if its norm is.</summary>
+    public static double Scale(double norm) => norm == 0 ? 0 : 1 / norm;
+
+    /// <summary>Some elements of some tokens, scaled, by columns: element k of token i to [k, i].</summary>
+    public static void Transpose(
+        in SimilarityWork work, int first, int from, int depth, double[] norms, bool[] spoiled, float* slice, int step)
+    {
+        var row = stackalloc float[depth];
+        for (var i = 0; i < norms.Length; i++)
+        {
+            var scale = Scale(norms[i]);
+            if (spoiled[i])
+                new Span<float>(row, depth).Clear();
+            else
+                Widen(work, first + i, from, depth, row);
+            for (var k = 0; k < depth; k++)
+                slice[(long)k * step + i] = (float)(row[k] * scale);
+        }
+    }
+
+    /// <summary>Elements of a token in float32.</summary>
+    public static void Widen(in SimilarityWork work, int token, int from, int count, float* row)
+    {
+        var at = (long)token * work.Depth + from;
+        switch (work.DType)
+        {
+            case DType.Float32:
+                new ReadOnlySpan<float>((float*)work.Metric + at, count).CopyTo(new Span<float>(row, count));
+                break;
+            case DType.BFloat16:
+                Widen((BFloat16*)work.Metric + at, count, row);
+                break;
+            default:
+                Widen((Half*)work.Metric + at, count, row);
+                break;
+        }
+    }
+
+    private static void Widen<T>(T* source, int count, float* row) where T : unmanaged
+    {
+        var k = 0;
+        for (; k <= count - FloatVector8.Count; k += FloatVector8.Count)
+            FloatVector8.Load(source + k).Store(row + k);
+        for (; k < count; k++)
+            FloatVector1.Load(source + k).Store(row + k);
+    }
+}
