@@ -78,6 +78,9 @@ internal static class Tolerances
     /// <summary>TokenDiversity: tokens that differ, where similarities are not within a rounding of each other.</summary>
     public const int TokenDiversityTokens = 0;
 
+    /// <summary>KeyRerotate, absolute, for elements up to 1: cosines, sines, products and the sum are rounded to float32.</summary>
+    public const double KeyRerotateAbsolute = 5e-7;
+
     /// <summary>The distance of two float32 results in ulps of <paramref name="scale"/>; 0 where both are NaN or equal.</summary>
     public static double Ulps(float actual, float expected, float scale)
     {

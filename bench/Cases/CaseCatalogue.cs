@@ -24,6 +24,7 @@ internal static class CaseCatalogue
         .. TokenPoolBenchmarks.All,
         .. TokenMergeBenchmarks.All,
         .. TokenDiversityBenchmarks.All,
+        .. KeyRerotateBenchmarks.All,
     ];
 
     /// <summary>

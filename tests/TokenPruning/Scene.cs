@@ -132,6 +132,9 @@ internal sealed unsafe class Scene : IDisposable
             case DType.Int64:
                 ((long*)view.Address)[i] = value;
                 break;
+            case DType.Bool:
+                ((byte*)view.Address)[i] = (byte)(value & 1);
+                break;
             default:
                 ReferenceFormat.Store((void*)view.Address, view.DType, i, value);
                 break;

@@ -99,7 +99,7 @@ internal sealed unsafe class CompactItem
         var rowAxis = Math.Max(rows.TokenAxis, rows.SegmentAxis) + 1;
         RequireDenseRows(source, rowAxis, $"{name}.source");
         RequireDenseRows(destination, rowAxis, $"{name}.destination");
-        RequireNoSharing(destination, $"{name}.destination");
+        RequireNoSharing(destination, $"{name}.destination", "tensors");
         return new CompactItem(rows) { Name = name, SourceBytes = Extent(source), DestinationBytes = Extent(destination) };
     }
 
@@ -145,8 +145,10 @@ internal sealed unsafe class CompactItem
         }
     }
 
-    // From the least stride to the greatest, each steps over all that went before. Sufficient, and what every sensible layout does.
-    private static void RequireNoSharing(in TensorView view, string name)
+    /// <summary>
+    /// Refuses a view with elements in one place: from the least stride to the greatest, each must step over all that went before.
+    /// </summary>
+    public static void RequireNoSharing(in TensorView view, string name, string parameter)
     {
         if (view.ElementCount == 0)
             return;
@@ -154,12 +156,13 @@ internal sealed unsafe class CompactItem
         foreach (var axis in Enumerable.Range(0, shape.Length).Where(axis => shape[axis] > 1).OrderBy(axis => strides[axis]))
         {
             if (strides[axis] < reach)
-                throw Refused($"{name}: {view} has elements that share memory");
+                throw SuccessorArguments.Refused($"{name}: {view} has elements that share memory", parameter);
             reach += (shape[axis] - 1) * strides[axis];
         }
     }
 
-    private static long Extent(in TensorView view)
+    /// <summary>Bytes between the first and the last element, both counted.</summary>
+    public static long Extent(in TensorView view)
     {
         if (view.ElementCount == 0)
             return 0;

@@ -63,13 +63,14 @@ public static partial class TokenDiversity
         fixed (int* slots = selection.Slots, counts = selection.NaNCounts)
         {
             Run(
-                TensorView.FromPointer(from, DType.Float32, [rows, width]), Integers(bounds, segments.Length), count,
+                TensorView.FromPointer(from, DType.Float32, [rows, width]),
+                TensorView.FromPointer(bounds, DType.Int32, [segments.Length]), count,
                 new()
                 {
-                    Indices = Integers(indices, selection.Indices.Length),
-                    Offsets = Integers(offsets, selection.Offsets.Length),
-                    Slots = Integers(slots, selection.Slots.Length),
-                    NaNCounts = Integers(counts, selection.NaNCounts.Length),
+                    Indices = TensorView.FromPointer(indices, DType.Int32, [selection.Indices.Length]),
+                    Offsets = TensorView.FromPointer(offsets, DType.Int32, [selection.Offsets.Length]),
+                    Slots = Optional(slots, selection.Slots.Length),
+                    NaNCounts = Optional(counts, selection.NaNCounts.Length),
                 },
                 backend);
         }
@@ -131,8 +132,8 @@ public static partial class TokenDiversity
         selection.KeepAlive();
     }
 
-    private static unsafe TensorView Integers(int* address, int count) =>
-        address == null ? default : TensorView.FromPointer(address, DType.Int32, [count]);
+    private static unsafe TensorView Optional(int* address, int count) =>
+        count == 0 ? default : TensorView.FromPointer(address, DType.Int32, [count]);
 
     private static unsafe void CheckLengths(in SimilarityWork work, int count, long capacity)
     {

@@ -99,7 +99,8 @@ internal readonly unsafe struct TokenScoresWork
             KeyStep = Steps(keys, "Keys"),
         };
         SuccessorArguments.RequireDisjoint(
-            NamedMemory.Read("Queries", work.Queries, Extent(queries)), NamedMemory.Read("Keys", work.Keys, Extent(keys)),
+            NamedMemory.Read("Queries", work.Queries, CompactItem.Extent(queries)),
+            NamedMemory.Read("Keys", work.Keys, CompactItem.Extent(keys)),
             NamedMemory.Read("LogSumExp", work.LogSumExp, tensors.LogSumExp.ByteCount),
             NamedMemory.Read("HeadWeights", work.HeadWeights, tensors.HeadWeights.ByteCount),
             NamedMemory.Written("Scores", work.Scores, tensors.Scores.ByteCount));
@@ -124,15 +125,5 @@ internal readonly unsafe struct TokenScoresWork
         if (strides.Any(stride => stride < 0))
             throw Refused($"{name}: {view} has a negative stride");
         return (strides[0], strides[1], strides[2]);
-    }
-
-    private static long Extent(in TensorView view)
-    {
-        if (view.ElementCount == 0)
-            return 0;
-        var (strides, last) = (view.Strides(), 0L);
-        for (var axis = 0; axis < strides.Length; axis++)
-            last += (view.Shape[axis] - 1) * strides[axis];
-        return (last + 1) * view.DType.Size();
     }
 }

@@ -30,7 +30,7 @@ internal static unsafe class UnitVectors
         var row = stackalloc float[depth];
         for (var i = 0; i < norms.Length; i++)
         {
-            var scale = Scale(norms[i]);
+            var scale = spoiled[i] ? 0 : Scale(norms[i]);
             if (spoiled[i])
                 new Span<float>(row, depth).Clear();
             else
