@@ -25,6 +25,7 @@ internal static class CaseCatalogue
         .. TokenMergeBenchmarks.All,
         .. TokenDiversityBenchmarks.All,
         .. KeyRerotateBenchmarks.All,
+        .. TokenPipelineBenchmarks.All,
     ];
 
     /// <summary>

@@ -208,25 +208,12 @@ internal sealed unsafe class Similarity : IDisposable
             var (best, at) = (double.NaN, 0);
             for (var j = 0; j < candidates.Length; j++)
             {
-                var value = Cosine(sources[i], candidates[j]);
+                var value = UnitVectors.Cosine(_work, sources[i], candidates[j]);
                 if (value > best || (double.IsNaN(best) && !double.IsNaN(value)))
                     (best, at) = (value, j);
             }
 
             (nearest[i], similarity[i]) = (at, (float)best);
         }
-    }
-
-    private double Cosine(int left, int right)
-    {
-        var (dot, leftSquares, rightSquares) = (0.0, 0.0, 0.0);
-        for (var k = 0; k < _work.Depth; k++)
-        {
-            double a = ReferenceFormat.Widen(_work.Metric, _work.DType, (long)left * _work.Depth + k);
-            double b = ReferenceFormat.Widen(_work.Metric, _work.DType, (long)right * _work.Depth + k);
-            (dot, leftSquares, rightSquares) = (dot + a * b, leftSquares + a * a, rightSquares + b * b);
-        }
-
-        return leftSquares == 0 || rightSquares == 0 ? dot * 0 : dot / (Math.Sqrt(leftSquares) * Math.Sqrt(rightSquares));
     }
 }

@@ -12,7 +12,7 @@ public static partial class TokenDiversity
             for (var j = 0; j < nearest.Length; j++)
             {
                 if (j != i && !spoiled[i] && !spoiled[j])
-                    nearest[i] = Math.Max(nearest[i], Cosine(work, first + i, first + j));
+                    nearest[i] = Math.Max(nearest[i], UnitVectors.Cosine(work, first + i, first + j));
             }
         }
 
@@ -33,21 +33,8 @@ public static partial class TokenDiversity
                 if (step == 0)
                     nearest[i] = double.NegativeInfinity;
                 if (!spoiled[i] && !spoiled[best])
-                    nearest[i] = Math.Max(nearest[i], Cosine(work, first + i, first + best));
+                    nearest[i] = Math.Max(nearest[i], UnitVectors.Cosine(work, first + i, first + best));
             }
         }
-    }
-
-    private static unsafe double Cosine(in SimilarityWork work, int left, int right)
-    {
-        var (dot, leftSquares, rightSquares) = (0.0, 0.0, 0.0);
-        for (var k = 0; k < work.Depth; k++)
-        {
-            double a = ReferenceFormat.Widen(work.Metric, work.DType, (long)left * work.Depth + k);
-            double b = ReferenceFormat.Widen(work.Metric, work.DType, (long)right * work.Depth + k);
-            (dot, leftSquares, rightSquares) = (dot + a * b, leftSquares + a * a, rightSquares + b * b);
-        }
-
-        return leftSquares == 0 || rightSquares == 0 ? 0 : dot / (Math.Sqrt(leftSquares) * Math.Sqrt(rightSquares));
     }
 }

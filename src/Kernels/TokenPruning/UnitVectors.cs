@@ -58,6 +58,20 @@ internal static unsafe class UnitVectors
         }
     }
 
+    /// <summary>The formula of the references, in double: 0 where a norm is, unless something is not finite.</summary>
+    public static double Cosine(in SimilarityWork work, int left, int right)
+    {
+        var (dot, leftSquares, rightSquares) = (0.0, 0.0, 0.0);
+        for (var k = 0; k < work.Depth; k++)
+        {
+            double a = ReferenceFormat.Widen(work.Metric, work.DType, (long)left * work.Depth + k);
+            double b = ReferenceFormat.Widen(work.Metric, work.DType, (long)right * work.Depth + k);
+            (dot, leftSquares, rightSquares) = (dot + a * b, leftSquares + a * a, rightSquares + b * b);
+        }
+
+        return leftSquares == 0 || rightSquares == 0 ? dot * 0 : dot / (Math.Sqrt(leftSquares) * Math.Sqrt(rightSquares));
+    }
+
     private static void Widen<T>(T* source, int count, float* row) where T : unmanaged
     {
         var k = 0;
