@@ -27,8 +27,7 @@ internal readonly unsafe struct SimilarityWork
 }
 
 /// <summary>
-/// The most similar of some candidates for each of some tokens, by cosine, tile by tile: no matrix of all pairs. Unit vectors are made when
-/// a tile is, from the tokens themselves.
+/// The most similar of some candidates for each of some tokens, by cosine, tile by tile: no matrix of all pairs.
 /// </summary>
 internal sealed unsafe class Similarity : IDisposable
 {
@@ -42,16 +41,18 @@ internal sealed unsafe class Similarity : IDisposable
     private readonly bool _reference;
     private readonly Scratch _scratch = new();
     private readonly int _threads, _tileStep;
+    private readonly bool _keepsSources;
     private readonly Space[] _spaces;
 
     public Similarity(in SimilarityWork work, int longest, bool reference)
     {
         (_work, _reference) = (work, reference);
         _tileStep = BlockedProduct<float, Lanes1<float>>.RowStep(TileCandidates);
+        _keepsSources = KeepsSources(longest, work.Depth);
         _threads = reference ? 1 : ThreadTeam.Count((long)longest * longest * work.Depth / 4, MinimumWorkPerThread);
         _spaces = new Space[_threads];
         for (var part = 0; part < _threads && !reference; part++)
-            _spaces[part] = new Space(_scratch, work.Depth, _tileStep);
+            _spaces[part] = new Space(_scratch, work.Depth, _tileStep, KeepsSources(longest, work.Depth) ? longest : TileSources);
     }
 
     /// <summary>Finds for each source the place of the most similar candidate, and how similar it is.</summary>
@@ -80,6 +81,9 @@ internal sealed unsafe class Similarity : IDisposable
 
     public void Dispose() => _scratch.Dispose();
 
+    // Unit vectors of all sources, made once; of a tile, made for each tile of candidates, where they would take more than 16 MB.
+    private static bool KeepsSources(int longest, int depth) => (long)longest * depth <= 4 << 20;
+
     private readonly struct Job(int* sources, int count, int* candidates, int candidateCount, int* nearest, float* similarity)
     {
         public int* Sources => sources;
@@ -98,16 +102,17 @@ internal sealed unsafe class Similarity : IDisposable
     /// <summary>What a thread needs.</summary>
     private readonly struct Space
     {
-        public Space(Scratch scratch, int depth, int tileStep)
+        public Space(Scratch scratch, int depth, int tileStep, int sources)
         {
             Row = scratch.Take<float>((depth + RowSums.Lanes - 1) / RowSums.Lanes * RowSums.Lanes);
-            Sources = scratch.Take<float>((long)TileSources * depth);
+            Sources = scratch.Take<float>((long)Math.Max(1, sources) * depth);
             Candidates = scratch.Take<float>((long)depth * tileStep);
             Tile = scratch.Take<float>((long)TileSources * tileStep);
         }
 
         public float* Row { get; }
 
+        /// <summary>Unit vectors, of a tile or of all sources.</summary>
         public float* Sources { get; }
 
         /// <summary>Transposed: [depth, step].</summary>
@@ -154,11 +159,12 @@ internal sealed unsafe class Similarity : IDisposable
             for (var at = begin; at < end; at += TileSources)
             {
                 var rows = Math.Min(TileSources, end - at);
-                for (var i = 0; i < rows; i++)
-                    Unit(job.Sources[at + i], space.Row, space.Sources + (long)i * _work.Depth, 1);
+                var units = space.Sources + (_keepsSources ? (long)(at - begin) * _work.Depth : 0);
+                for (var i = 0; i < rows && (first == 0 || !_keepsSources); i++)
+                    Unit(job.Sources[at + i], space.Row, units + (long)i * _work.Depth, 1);
                 new Span<float>(space.Tile, rows * _tileStep).Clear();
                 BlockedProduct<float, TLanes>.Add(
-                    rows, candidates, _work.Depth, Factor<float>.Rows(space.Sources, _work.Depth), space.Candidates, _tileStep, space.Tile,
+                    rows, candidates, _work.Depth, Factor<float>.Rows(units, _work.Depth), space.Candidates, _tileStep, space.Tile,
                     _tileStep);
                 for (var i = 0; i < rows; i++)
                     Better(space.Tile + (long)i * _tileStep, candidates, first, job.Nearest + at + i, job.Similarity + at + i);
@@ -168,9 +174,9 @@ internal sealed unsafe class Similarity : IDisposable
 
     private void Unit(int token, float* row, float* destination, int step)
     {
-        var scale = UnitVectors.Scale(UnitVectors.Norm(_work, token, row));
+        UnitVectors.Normalise(row, _work.Depth, UnitVectors.Norm(_work, token, row));
         for (var k = 0; k < _work.Depth; k++)
-            destination[(long)k * step] = (float)(row[k] * scale);
+            destination[(long)k * step] = row[k];
     }
 
     /// <summary>Takes the largest of a row of similarities if it exceeds the best so far, which is NaN where there is none.</summary>

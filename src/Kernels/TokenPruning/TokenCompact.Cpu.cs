@@ -19,7 +19,7 @@ public static partial class TokenCompact
     {
         var bytes = 0L;
         foreach (var item in work.Items)
-            bytes += item.RowBytes * item.Strips * work.Kept(item, 0).To;
+            bytes += item.RowBytes * work.KeptRows(item);
         var streamed = bytes >= StreamedBytes && Sse.IsSupported;
         var threads = ThreadTeam.Count(bytes, MinimumBytesPerThread);
         if (threads == 1)

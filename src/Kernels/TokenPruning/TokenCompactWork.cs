@@ -27,6 +27,9 @@ internal readonly unsafe struct TokenCompactWork(
     public (int From, int To) Kept(CompactItem item, int segment) =>
         item.IsPadded ? (offsets[segment], offsets[segment + 1]) : (0, offsets[count]);
 
+    /// <summary>How many rows of a tensor are kept, over all its strips.</summary>
+    public long KeptRows(CompactItem item) => (item.IsPadded ? item.Strips / Math.Max(1, count) : item.Strips) * offsets[count];
+
     /// <summary>Refuses a selection that is none of these segments, and tensors that do not fit it.</summary>
     public void Check()
     {

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 
 namespace AuxCore.Kernels;
 
@@ -41,7 +42,7 @@ public static partial class TokenScores
         var logSumExp = work.LogSumExp;
         var spaces = new TileSpace[threads];
         for (var part = 0; part < threads; part++)
-            spaces[part] = new TileSpace(scratch, work);
+            spaces[part] = new TileSpace(scratch, work, TileKeys);
 
         if (logSumExp == null)
         {
@@ -64,17 +65,17 @@ public static partial class TokenScores
         });
     }
 
-    /// <summary>What a thread needs for a tile.</summary>
+    /// <summary>What a thread needs for a tile, or for a strip of all keys.</summary>
     private readonly unsafe struct TileSpace
     {
-        public TileSpace(Scratch scratch, in TokenScoresWork work)
+        public TileSpace(Scratch scratch, in TokenScoresWork work, int keys)
         {
-            KeyStep = BlockedProduct<float, Lanes1<float>>.RowStep(TileKeys);
+            KeyStep = BlockedProduct<float, Lanes1<float>>.RowStep(keys);
             Keys = scratch.Take<float>((long)work.Depth * KeyStep);
             Queries = scratch.Take<float>((long)TileRows * work.Depth);
             Logits = scratch.Take<float>((long)TileRows * KeyStep);
-            Sums = scratch.Take<float>(TileKeys);
-            Totals = scratch.Take<double>(TileKeys);
+            Sums = scratch.Take<float>(keys);
+            Totals = scratch.Take<double>(keys);
             Largest = scratch.Take<float>(work.Rows);
             Exponentials = scratch.Take<double>(work.Rows);
         }
@@ -171,14 +172,23 @@ public static partial class TokenScores
     private static int FirstRow(in TokenScoresWork work, int firstKey) =>
         work.Causal ? Math.Max(0, firstKey - (work.Tokens - work.Rows)) / TileRows * TileRows : 0;
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static unsafe void Transpose<T>(in TokenScoresWork work, int b, int head, int first, int keys, in TileSpace space)
         where T : unmanaged
     {
-        for (var j = 0; j < space.KeyStep; j++)
+        // As many keys at a time as a cache line of the destination has places. What is behind the last is not looked at.
+        const int Together = 16;
+        var sources = stackalloc T*[Together];
+        for (var j = 0; j < space.KeyStep; j += Together)
         {
-            var key = (T*)work.Keys + work.KeyAt(b, head, first + Math.Min(j, keys - 1)); // what is behind the last is not looked at
+            for (var r = 0; r < Together; r++)
+                sources[r] = (T*)work.Keys + work.KeyAt(b, head, first + Math.Min(j + r, keys - 1));
             for (var k = 0; k < work.Depth; k++)
-                FloatVector1.Load(key + k).Store(space.Keys + (long)k * space.KeyStep + j);
+            {
+                var to = space.Keys + (long)k * space.KeyStep + j;
+                for (var r = 0; r < Together; r++)
+                    FloatVector1.Load(sources[r] + k).Store(to + r);
+            }
         }
     }
 

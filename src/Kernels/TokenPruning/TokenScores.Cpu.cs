@@ -11,6 +11,9 @@ public static partial class TokenScores
     // So many rows of queries, or more, share a head of keys before turning the keys over pays: a product of matrices then.
     private const int LeastRowsOfProduct = 24;
 
+    // The logits of a strip of rows and all keys stay in the second-level cache, or nearly so; then they are formed once, not twice.
+    private const int MostKeysOfStrip = 4096;
+
     private static void RunCpu(in TokenScoresWork work)
     {
         switch (work.DType)
@@ -39,6 +42,8 @@ public static partial class TokenScores
 
         if ((long)work.Rows * work.Group < LeastRowsOfProduct)
             RunFewRows<T>(work);
+        else if (work.LogSumExp == null && work.Tokens <= MostKeysOfStrip)
+            RunStrips<T>(work);
         else
             RunTiles<T>(work);
     }

@@ -11,7 +11,7 @@ namespace AuxCore.Kernels;
 /// <remarks>
 /// <para>Fused attention keeps its weights to itself; this recomputes the few that a score needs, or, for all rows, tile by tile from the
 /// log-sum-exp that flash attention returns. For fewer than 24 rows that share a head of keys, their logits are kept, [rows, L]; for more,
-/// one tile of them. Beside that it takes L numbers a head of keys, or R numbers a head.</para>
+/// one tile or strip of 32 rows. Beside that it takes L numbers a head, or R numbers a head.</para>
 /// <para>Products and exponentials are float32, heads and rows are added in order. NaN propagates: a row with a NaN makes the scores of all
 /// keys that it sees NaN. Results depend on neither threads nor vector width. Thread-safe, as far as no two calls write the same
 /// scores.</para>

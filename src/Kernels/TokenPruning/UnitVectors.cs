@@ -1,3 +1,5 @@
+using System.Numerics.Tensors;
+using System.Runtime.CompilerServices;
 using AuxCore.Interop;
 
 namespace AuxCore.Kernels;
@@ -20,23 +22,45 @@ internal static unsafe class UnitVectors
         return Math.Sqrt(RowSums.Total(lanes));
     }
 
-    /// <summary>What a token is multiplied by; 0 if its norm is.</summary>
-    public static double Scale(double norm) => norm == 0 ? 0 : 1 / norm;
+    /// <summary>Makes elements those of a vector of length 1; zeros where the norm is 0.</summary>
+    public static void Normalise(float* elements, int count, double norm)
+    {
+        var row = new Span<float>(elements, count);
+        var scale = 1 / norm;
+        if (norm == 0)
+            row.Clear();
+        else if (float.IsNormal((float)scale))
+            TensorPrimitives.Multiply(row, (float)scale, row);
+        else
+        {
+            for (var k = 0; k < count; k++)
+                elements[k] = (float)(elements[k] * scale);
+        }
+    }
 
-    /// <summary>Some elements of some tokens, scaled, by columns: element k of token i to [k, i].</summary>
+    /// <summary>Some elements of some tokens, of length 1, by columns: element k of token i to [k, i]. Zeros for what is spoiled.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Transpose(
         in SimilarityWork work, int first, int from, int depth, double[] norms, bool[] spoiled, float* slice, int step)
     {
-        var row = stackalloc float[depth];
-        for (var i = 0; i < norms.Length; i++)
+        // As many tokens at a time as a cache line of the slice has places; their rows may all want the same few places of the cache.
+        const int Together = 16;
+        var rows = stackalloc float[Together * depth];
+        for (var i = 0; i < norms.Length; i += Together)
         {
-            var scale = spoiled[i] ? 0 : Scale(norms[i]);
-            if (spoiled[i])
-                new Span<float>(row, depth).Clear();
-            else
-                Widen(work, first + i, from, depth, row);
+            var count = Math.Min(Together, norms.Length - i);
+            for (var r = 0; r < count; r++)
+            {
+                Widen(work, first + i + r, from, depth, rows + r * depth);
+                Normalise(rows + r * depth, depth, spoiled[i + r] ? 0 : norms[i + r]);
+            }
+
             for (var k = 0; k < depth; k++)
-                slice[(long)k * step + i] = (float)(row[k] * scale);
+            {
+                var to = slice + (long)k * step + i;
+                for (var r = 0; r < count; r++)
+                    to[r] = rows[r * depth + k];
+            }
         }
     }
 
