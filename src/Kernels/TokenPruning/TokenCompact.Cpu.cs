@@ -143,7 +143,7 @@ public static partial class TokenCompact
         for (var j = begin; j < end; j++)
         {
             if (j + Ahead < end)
-                FetchRow(source + indices[j + Ahead] * from, bytes);
+                Prefetch.Row(source + indices[j + Ahead] * from, bytes);
             CopyRow(source + indices[j] * from, destination + j * to, bytes, streamed);
         }
     }
@@ -163,21 +163,8 @@ public static partial class TokenCompact
         }
     }
 
-    // Kept rows are scattered, so the processor does not foresee where the next one begins.
+    // Kept rows are scattered: rows to come are asked for.
     private const int Ahead = 2;
-
-    private const int MostBytesFetched = 512;
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static unsafe void FetchRow(byte* row, long bytes)
-    {
-        if (!Sse.IsSupported)
-            return;
-        const int CacheLine = 64;
-        var end = row + Math.Min(bytes, MostBytesFetched);
-        for (; row < end; row += CacheLine)
-            Sse.Prefetch0(row);
-    }
 
     /// <summary>Rows that are the same are left alone; others do not overlap.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -107,10 +107,17 @@ public static partial class TokenMerge
             if (groups.MergedSizes != null)
                 groups.MergedSizes[slot] = count;
             var row = (T*)groups.Destination + slot * groups.Width;
+            var bytes = (long)groups.Width * sizeof(T);
+            if (slot + 1 < to && lists.Begins[slot + 1] < lists.Begins[slot + 2])
+            {
+                Prefetch.Row((T*)groups.Source + (long)lists.Members[lists.Begins[slot + 1]] * groups.Width, bytes);
+                Prefetch.Row(row + groups.Width, bytes);
+            }
+
             if (members.Length == 0)
-                NativeMemory.Clear(row, (nuint)((long)groups.Width * sizeof(T)));
+                NativeMemory.Clear(row, (nuint)bytes);
             else if (members.Length == 1)
-                NativeMemory.Copy((T*)groups.Source + (long)members[0] * groups.Width, row, (nuint)((long)groups.Width * sizeof(T)));
+                NativeMemory.Copy((T*)groups.Source + (long)members[0] * groups.Width, row, (nuint)bytes);
             else
             {
                 for (var first = 0; first < groups.Width; first += TileWidth)
