@@ -60,6 +60,9 @@ internal static class Tolerances
     /// <summary>SuccessorSolve, relative to 1 / (1 − γ), the sum of a row.</summary>
     public const double SuccessorSolveRelative = 1e-12;
 
+    /// <summary>KvQuantise: bytes and restored numbers are exact.</summary>
+    public const double KvQuantiseBytes = 0;
+
     /// <summary>The distance of two float32 results in ulps of <paramref name="scale"/>; 0 where both are NaN or equal.</summary>
     public static double Ulps(float actual, float expected, float scale)
     {

@@ -18,6 +18,7 @@ internal static class CaseCatalogue
         .. IndicatorCalibrationBenchmarks.All,
         .. SuccessorSweepBenchmarks.All,
         .. SuccessorSolveBenchmarks.All,
+        .. KvQuantiseBenchmarks.All,
     ];
 
     /// <summary>
