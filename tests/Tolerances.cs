@@ -63,6 +63,9 @@ internal static class Tolerances
     /// <summary>KvQuantise: bytes and restored numbers are exact.</summary>
     public const double KvQuantiseBytes = 0;
 
+    /// <summary>KvDecodeAttention, relative to the greatest element: sums in float32 of numbers that are restored exactly.</summary>
+    public const double KvDecodeAttentionRelative = 1e-5;
+
     /// <summary>The distance of two float32 results in ulps of <paramref name="scale"/>; 0 where both are NaN or equal.</summary>
     public static double Ulps(float actual, float expected, float scale)
     {

@@ -19,6 +19,7 @@ internal static class CaseCatalogue
         .. SuccessorSweepBenchmarks.All,
         .. SuccessorSolveBenchmarks.All,
         .. KvQuantiseBenchmarks.All,
+        .. KvDecodeAttentionBenchmarks.All,
     ];
 
     /// <summary>

@@ -11,9 +11,10 @@ namespace AuxCore.Kernels;
 /// <para>q8_0: d = max|x| / 127, q = round(x · (1 / d)), halves away from zero. q4_0: d = x₀ / −8, q = min(15, ⌊x · (1 / d) + 8.5⌋). All of
 /// it in float32; d is then rounded to binary16. Errors are at most max|x| / 254 and, for q4_0, max|x| / 16, or max|x| / 8 where the
 /// greatest of the other sign is clipped; to each comes |q| times the rounding of d, at most 2⁻¹¹ · d or 2⁻²⁵.</para>
-/// <para>Where llama.cpp's formulas end in undefined conversions or infinities, this is defined: a group with a NaN or an infinity has a NaN
-/// scale, and all of it reads as NaN; a group whose scale exceeds binary16 has the scale ±65504, and elements that are too large are clipped;
-/// a group whose 1 / d overflows float32 is all zeros. A group of zeros has the scale 0, negative for q4_0, and reads as zeros.</para>
+/// <para>Where llama.cpp's formulas end in undefined conversions or infinities, this is defined. A group with a NaN or an infinity has a
+/// NaN scale, and all of it reads as NaN. A group whose scale exceeds binary16 has the scale ±65504, and elements that are too large are
+/// clipped. A group whose 1 / d overflows float32 is all zeros. A group of zeros has the scale 0, negative for q4_0, and reads as zeros.
+/// </para>
 /// <para>Floating-point formats keep NaN a NaN, and the sign of zero. The same bytes come from any number of threads and any vector width.
 /// The methods are thread-safe.</para>
 /// </remarks>
@@ -43,7 +44,8 @@ public static partial class KvQuantise
     public static unsafe void Run(
         ReadOnlySpan<float> source, KvFormat format, Span<byte> destination, float scale = 1, AuxBackend backend = AuxBackend.Auto)
     {
-        RequireLength(nameof(destination), destination.Length, RequireElements(nameof(source), source.Length, format), source.Length, format);
+        RequireLength(
+            nameof(destination), destination.Length, RequireElements(nameof(source), source.Length, format), source.Length, format);
         fixed (float* elements = source)
         fixed (byte* bytes = destination)
             Run(new(source.Length, format, scale, elements, bytes, isRestore: false), backend, AuxDevice.Host);

@@ -1,6 +1,8 @@
 namespace AuxCore.Kernels;
 
-/// <summary>One call of <see cref="KvQuantise"/>, whose lengths were checked: elements become bytes or, to restore, bytes elements.</summary>
+/// <summary>
+/// One call of <see cref="KvQuantise"/>, whose lengths were checked: elements become bytes or, to restore, bytes elements.
+/// </summary>
 internal readonly unsafe struct KvQuantiseWork(long count, KvFormat format, float scale, float* elements, byte* bytes, bool isRestore)
 {
     public long Count => count;
