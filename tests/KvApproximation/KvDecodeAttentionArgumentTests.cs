@@ -97,9 +97,12 @@ public unsafe class KvDecodeAttentionArgumentTests : IDisposable
         Refuse("query: float32[8, 32] on cpu is not of rank 3", View(DType.Float32, 0, [8, 32]), keys, values, output);
         Refuse("is not of rank 4", query, View(DType.UInt8, 8192, [4, 3, 34]), values, output);
         Refuse("float32 is needed", View(DType.Float64, 0, [2, 4, 32]), keys, values, output);
-        Refuse("output: float32[2, 2, 32] on cpu does not match shape [2, 4, 32]", query, keys, values, View(DType.Float32, 4096, [2, 2, 32]));
+        Refuse(
+            "output: float32[2, 2, 32] on cpu does not match shape [2, 4, 32]", query, keys, values,
+            View(DType.Float32, 4096, [2, 2, 32]));
         Refuse("keys: bfloat16[2, 2, 3, 32] on cpu, but uint8 is needed", query, values, values, output);
-        Refuse("values: float16[2, 2, 3, 32] on cpu, but bfloat16 or uint8", query, keys, View(DType.Float16, 16384, [2, 2, 3, 32]), output);
+        Refuse(
+            "values: float16[2, 2, 3, 32] on cpu, but bfloat16 or uint8", query, keys, View(DType.Float16, 16384, [2, 2, 3, 32]), output);
         Refuse("does not match shape [2, 2, 3, 32]", query, keys, View(DType.BFloat16, 16384, [2, 2, 4, 32]), output);
         Refuse(
             "is not contiguous", query, keys,

@@ -188,8 +188,8 @@ public class KvDecodeAttentionTests
             (keys[t * 4], values[t * 4]) = (t == 777 ? 3e4f : t % 100 * 100 - 3e4f, t);
         var output = new float[4];
         runner.Run(backend => KvDecodeAttention.Run(
-            [100, 0, 0, 0], MemoryMarshal.AsBytes(keys.AsSpan()), KvFormat.F32, MemoryMarshal.AsBytes(values.AsSpan()), KvFormat.F32, [1030],
-            new(1, 1, 1, 4, 1030), output, scale: 1000, backend: backend));
+            [100, 0, 0, 0], MemoryMarshal.AsBytes(keys.AsSpan()), KvFormat.F32, MemoryMarshal.AsBytes(values.AsSpan()), KvFormat.F32,
+            [1030], new(1, 1, 1, 4, 1030), output, scale: 1000, backend: backend));
         Assert.Equal([777, 0, 0, 0], output);
     }
 

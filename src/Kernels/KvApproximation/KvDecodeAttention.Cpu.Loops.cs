@@ -97,7 +97,7 @@ public static partial class KvDecodeAttention
             var (b0, b1, b2, b3) = (zero, zero, zero, zero);
             for (var i = 0; i < d; i += TVector.Count)
             {
-                var (at, group) = (TRow.Offset(i), i / Q8Group.Elements);
+                var (at, group) = (TRow.Offset(i), KvRows.Group(i));
                 var k0 = TRow.Load<TVector>(r0 + at, i, s0 + group);
                 var k1 = TRow.Load<TVector>(r1 + at, i, s1 + group);
                 var q = TVector.Load(query + i);
@@ -133,7 +133,7 @@ public static partial class KvDecodeAttention
             var (a, b, c, e) = (zero, zero, zero, zero);
             for (var i = 0; i < d; i += TVector.Count)
             {
-                var (at, group) = (TRow.Offset(i), i / Q8Group.Elements);
+                var (at, group) = (TRow.Offset(i), KvRows.Group(i));
                 var q = TVector.Load(query + i);
                 a = TVector.MultiplyAdd(q, TRow.Load<TVector>(rows + t * bytes + at, i, scales + t * groups + group), a);
                 b = TVector.MultiplyAdd(q, TRow.Load<TVector>(rows + t1 * bytes + at, i, scales + t1 * groups + group), b);
@@ -240,8 +240,8 @@ public static partial class KvDecodeAttention
         var (bytes, groups, n) = (TRow.Bytes(d), KvRows.Groups(d), TVector.Count);
         var at = rows + TRow.Offset(i);
         var next = rows + TRow.Offset(i + n);
-        var scale = scales + i / Q8Group.Elements;
-        var nextScale = scales + (i + n) / Q8Group.Elements;
+        var scale = scales + KvRows.Group(i);
+        var nextScale = scales + KvRows.Group(i + n);
         var sum = sums + i;
         var (a0, b0) = (TVector.Load(sum), TVector.Load(sum + n));
         var (a1, b1) = (TVector.Load(sum + d), TVector.Load(sum + d + n));
@@ -286,7 +286,7 @@ public static partial class KvDecodeAttention
     {
         var (bytes, groups) = (TRow.Bytes(d), KvRows.Groups(d));
         var at = rows + TRow.Offset(i);
-        var scale = scales + i / Q8Group.Elements;
+        var scale = scales + KvRows.Group(i);
         var sum = sums + i;
         var (a0, a1) = (TVector.Load(sum), TVector.Load(sum + d));
         var (a2, a3) = (TVector.Load(sum + 2 * d), TVector.Load(sum + 3 * d));
@@ -315,7 +315,7 @@ public static partial class KvDecodeAttention
         for (var last = two ? i + TVector.Count : i; i <= last; i += TVector.Count)
         {
             var at = rows + TRow.Offset(i);
-            var scale = scales + i / Q8Group.Elements;
+            var scale = scales + KvRows.Group(i);
             var weight = weights;
             var sum = TVector.Load(sums + i);
             for (var t = 0; t < count; t++, weight += Block, at += bytes, scale += groups)

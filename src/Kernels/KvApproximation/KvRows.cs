@@ -27,6 +27,10 @@ internal static unsafe class KvRows
     /// <summary>Rows whose scales are widened at a time.</summary>
     public const int Tile = 64;
 
+    /// <summary>The group that an element of a row is in. Without a sign, so that the division is a shift.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static int Group(int element) => (int)((uint)element / Q8Group.Elements);
+
     /// <summary>How many scales a row may have.</summary>
     public static int Groups(int elements) => (elements + Q8Group.Elements - 1) / Q8Group.Elements;
 
@@ -71,7 +75,7 @@ internal readonly unsafe struct Q8Row : IKvRow
     public static long Bytes(int elements) => (long)(elements / Q8Group.Elements) * Q8Group.Bytes;
 
     public static int Offset(int element) =>
-        element / Q8Group.Elements * Q8Group.Bytes + sizeof(ushort) + element % Q8Group.Elements;
+        KvRows.Group(element) * Q8Group.Bytes + sizeof(ushort) + (int)((uint)element % Q8Group.Elements);
 
     public static void LoadScales(byte* rows, int count, int elements, float* scales) =>
         KvRows.LoadScales(rows, count * (elements / Q8Group.Elements), Q8Group.Bytes, scales);
@@ -88,12 +92,12 @@ internal readonly unsafe struct Q4Row : IKvRow
 
     public static long Bytes(int elements) => (long)(elements / Q4Group.Elements) * Q4Group.Bytes;
 
-    public static int Offset(int element) => element / Q4Group.Elements * Q4Group.Bytes + sizeof(ushort) + element % Half;
+    public static int Offset(int element) => KvRows.Group(element) * Q4Group.Bytes + sizeof(ushort) + (int)((uint)element % Half);
 
     public static void LoadScales(byte* rows, int count, int elements, float* scales) =>
         KvRows.LoadScales(rows, count * (elements / Q4Group.Elements), Q4Group.Bytes, scales);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static TVector Load<TVector>(byte* at, int element, float* scale) where TVector : struct, IFloatVector<TVector> =>
-        TVector.LoadHalves(at, element % Q4Group.Elements < Half ? 0 : 4) * TVector.Broadcast(*scale);
+        TVector.LoadHalves(at, (int)((uint)element / Half % 2) * 4) * TVector.Broadcast(*scale);
 }

@@ -314,6 +314,12 @@ internal readonly unsafe partial struct FloatVector16
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static FloatVector16 LoadHalves(byte* source, int shift)
     {
+        if (Avx512F.IsSupported) // sixteen numbers fit a register, which is looked up by the lower four bits
+        {
+            var numbers = Vector512.Create(-8f, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+            return new(Avx512F.PermuteVar16x32(numbers, LoadBytes(source) >>> shift));
+        }
+
         var halves = (LoadBytes(source) >>> shift) & Vector512.Create(15);
         return new(Vector512.ConvertToSingle(halves - Vector512.Create(8)));
     }
