@@ -81,6 +81,12 @@ internal static class Tolerances
     /// <summary>KeyRerotate, absolute, for elements up to 1: cosines, sines, products and the sum are rounded to float32.</summary>
     public const double KeyRerotateAbsolute = 5e-7;
 
+    /// <summary>KvQuantise: bytes and restored numbers are exact.</summary>
+    public const double KvQuantiseBytes = 0;
+
+    /// <summary>KvDecodeAttention, relative to the greatest element: sums in float32 of numbers that are restored exactly.</summary>
+    public const double KvDecodeAttentionRelative = 1e-5;
+
     /// <summary>The distance of two float32 results in ulps of <paramref name="scale"/>; 0 where both are NaN or equal.</summary>
     public static double Ulps(float actual, float expected, float scale)
     {

@@ -26,6 +26,8 @@ internal static class CaseCatalogue
         .. TokenDiversityBenchmarks.All,
         .. KeyRerotateBenchmarks.All,
         .. TokenPipelineBenchmarks.All,
+        .. KvQuantiseBenchmarks.All,
+        .. KvDecodeAttentionBenchmarks.All,
     ];
 
     /// <summary>
