@@ -23,7 +23,7 @@ public sealed class Adapter : Module<Tensor, Tensor>
     /// <exception cref="ArgumentOutOfRangeException">A size is below 1.</exception>
     public Adapter(long width, long hidden = 5) : base(nameof(Adapter))
     {
-        Sizes.RequirePositive(width, hidden);
+        Sizes.RequirePositive((nameof(width), width), (nameof(hidden), hidden));
         _width = width;
         (_down, _up) = (Linear(width, hidden), Linear(hidden, width));
         init.zeros_(_down.bias!);
@@ -63,7 +63,7 @@ public sealed class LowRankAdapter : Module<Tensor, Tensor>
     /// <exception cref="ArgumentOutOfRangeException">A size is below 1.</exception>
     public LowRankAdapter(long from, long to, long rank = 5) : base(nameof(LowRankAdapter))
     {
-        Sizes.RequirePositive(from, to, rank);
+        Sizes.RequirePositive((nameof(from), from), (nameof(to), to), (nameof(rank), rank));
         _from = from;
         (_down, _up) = (Linear(from, rank, hasBias: false), Linear(rank, to, hasBias: false));
         init.zeros_(_up.weight);
@@ -103,7 +103,7 @@ public sealed class PrefixAttention : Module<Tensor, Tensor, Tensor, Tensor>
     /// <exception cref="ArgumentOutOfRangeException">A size is below 1.</exception>
     public PrefixAttention(long heads, long headWidth, long length = 10) : base(nameof(PrefixAttention))
     {
-        Sizes.RequirePositive(heads, headWidth, length);
+        Sizes.RequirePositive((nameof(heads), heads), (nameof(headWidth), headWidth), (nameof(length), length));
         (_heads, _headWidth) = (heads, headWidth);
         var bound = 1 / Math.Sqrt(headWidth);
         _keys = Tokens.Parameter(torch.empty(1, heads, length, headWidth).uniform_(-bound, bound));
