@@ -21,8 +21,7 @@ public sealed class AuxiliaryClassifier : Module<Tensor, Tensor>
     /// <exception cref="ArgumentOutOfRangeException">A size is below 1.</exception>
     public AuxiliaryClassifier(long channels, long classes, long width = 32, long hidden = 128) : base(nameof(AuxiliaryClassifier))
     {
-        Sizes.RequirePositive(
-            (nameof(channels), channels), (nameof(classes), classes), (nameof(width), width), (nameof(hidden), hidden));
+        Sizes.RequirePositive((nameof(channels), channels), (nameof(classes), classes), (nameof(width), width), (nameof(hidden), hidden));
         _channels = channels;
         _layers = Sequential(
             Conv2d(channels, width, kernel_size: 3, padding: 1, bias: false), BatchNorm2d(width), ReLU(),
