@@ -60,6 +60,33 @@ internal static class Tolerances
     /// <summary>SuccessorSolve, relative to 1 / (1 − γ), the sum of a row.</summary>
     public const double SuccessorSolveRelative = 1e-12;
 
+    /// <summary>TokenSelect: entries that differ. Its order is total, so every backend gives the same bits.</summary>
+    public const int TokenSelectEntries = 0;
+
+    /// <summary>TokenCompact: bytes that differ. It copies.</summary>
+    public const int TokenCompactBytes = 0;
+
+    /// <summary>TokenScores, relative to the score plus the largest one: logits are rounded to float32.</summary>
+    public const double TokenScoresRelative = 4e-6;
+
+    /// <summary>TokenPool, absolute, for values up to 1 and cells of up to 81 tokens, beside the rounding to 16 bits.</summary>
+    public const double TokenPoolAbsolute = 1e-6;
+
+    /// <summary>TokenMerge, absolute, for values up to 1 and slots of up to 40 tokens, beside the rounding to 16 bits.</summary>
+    public const double TokenMergeAbsolute = 1e-6;
+
+    /// <summary>TokenDiversity: tokens that differ, where similarities are not within a rounding of each other.</summary>
+    public const int TokenDiversityTokens = 0;
+
+    /// <summary>KeyRerotate, absolute, for elements up to 1: cosines, sines, products and the sum are rounded to float32.</summary>
+    public const double KeyRerotateAbsolute = 5e-7;
+
+    /// <summary>KvQuantise: bytes and restored numbers are exact.</summary>
+    public const double KvQuantiseBytes = 0;
+
+    /// <summary>KvDecodeAttention, relative to the greatest element: sums in float32 of numbers that are restored exactly.</summary>
+    public const double KvDecodeAttentionRelative = 1e-5;
+
     /// <summary>The distance of two float32 results in ulps of <paramref name="scale"/>; 0 where both are NaN or equal.</summary>
     public static double Ulps(float actual, float expected, float scale)
     {

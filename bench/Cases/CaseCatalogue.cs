@@ -18,6 +18,16 @@ internal static class CaseCatalogue
         .. SuccessorSolveBenchmarks.All,
         .. ForwardBackwardLossBenchmarks.All,
         .. InfoNceLossBenchmarks.All,
+        .. TokenSelectBenchmarks.All,
+        .. TokenCompactBenchmarks.All,
+        .. TokenScoresBenchmarks.All,
+        .. TokenPoolBenchmarks.All,
+        .. TokenMergeBenchmarks.All,
+        .. TokenDiversityBenchmarks.All,
+        .. KeyRerotateBenchmarks.All,
+        .. TokenPipelineBenchmarks.All,
+        .. KvQuantiseBenchmarks.All,
+        .. KvDecodeAttentionBenchmarks.All,
     ];
 
     /// <summary>

@@ -1,3 +1,4 @@
+using System.Globalization;
 using AuxCore.Bench.Experiments;
 using AuxCore.Bench.Output;
 using Spectre.Console;
@@ -34,6 +35,12 @@ internal static class ModelsCommand
         });
         Show(results, experiment.HigherIsBetter);
         if (options.Json is { } path) ModelResultsFile.Write(path, results);
+        string report = Path.Combine("artifacts", "bench", $"models-{experiment.Name}.html");
+        MachineInfo machine = MachineInfo.Read();
+        ModelCharts.Save(report, results, string.Create(CultureInfo.InvariantCulture,
+            $"{machine.Summary()}; {machine.Software()}; commit {MachineInfo.Commit()}; {DateTimeOffset.UtcNow:yyyy-MM-dd HH:mm} UTC"
+            + $"{(options.Quick ? "; quick run, rough figures" : "")}"));
+        Console.WriteLine($"Report: {report}");
         return ExitCode.Ok;
     }
 
@@ -53,11 +60,14 @@ internal static class ModelsCommand
         }
 
         Terminal.Out.Write(table);
-        ModelDifference difference = results.Difference;
-        string interval = difference is { Low: { } low, High: { } high }
-            ? $", 95 % interval [{Format.Digits(low)}, {Format.Digits(high)}]"
-            : "";
-        string verdict = difference.Paired is { } paired ? $": {paired.Verdict(higherIsBetter)}" : "";
-        Console.WriteLine($"{difference.Arm} − {difference.Control}: {Format.Digits(difference.Mean)}{interval}{verdict}");
+        foreach (ModelDifference difference in (ModelDifference[])[results.Difference, .. results.Others ?? []])
+        {
+            string interval = difference is { Low: { } low, High: { } high }
+                ? $", 95 % interval [{Format.Digits(low)}, {Format.Digits(high)}]"
+                : "";
+            string verdict = difference.Paired is { } paired ? $": {paired.Verdict(higherIsBetter && !difference.LowerIsBetter)}" : "";
+            string metric = difference.Metric is { } name ? $"{name}: " : "";
+            Console.WriteLine($"{metric}{difference.Arm} − {difference.Control}: {Format.Digits(difference.Mean)}{interval}{verdict}");
+        }
     }
 }

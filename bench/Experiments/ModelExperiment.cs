@@ -37,5 +37,7 @@ internal static class ModelCatalogue
         () => new ForwardBackwardExperiment(),
         () => new FourRoomsExperiment(),
         () => new PredictionExperiment(),
+        () => new ManExperiment(),
+        () => new LaeExperiment(),
     ];
 }

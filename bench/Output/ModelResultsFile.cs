@@ -10,7 +10,12 @@ namespace AuxCore.Bench.Output;
 /// <param name="Claim">The sentence that the experiment tests.</param>
 /// <param name="Rows">One an arm and metric.</param>
 /// <param name="Difference">The comparison that decides the claim.</param>
-internal sealed record ModelResults(string System, string Claim, IReadOnlyList<ModelRow> Rows, ModelDifference Difference);
+internal sealed record ModelResults(string System, string Claim, IReadOnlyList<ModelRow> Rows, ModelDifference Difference)
+{
+    /// <summary>Further comparisons; null, and not in the file, where there are none.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
+    public IReadOnlyList<ModelDifference>? Others { get; init; }
+}
 
 /// <summary>One metric of one arm.</summary>
 /// <param name="Arm">What was trained.</param>
@@ -30,6 +35,14 @@ internal sealed record ModelDifference(string Arm, string Control, double Mean, 
     /// <summary>What the verdict is read from; null in a difference that was read from a file.</summary>
     [JsonIgnore]
     public PairedDifference? Paired { get; private init; }
+
+    /// <summary>What was compared; null, and not in the file, for the metric that decides the claim.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
+    public string? Metric { get; init; }
+
+    /// <summary>Whether that metric is better the smaller it is, unlike the one that decides the claim.</summary>
+    [JsonIgnore]
+    public bool LowerIsBetter { get; init; }
 
     /// <summary>Compares two rows of one metric, seed by seed.</summary>
     public static ModelDifference Between(ModelRow arm, ModelRow control)

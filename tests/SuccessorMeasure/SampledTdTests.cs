@@ -45,6 +45,30 @@ public class SampledTdTests
     }
 
     [Fact]
+    public void Episodes_that_end_teach_the_measure_whose_transitions_leave_the_ends_out()
+    {
+        const int States = 7, Samples = 160_000, Batch = 500;
+        const double Discount = 0.9;
+        var world = Chain.World(States, drift: 0.2, ChainEnds.Absorb);
+        var exact = new double[States * States];
+        SuccessorSolve.Run(TransitionMatrix.FromDense(world.Transitions(), States), Discount, Start.Current, false, exact);
+        var walk = new ReplayBuffer(Samples, seed: 1);
+        walk.Collect(new TabularEnvironment(world, count: 8, seed: 1), Samples / 8);
+        var table = new float[States * States];
+        for (var from = 0; from < Samples; from += Batch)
+        {
+            TabularTd.Run(
+                table, States, walk.States.Slice(from, Batch), walk.NextStates.Slice(from, Batch), walk.Done.Slice(from, Batch),
+                Math.Min(0.5, 30.0 / (1 + from / 5.0)), Discount, Start.Current, false);
+        }
+
+        for (var at = States; at < table.Length - States; at++) // the ends are never left, so nothing is learned of them
+            Assert.Equal(exact[at], table[at], 0.05);
+        Assert.All(table[..States], value => Assert.Equal(0, value));
+        Assert.True(exact[3 * States + 3] < 3); // 1 / (1 − γ) would be 10: episodes are short
+    }
+
+    [Fact]
     public void A_deterministic_ring_is_learned_exactly()
     {
         // Visited backwards with α = 1, a ring of n states is done after as many rounds as γ to the n-th fades away.

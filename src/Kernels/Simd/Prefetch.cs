@@ -30,4 +30,15 @@ internal static unsafe class Prefetch
             Sse.Prefetch0(at + 3 * CacheLine);
         }
     }
+
+    /// <summary>Asks for the beginning of a row that is somewhere else than the one before, which the processor does not foresee.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Row(void* row, long bytes)
+    {
+        if (!Sse.IsSupported)
+            return;
+        var end = (byte*)row + Math.Min(bytes, Distance);
+        for (var at = (byte*)row; at < end; at += CacheLine)
+            Sse.Prefetch0(at);
+    }
 }

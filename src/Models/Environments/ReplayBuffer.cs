@@ -110,8 +110,8 @@ public sealed class ReplayBuffer
 
     /// <summary>Draws a batch for training.</summary>
     /// <param name="count">n: at least 1.</param>
-    /// <param name="observations">[S, …]: what is seen in each state; <c>torch.eye</c> for one-hot vectors. Any dtype, on the CPU.</param>
-    /// <returns>Observations [n, …], actions [n], next observations [n, …], done [n]. They are the caller's, or his scope's.</returns>
+    /// <param name="observations">[S, …]: what is seen in each state; <c>torch.eye</c> for one-hot vectors. Any dtype and device.</param>
+    /// <returns>Observations [n, …], actions [n], next observations [n, …], done [n], on the device of what is given.</returns>
     /// <exception cref="ArgumentOutOfRangeException">Fewer than one.</exception>
     /// <exception cref="ArgumentException">There are more states in the buffer than observations.</exception>
     /// <exception cref="InvalidOperationException">The buffer is empty.</exception>
@@ -133,10 +133,11 @@ public sealed class ReplayBuffer
         if (highest >= observations.shape[0])
             throw new ArgumentException($"observations: {observations.shape[0]} rows, but a state is {highest}", nameof(observations));
         using var scope = torch.NewDisposeScope();
+        var device = observations.device;
         return new(
-            observations.index_select(0, torch.tensor(states)).MoveToOuterDisposeScope(),
-            torch.tensor(actions).MoveToOuterDisposeScope(),
-            observations.index_select(0, torch.tensor(next)).MoveToOuterDisposeScope(),
-            torch.tensor(done).MoveToOuterDisposeScope());
+            observations.index_select(0, torch.tensor(states, device: device)).MoveToOuterDisposeScope(),
+            torch.tensor(actions, device: device).MoveToOuterDisposeScope(),
+            observations.index_select(0, torch.tensor(next, device: device)).MoveToOuterDisposeScope(),
+            torch.tensor(done, device: device).MoveToOuterDisposeScope());
     }
 }

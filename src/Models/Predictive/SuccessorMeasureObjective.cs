@@ -138,7 +138,10 @@ public sealed class SuccessorMeasureObjective : IDisposable
         return Loss(batch, IndicatorViews.Packed(bits.contiguous().ToTensorView(nameof(bits))), discount).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Moves the target encoder and the target heads towards what is trained; after each optimiser step.</summary>
+    /// <summary>
+    /// Moves the target encoder and the target heads towards what is trained; after each optimiser step. The published code does so with
+    /// the parameters from before the step: for that, call it before.
+    /// </summary>
     /// <exception cref="ObjectDisposedException">The objective was disposed.</exception>
     public void UpdateTarget()
     {
