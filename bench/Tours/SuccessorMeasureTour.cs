@@ -29,8 +29,8 @@ internal sealed class SuccessorMeasureTour : TourPath
     {
         int steps = context.Settings.Quick ? QuickSteps : Steps;
         string data = string.Create(CultureInfo.InvariantCulture,
-            $"Four rooms, {FourRooms.States} cells, {ProtoValues.Transitions:N0} random moves; {ProtoValues.Features} features a cell, a task "
-            + $"a cell, {steps:N0} steps of {ProtoValues.Batch}.");
+            $"Four rooms, {FourRooms.States} cells, {ProtoValues.Transitions:N0} random moves; {ProtoValues.Features} features a cell, "
+            + $"a task a cell, {steps:N0} steps of {ProtoValues.Batch}.");
         Console.WriteLine(data);
         var backend = Enum.Parse<AuxBackend>(context.Settings.Backend, ignoreCase: true);
         double[,] exact = ProtoValues.ExactModes();
@@ -49,16 +49,17 @@ internal sealed class SuccessorMeasureTour : TourPath
             + $"({before:0.0} before).");
         const string question = "With random sets as tasks, and other seeds: models four-rooms. Reaching goals: models fb.";
         string verified = string.Create(CultureInfo.InvariantCulture,
-            $"The kernel on a batch of this training: loss and gradients {disagreement:0.0e+0} from the reference ({Tolerance:0e+0} allowed).");
+            $"The kernel on a batch of this training: loss and gradients {disagreement:0.0e+0} from the reference "
+            + $"({Tolerance:0e+0} allowed).");
         Console.WriteLine(outcome);
         Console.WriteLine(question);
         Console.WriteLine(verified);
 
         context.Report.AddSection("Proto-value functions of four rooms", HtmlReport.Escape(
-            $"{data} The features and their heads learn, by temporal differences alone, how much discounted time the random walk will spend "
-            + "in each cell. The exact functions are the smoothest eigenvectors of the rooms' transition matrix, one a room; the learned ones "
-            + "are the strongest directions of the predictions, turned within the space that they span to where the exact ones are nearest. "
-            + "One seed: an illustration."),
+            $"{data} The features and their heads learn, by temporal differences alone, how much discounted time the random walk will "
+            + "spend in each cell. The exact functions are the smoothest eigenvectors of the rooms' transition matrix, one a room; the "
+            + "learned ones are the strongest directions of the predictions, turned within the space that they span to where the exact "
+            + "ones are nearest. One seed: an illustration."),
             HtmlReport.Escape(outcome), HtmlReport.Escape(verified));
         context.Report.AddChart("Four smoothest functions of the rooms: exact and learned", Picture(exact, learned));
         if (!(disagreement <= Tolerance)) // also catches NaN

@@ -11,7 +11,10 @@ public class ForwardBackwardArgumentTests
 {
     private static readonly ForwardBackwardSettings Settings = new()
     {
-        ObservationSize = 6, Actions = 3, Dimension = 5, Hidden = 8,
+        ObservationSize = 6,
+        Actions = 3,
+        Dimension = 5,
+        Hidden = 8,
         Loss = new() { Discount = 0.8, Convention = FbConvention.MetaMotivo },
     };
 

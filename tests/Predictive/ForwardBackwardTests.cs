@@ -26,7 +26,11 @@ public class ForwardBackwardTests
         using var scope = torch.NewDisposeScope();
         var settings = Settings with
         {
-            Start = start, Temperature = temperature, Loss = Loss with { Target = target }, LearningRate = 1e-3, BackwardLearningRate = 2e-3,
+            Start = start,
+            Temperature = temperature,
+            Loss = Loss with { Target = target },
+            LearningRate = 1e-3,
+            BackwardLearningRate = 2e-3,
         };
         using ForwardBackward agent = new(settings), twin = new(settings);
         var batch = RandomBatch(20, seed: 1);
@@ -170,7 +174,12 @@ public class ForwardBackwardTests
         using var features = new Scaled(Math.Sqrt(States));
         var settings = Settings with
         {
-            Actions = 1, Dimension = States, Hidden = 32, Start = start, LearningRate = 3e-3, TargetDecay = 0.9,
+            Actions = 1,
+            Dimension = States,
+            Hidden = 32,
+            Start = start,
+            LearningRate = 3e-3,
+            TargetDecay = 0.9,
             Loss = Loss with { Discount = 0.6, Orthonormality = 0 },
         };
         using var agent = ForwardBackward.OnFixedFeatures(settings, features);
@@ -201,7 +210,12 @@ public class ForwardBackwardTests
         using var scope = torch.NewDisposeScope();
         var settings = Settings with
         {
-            ObservationSize = States, Actions = 2, Dimension = States, Hidden = 32, LearningRate = 2e-3, TargetDecay = 0.95,
+            ObservationSize = States,
+            Actions = 2,
+            Dimension = States,
+            Hidden = 32,
+            LearningRate = 2e-3,
+            TargetDecay = 0.95,
             Temperature = 0,
         };
         using var agent = new ForwardBackward(settings);

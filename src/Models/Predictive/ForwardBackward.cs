@@ -188,7 +188,11 @@ public sealed class ForwardBackward : IDisposable
         Sizes.RequireRows(observations, _settings.ObservationSize, nameof(observations));
         Sizes.RequireRows(z, _settings.Dimension, nameof(z));
         if (z.shape[0] != 1 && z.shape[0] != observations.shape[0])
-            throw new ArgumentException($"z: {z.shape[0]} rows for {observations.shape[0]} observations; one a row, or 1 for all", nameof(z));
+        {
+            throw new ArgumentException(
+                $"z: {z.shape[0]} rows for {observations.shape[0]} observations; one for each, or 1 for all", nameof(z));
+        }
+
         using var scope = torch.NewDisposeScope();
         using var noGrad = torch.no_grad();
         var each = z.shape[0] == 1 ? z.expand(observations.shape[0], z.shape[1]) : z;

@@ -112,6 +112,7 @@ internal static class Initialisation
 /// <summary>Checks of shapes before libtorch sees them: a wrong product would end the process.</summary>
 internal static class Sizes
 {
+    /// <summary>Refuses a size below 1, by its name.</summary>
     public static void RequirePositive(params ReadOnlySpan<(string Name, long Size)> sizes)
     {
         foreach (var (name, size) in sizes)
