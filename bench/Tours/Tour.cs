@@ -32,5 +32,6 @@ internal static class Tour
     public static IReadOnlyList<TourPath> Paths { get; } =
     [
         new EmaTour(),
+        new KvTour(),
     ];
 }
