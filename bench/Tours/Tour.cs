@@ -33,5 +33,6 @@ internal static class Tour
     [
         new EmaTour(),
         new SuccessorMeasureTour(),
+        new KvTour(),
     ];
 }
