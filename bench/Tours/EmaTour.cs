@@ -22,7 +22,7 @@ internal sealed class EmaTour : TourPath
 
     public override string Title => "Exponential moving average of parameters (ema)";
 
-    public override IReadOnlyList<Func<KernelCase>> Cases => 
+    public override IReadOnlyList<Func<KernelCase>> Cases =>
         [.. EmaUpdateBenchmarks.All, .. ScatterEmaBenchmarks.All, .. AdamWUpdateBenchmarks.Shown];
 
     public override void Demonstrate(TourContext context)
