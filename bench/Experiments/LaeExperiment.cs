@@ -34,9 +34,8 @@ internal sealed class LaeExperiment : ModelExperiment
         using var test = ImageTensors.Of(settings.Quick ? data.Test.First(500) : data.Test);
         (int pretraining, int steps) = settings.Quick ? (QuickSteps, QuickSteps) : (PretrainingSteps, TaskSteps);
         EfficientKind[] kinds = Enum.GetValues<EfficientKind>();
-        var finished = new FinishedRuns(
-            settings.Quick ? null : FinishedRuns.PathOf(Name),
-            string.Create(CultureInfo.InvariantCulture, $"lae/1, {data.Source}, {pretraining} + {steps} steps, {settings.Backend}"));
+        var journal = new ExperimentJournal(Name, string.Create(CultureInfo.InvariantCulture,
+            $"{data.Source}, {test.Count} test images, {pretraining} + {steps} steps, {settings.Backend}, {settings.Threads} threads"));
 
         double done = 0, all = pretraining + kinds.Length * settings.Seeds.Count * Tasks * steps;
         using AdaptableTransformer backbone = Pretrain();
@@ -46,12 +45,12 @@ internal sealed class LaeExperiment : ModelExperiment
             foreach (EfficientKind kind in kinds)
             {
                 double before = done;
-                results[kind].Add(finished.Get($"{kind}, order {seed}", () => Learn(kind, seed)));
+                results[kind].Add(journal.Part($"{kind}, order {seed}", () => Learn(kind, seed)));
                 progress.Report((done = before + Tasks * steps) / all);
             }
         }
 
-        finished.Forget();
+        journal.Complete();
         string metric = string.Create(CultureInfo.InvariantCulture, $"accuracy after {Tasks} tasks, % of {test.Count:N0} test images");
         ModelRow[] accuracy = [.. kinds.SelectMany(kind => Rows(kind, metric, 0))];
         ModelRow[] forgetting = [.. kinds.SelectMany(kind => Rows(kind, Forgetting, 1))];

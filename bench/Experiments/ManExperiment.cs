@@ -33,11 +33,10 @@ internal sealed class ManExperiment : ModelExperiment
         long steps = settings.Quick ? QuickSteps : Steps;
         AuxBackend backend = Enum.Parse<AuxBackend>(settings.Backend, ignoreCase: true);
         IReadOnlyList<LocalArm> arms = LocalArm.All;
-        var finished = new FinishedRuns(
-            settings.Quick ? null : FinishedRuns.PathOf(Name),
-            string.Create(CultureInfo.InvariantCulture, $"man/1, {data.Source}, {steps} steps, {settings.Backend}, {settings.Threads}"));
+        var journal = new ExperimentJournal(Name, string.Create(CultureInfo.InvariantCulture,
+            $"{data.Source}, {test.Count} test images, {steps} steps, {settings.Backend}, {settings.Threads} threads"));
 
-        var work = new Work(progress, finished, arms.Count * settings.Seeds.Count * steps);
+        var work = new Work(progress, journal, arms.Count * settings.Seeds.Count * steps);
         var accuracies = arms.ToDictionary(arm => arm.Name, _ => new List<double>());
         foreach (int seed in settings.Seeds)
         {
@@ -46,8 +45,8 @@ internal sealed class ManExperiment : ModelExperiment
         }
 
         string[] timed = [arms[0].Name, Checkpointing, arms[1].Name, arms[2].Name, arms[4].Name];
-        List<double[]> costs = [.. settings.Seeds.Select(seed => finished.Get($"costs, seed {seed}", () => Costs(seed)))];
-        finished.Forget();
+        List<double[]> costs = [.. settings.Seeds.Select(seed => journal.Part($"costs, seed {seed}", () => Costs(seed)))];
+        journal.Complete();
 
         string metric = string.Create(CultureInfo.InvariantCulture, $"accuracy after {steps} steps, % of {test.Count:N0} test images");
         ModelRow[] rows = [.. arms.Select(arm => new ModelRow(arm.Name, arm.IsControl, metric, accuracies[arm.Name]))];
@@ -147,15 +146,15 @@ internal sealed class ManExperiment : ModelExperiment
     private static IReadOnlyList<IReadOnlyList<Module>> SegmentsOf(LocalTraining training) =>
         [.. training.Layers.Chunk((training.Layers.Count + Segments - 1) / Segments)];
 
-    /// <summary>Runs what is not finished, and tells how far all of it is: what came from the file took no time and is left out.</summary>
-    private sealed class Work(IProgress<double> progress, FinishedRuns finished, long all)
+    /// <summary>Runs what is not finished, and tells how far all of it is: what the journal had took no time and is left out.</summary>
+    private sealed class Work(IProgress<double> progress, ExperimentJournal journal, long all)
     {
         private long _done, _skipped;
 
         public double[] Do(string run, long steps, Func<Action<long>, double[]> compute)
         {
             bool computed = false;
-            double[] values = finished.Get(run, () =>
+            double[] values = journal.Part(run, () =>
             {
                 computed = true;
                 return compute(step => progress.Report((double)(_done + step) / Math.Max(1, all - _skipped)));

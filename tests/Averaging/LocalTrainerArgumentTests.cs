@@ -1,3 +1,4 @@
+using AuxCore.Interop;
 using AuxCore.Models;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -94,6 +95,21 @@ public class LocalTrainerArgumentTests
 
         Assert.Equal(before, network.Averages().Select(LocalTrainerTests.Doubles));
         Assert.Equal(0, network.Trainer.Steps);
+    }
+
+    [Fact]
+    public void A_backend_that_cannot_run_is_refused_and_the_averages_stay()
+    {
+        using var scope = torch.NewDisposeScope();
+        using var network = new LocalNetwork(AuxiliaryInput.Momentum, momentum: 0);
+        network.Step(0); // so that layers and averages differ
+        var before = network.Averages().Select(LocalTrainerTests.Doubles).ToArray();
+        network.Trainer.Backend = AuxBackend.Ilgpu;
+
+        Assert.Throws<BackendUnavailableException>(() => network.Backward(1));
+
+        Assert.Equal(before, network.Averages().Select(LocalTrainerTests.Doubles));
+        Assert.Equal(1, network.Trainer.Steps);
     }
 
     [Fact]

@@ -315,6 +315,8 @@ public class LocalTrainerMemoryTests
             model, [.. Enumerable.Repeat(2, Blocks)], heads, new() { Input = AuxiliaryInput.Output, Loss = Loss });
         trainer.Backward(x, labels).Dispose(); // what is made once is there after this: gradients, the library's own caches
         held.Clear();
+        GC.Collect();
+        GC.WaitForPendingFinalizers(); // which free what other tests left
         start = AllocatedBytes.Now();
         trainer.Backward(x, labels).Dispose();
         long[] local = [.. held];

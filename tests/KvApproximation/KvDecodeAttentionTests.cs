@@ -231,7 +231,7 @@ public class KvDecodeAttentionTests
             var output = new float[heads * 32];
             Floats(batch.Values).Fill(value);
             batch.Run(output, AuxBackend.Cpu, scale: 3);
-            return output.All(element => Math.Abs(element - value) <= 1e-5 * Math.Abs(value));
+            return output.All(element => Math.Abs(element - value) <= 1e-5 * Math.Abs(value) + 1e-40); // denormals have few bits
         });
 
     [Fact]

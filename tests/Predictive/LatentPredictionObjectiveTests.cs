@@ -108,7 +108,7 @@ public class LatentPredictionObjectiveTests
             var buffer = new ReplayBuffer(5000, 1);
             buffer.Collect(new TabularEnvironment(FourRooms.World, 50, 1), 100);
             var observations = torch.eye(104);
-            using var optimizer = torch.optim.Adam(objective.Parameters(), 1e-2);
+            using var optimizer = new AdamW(objective.Parameters(), 1e-2);
             for (var step = 0; step < 600; step++)
             {
                 using var each = torch.NewDisposeScope();

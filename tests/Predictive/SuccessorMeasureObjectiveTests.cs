@@ -112,7 +112,7 @@ public class SuccessorMeasureObjectiveTests
         using var objective = new SuccessorMeasureObjective(
             encoder, 104, new() { Features = 32, Actions = 4, Normalised = true, TargetDecay = 0.9 });
         var (batch, bits) = EveryMove(FourRooms.World, observations, Start.Current);
-        using var optimizer = torch.optim.Adam(objective.Parameters(), 3e-2);
+        using var optimizer = new AdamW(objective.Parameters(), 3e-2);
         var before = Angle();
         for (var step = 0; step < 1500; step++)
         {

@@ -42,6 +42,7 @@ public static partial class KeyRerotate
         public bool* Stay => stay;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static unsafe void Fill(RerotateWork work, Turns turns, int from, int to)
     {
         var pairs = work.Rotated / 2;
@@ -82,6 +83,7 @@ public static partial class KeyRerotate
         };
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static unsafe void Strips<TVector, T>(RerotateWork work, RerotateWork.Layer layer, Turns turns, long from, long to)
         where TVector : struct, IFloatVector<TVector>
         where T : unmanaged

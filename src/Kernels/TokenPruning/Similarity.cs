@@ -143,6 +143,7 @@ internal sealed unsafe class Similarity : IDisposable
     }
 
     // A source is one thread's, and meets the candidates in their order.
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)] // a call is over before tiers would have compiled it
     private void Part<TLanes>(in Job job, int part) where TLanes : struct, ILanes<TLanes, float>
     {
         var space = _spaces[part];
@@ -172,6 +173,7 @@ internal sealed unsafe class Similarity : IDisposable
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private void Unit(int token, float* row, float* destination, int step)
     {
         UnitVectors.Normalise(row, _work.Depth, UnitVectors.Norm(_work, token, row));

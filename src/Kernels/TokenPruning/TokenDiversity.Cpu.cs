@@ -98,6 +98,7 @@ public static partial class TokenDiversity
             threads,
             part => BlockedProduct<float, TLanes>.AddGram(n, depth, slice, step, similarities, step, new RowShare(part, threads)));
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static unsafe void Mirror(float* matrix, int step, int top, int bottom, int left, int right)
     {
         for (var i = top; i < bottom; i++)
@@ -107,6 +108,7 @@ public static partial class TokenDiversity
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static unsafe float Nearest(float* row, int n, int self, bool[] spoiled)
     {
         var nearest = float.NegativeInfinity;
@@ -135,6 +137,7 @@ public static partial class TokenDiversity
     }
 
     /// <summary>Takes a token that was chosen into the similarities to the nearest; the first one replaces what they were.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static unsafe void Update(float* nearest, float* row, int n, bool begin, bool[] chosen, bool[] spoiled)
     {
         if (begin)

@@ -93,6 +93,7 @@ public static partial class TokenMerge
         };
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static unsafe void MergeRows<TVector, T>(in MergeGroups groups, in Lists lists, long from, long to)
         where TVector : struct, IFloatVector<TVector>
         where T : unmanaged

@@ -50,6 +50,7 @@ public static partial class TokenPool
         };
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static unsafe void PoolRows<TVector, T>(in TokenPoolWork work, long from, long to)
         where TVector : struct, IFloatVector<TVector>
         where T : unmanaged

@@ -43,6 +43,7 @@ public static partial class TokenScores
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static unsafe void HeadsOfKeys<T>(
         in TokenScoresWork work, Dots<T> dots, int from, int to, float* queries, float* logits, float* shares)
         where T : unmanaged

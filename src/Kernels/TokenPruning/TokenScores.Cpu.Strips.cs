@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace AuxCore.Kernels;
 
 public static partial class TokenScores
@@ -58,6 +60,7 @@ public static partial class TokenScores
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)] // a call is over before tiers would have compiled it
     private static unsafe void ScoreHead<T, TLanes>(in TokenScoresWork work, int unit, bool isNew, in TileSpace space, double* totals)
         where T : unmanaged
         where TLanes : struct, ILanes<TLanes, float>

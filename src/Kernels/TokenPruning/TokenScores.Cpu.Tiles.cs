@@ -98,6 +98,7 @@ public static partial class TokenScores
         public double* Exponentials { get; }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static unsafe void ScoreTile<T, TLanes>(in TokenScoresWork work, int tile, in TileSpace space, float* logSumExp)
         where T : unmanaged
         where TLanes : struct, ILanes<TLanes, float>
@@ -134,6 +135,7 @@ public static partial class TokenScores
     }
 
     /// <summary>The log-sum-exp of all rows of a head, tile by tile: the largest logit so far, and the sum relative to it.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static unsafe void FindLogSumExp<T, TLanes>(in TokenScoresWork work, int unit, in TileSpace space, float* result)
         where T : unmanaged
         where TLanes : struct, ILanes<TLanes, float>
@@ -192,6 +194,7 @@ public static partial class TokenScores
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static unsafe void Logits<T, TLanes>(in TokenScoresWork work, int b, int head, int row, int rows, int keys, in TileSpace space)
         where T : unmanaged
         where TLanes : struct, ILanes<TLanes, float>

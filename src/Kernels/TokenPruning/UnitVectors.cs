@@ -11,6 +11,7 @@ internal static unsafe class UnitVectors
     /// <param name="work">The tokens.</param>
     /// <param name="token">Which one.</param>
     /// <param name="row">Its elements, written: the depth rounded up to <see cref="RowSums.Lanes"/>.</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)] // a call is over before tiers would have compiled it
     public static double Norm(in SimilarityWork work, int token, float* row)
     {
         Widen(work, token, 0, work.Depth, row);
@@ -23,6 +24,7 @@ internal static unsafe class UnitVectors
     }
 
     /// <summary>Makes elements those of a vector of length 1; zeros where the norm is 0.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Normalise(float* elements, int count, double norm)
     {
         var row = new Span<float>(elements, count);
@@ -65,6 +67,7 @@ internal static unsafe class UnitVectors
     }
 
     /// <summary>Elements of a token in float32.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Widen(in SimilarityWork work, int token, int from, int count, float* row)
     {
         var at = (long)token * work.Depth + from;
@@ -96,6 +99,7 @@ internal static unsafe class UnitVectors
         return leftSquares == 0 || rightSquares == 0 ? dot * 0 : dot / (Math.Sqrt(leftSquares) * Math.Sqrt(rightSquares));
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Widen<T>(T* source, int count, float* row) where T : unmanaged
     {
         var k = 0;

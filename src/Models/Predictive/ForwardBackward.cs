@@ -25,7 +25,7 @@ public sealed class ForwardBackward : IDisposable
     private readonly Module<Tensor, Tensor> _backward, _targetBackward;
     private readonly ForwardMap _forward, _targetForward;
     private readonly ForwardBackwardObjective _objective;
-    private readonly torch.optim.Optimizer[] _optimizers;
+    private readonly AdamW[] _optimizers; // without weight decay: Adam
     private readonly EmaMixer _targets;
     private readonly torch.Generator _generator;
     private bool _disposed;
@@ -66,8 +66,8 @@ public sealed class ForwardBackward : IDisposable
 
         var rate = settings.BackwardLearningRate ?? settings.LearningRate;
         _optimizers = HasFixedFeatures
-            ? [torch.optim.Adam(_forward.parameters(), settings.LearningRate)]
-            : [torch.optim.Adam(_forward.parameters(), settings.LearningRate), torch.optim.Adam(_backward.parameters(), rate)];
+            ? [new AdamW(_forward.parameters(), settings.LearningRate)]
+            : [new AdamW(_forward.parameters(), settings.LearningRate), new AdamW(_backward.parameters(), rate)];
         var pairs = Pairs(_forward, _targetForward).Concat(HasFixedFeatures ? [] : Pairs(_backward, _targetBackward));
         _targets = new EmaMixer([.. pairs]);
         _targets.Update(0); // the targets begin as copies
