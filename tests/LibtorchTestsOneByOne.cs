@@ -25,8 +25,6 @@ public sealed class LibtorchTestsOneByOne : TestCollectionFactoryBase
     {
         var callsLibtorch = testClass.IsDefined(typeof(RequiresLibtorchAttribute), inherit: true)
             || testClass.GetMethods().Any(method => method.IsDefined(typeof(RequiresLibtorchAttribute)));
-        return callsLibtorch
-            ? _libtorch
-            : new XunitTestCollection(TestAssembly, collectionDefinition: null, disableParallelization: false, $"class {testClass.FullName}");
+        return callsLibtorch ? _libtorch : new XunitTestCollection(TestAssembly, null, disableParallelization: false, testClass.FullName!);
     }
 }

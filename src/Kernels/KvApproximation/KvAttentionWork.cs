@@ -33,7 +33,7 @@ internal readonly unsafe struct KvAttentionWork(
     public long ValueRowBytes => ValueFormat.ByteCount(shape.HeadDim);
 
     /// <summary>Refuses an output that shares memory with anything.</summary>
-    public void RequireDisjoint() => SuccessorArguments.RequireDisjoint(
+    public void RequireDisjoint() => TensorArguments.RequireDisjoint(
         NamedMemory.Read("query", query, shape.QueryElements * sizeof(float)),
         NamedMemory.Read("keys", keys, KeyFormat.ByteCount(shape.CacheElements)),
         NamedMemory.Read("values", values, ValueFormat.ByteCount(shape.CacheElements)),

@@ -56,8 +56,8 @@ public static partial class KvDecodeAttention
         ReadOnlySpan<int> lengths, KvAttentionShape shape, Span<float> output, double? scale = null, AuxBackend backend = AuxBackend.Auto)
     {
         Check(shape, keyFormat, valueFormat, lengths, scale);
-        SuccessorArguments.RequireLength(nameof(query), query.Length, [shape.Batch, shape.QueryHeads, shape.HeadDim]);
-        SuccessorArguments.RequireLength(nameof(output), output.Length, [shape.Batch, shape.QueryHeads, shape.HeadDim]);
+        TensorArguments.RequireLength(nameof(query), query.Length, [shape.Batch, shape.QueryHeads, shape.HeadDim]);
+        TensorArguments.RequireLength(nameof(output), output.Length, [shape.Batch, shape.QueryHeads, shape.HeadDim]);
         RequireBytes(nameof(keys), keys.Length, keyFormat, shape);
         RequireBytes(nameof(values), values.Length, valueFormat, shape);
         fixed (float* q = query, o = output)
@@ -91,8 +91,8 @@ public static partial class KvDecodeAttention
         var shape = ShapeOf(query, keys);
         Check(shape, keyFormat, valueFormat, lengths, scale);
         long[] tokens = [shape.Batch, shape.QueryHeads, shape.HeadDim];
-        SuccessorArguments.Require(query, nameof(query), [DType.Float32], tokens, query.Device, nameof(query));
-        SuccessorArguments.Require(output, nameof(output), [DType.Float32], tokens, query.Device, nameof(output));
+        TensorArguments.Require(query, nameof(query), [DType.Float32], tokens, query.Device, nameof(query));
+        TensorArguments.Require(output, nameof(output), [DType.Float32], tokens, query.Device, nameof(output));
         RequireCache(keys, nameof(keys), keyFormat, shape, query.Device);
         RequireCache(values, nameof(values), valueFormat, shape, query.Device);
         fixed (int* filled = lengths)
@@ -103,7 +103,7 @@ public static partial class KvDecodeAttention
             Run(work, backend, query.Device);
         }
 
-        SuccessorArguments.KeepAlive(query.Owner, keys.Owner, values.Owner, output.Owner);
+        TensorArguments.KeepAlive(query.Owner, keys.Owner, values.Owner, output.Owner);
     }
 
     /// <summary>The op's one entry below the checks.</summary>
@@ -134,7 +134,7 @@ public static partial class KvDecodeAttention
         shape.Check();
         RequireFormat(nameof(keyFormat), keyFormat, shape);
         RequireFormat(nameof(valueFormat), valueFormat, shape);
-        SuccessorArguments.RequireLength(nameof(lengths), lengths.Length, shape.Batch, nameof(lengths));
+        TensorArguments.RequireLength(nameof(lengths), lengths.Length, shape.Batch, nameof(lengths));
         for (var b = 0; b < lengths.Length; b++)
         {
             if ((uint)lengths[b] > (uint)shape.Capacity)
@@ -193,7 +193,7 @@ public static partial class KvDecodeAttention
             _ => null,
         };
         var row = view.DType == own ? shape.HeadDim : format.ByteCount(shape.HeadDim);
-        SuccessorArguments.Require(
+        TensorArguments.Require(
             view, name, own is { } dtype ? [dtype, DType.UInt8] : [DType.UInt8], [shape.Batch, shape.KvHeads, shape.Capacity, row],
             device, name);
     }

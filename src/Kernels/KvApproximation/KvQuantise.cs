@@ -87,7 +87,7 @@ public static partial class KvQuantise
         Run(
             new(source.ElementCount, format, scale, (float*)source.Address, (byte*)destination.Address, isRestore: false), backend,
             source.Device);
-        SuccessorArguments.KeepAlive(source.Owner, destination.Owner);
+        TensorArguments.KeepAlive(source.Owner, destination.Owner);
     }
 
     /// <summary>Dequantises memory of any framework.</summary>
@@ -107,7 +107,7 @@ public static partial class KvQuantise
         Run(
             new(destination.ElementCount, format, scale, (float*)destination.Address, (byte*)source.Address, isRestore: true), backend,
             source.Device);
-        SuccessorArguments.KeepAlive(source.Owner, destination.Owner);
+        TensorArguments.KeepAlive(source.Owner, destination.Owner);
     }
 
     /// <summary>The op's one entry below the checks of shapes.</summary>
@@ -150,7 +150,7 @@ public static partial class KvQuantise
     {
         if (elements.Shape.IsEmpty)
             throw new ArgumentException($"{elementsName}: {elements} has no dimension", elementsName);
-        SuccessorArguments.Require(elements, elementsName, [DType.Float32], elements.Shape, elements.Device, elementsName);
+        TensorArguments.Require(elements, elementsName, [DType.Float32], elements.Shape, elements.Device, elementsName);
         var row = elements.Shape[^1];
         if (row % format.GroupSize() != 0)
         {
@@ -159,6 +159,6 @@ public static partial class KvQuantise
         }
 
         long[] shape = [.. elements.Shape[..^1], format.ByteCount(row)];
-        SuccessorArguments.Require(bytes, bytesName, [DType.UInt8], shape, elements.Device, bytesName);
+        TensorArguments.Require(bytes, bytesName, [DType.UInt8], shape, elements.Device, bytesName);
     }
 }

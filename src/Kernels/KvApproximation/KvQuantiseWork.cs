@@ -29,7 +29,7 @@ internal readonly unsafe struct KvQuantiseWork(long count, KvFormat format, floa
     {
         var (source, destination) = ("source", "destination");
         var floats = Count * sizeof(float);
-        SuccessorArguments.RequireDisjoint(
+        TensorArguments.RequireDisjoint(
             IsRestore ? NamedMemory.Written(destination, Elements, floats) : NamedMemory.Read(source, Elements, floats),
             IsRestore
                 ? NamedMemory.Read(source, Bytes, Format.ByteCount(Count))

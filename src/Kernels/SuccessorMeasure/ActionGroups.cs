@@ -21,8 +21,8 @@ public sealed class ActionGroups
     /// <exception cref="ArgumentOutOfRangeException">An action is out of range, or A is below 1.</exception>
     public static ActionGroups Of(ReadOnlySpan<int> actions, int actionCount)
     {
-        SuccessorArguments.RequireAtLeastOne(nameof(actionCount), actionCount);
-        SuccessorArguments.RequireIndices(actions, actionCount, nameof(actions));
+        TensorArguments.RequireAtLeastOne(nameof(actionCount), actionCount);
+        TensorArguments.RequireIndices(actions, actionCount, nameof(actions));
         var offsets = new int[actionCount + 1];
         foreach (var action in actions)
             offsets[action + 1]++;

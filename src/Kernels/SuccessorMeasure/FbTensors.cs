@@ -53,17 +53,17 @@ public readonly struct FbTensors
             throw new ArgumentException($"{nameof(Forward)}: {Forward}, but float64 is for host memory");
         var gradient = dtype == DType.Float64 ? DType.Float64 : DType.Float32;
 
-        SuccessorArguments.Require(Forward, nameof(Forward), [dtype], Forward.Shape, Device, nameof(Forward));
-        SuccessorArguments.Require(Backward, nameof(Backward), [dtype], [n, d], Device, nameof(Backward));
-        SuccessorArguments.Require(TargetForward, nameof(TargetForward), [dtype], Forward.Shape, Device, nameof(TargetForward));
-        SuccessorArguments.Require(TargetBackward, nameof(TargetBackward), [dtype], [n, d], Device, nameof(TargetBackward));
-        SuccessorArguments.Require(Done, nameof(Done), [DType.Bool, DType.UInt8], [n], Device, nameof(Done));
-        SuccessorArguments.Require(ForwardGradient, nameof(ForwardGradient), [gradient], Forward.Shape, Device, nameof(ForwardGradient));
-        SuccessorArguments.Require(BackwardGradient, nameof(BackwardGradient), [gradient], [n, d], Device, nameof(BackwardGradient));
-        SuccessorArguments.Require(Loss, nameof(Loss), [DType.Float64], [4], Device, nameof(Loss));
+        TensorArguments.Require(Forward, nameof(Forward), [dtype], Forward.Shape, Device, nameof(Forward));
+        TensorArguments.Require(Backward, nameof(Backward), [dtype], [n, d], Device, nameof(Backward));
+        TensorArguments.Require(TargetForward, nameof(TargetForward), [dtype], Forward.Shape, Device, nameof(TargetForward));
+        TensorArguments.Require(TargetBackward, nameof(TargetBackward), [dtype], [n, d], Device, nameof(TargetBackward));
+        TensorArguments.Require(Done, nameof(Done), [DType.Bool, DType.UInt8], [n], Device, nameof(Done));
+        TensorArguments.Require(ForwardGradient, nameof(ForwardGradient), [gradient], Forward.Shape, Device, nameof(ForwardGradient));
+        TensorArguments.Require(BackwardGradient, nameof(BackwardGradient), [gradient], [n, d], Device, nameof(BackwardGradient));
+        TensorArguments.Require(Loss, nameof(Loss), [DType.Float64], [4], Device, nameof(Loss));
         var onDevice = Device.Kind != AuxDeviceKind.Host;
         if (onDevice)
-            SuccessorArguments.RequireWorkspace(Workspace, nameof(Workspace), ForwardBackwardLoss.WorkspaceBytes(shape, options), Device);
+            TensorArguments.RequireWorkspace(Workspace, nameof(Workspace), ForwardBackwardLoss.WorkspaceBytes(shape, options), Device);
         return new FbWork(shape, options)
         {
             DType = dtype,
@@ -83,7 +83,7 @@ public readonly struct FbTensors
     /// <summary>Keeps the memory alive up to here.</summary>
     internal void KeepAlive()
     {
-        SuccessorArguments.KeepAlive(
+        TensorArguments.KeepAlive(
             Forward.Owner, Backward.Owner, TargetForward.Owner, TargetBackward.Owner, Done.Owner, ForwardGradient.Owner,
             BackwardGradient.Owner, Loss.Owner, Workspace.Owner);
     }
@@ -148,7 +148,7 @@ internal readonly unsafe struct FbWork(FbShape shape, FbOptions options)
     public void RequireDisjoint()
     {
         var (matrix, gradient) = ((long)Count * Dimension * DType.Size(), (long)Count * Dimension * (DType == DType.Float64 ? 8 : 4));
-        SuccessorArguments.RequireDisjoint(
+        TensorArguments.RequireDisjoint(
             NamedMemory.Read("forward", Forward, matrix * Heads), NamedMemory.Read("backward", Backward, matrix),
             NamedMemory.Read("targetForward", TargetForward, matrix * Heads), NamedMemory.Read("targetBackward", TargetBackward, matrix),
             NamedMemory.Read("done", Done, Count), NamedMemory.Written("forwardGradient", ForwardGradient, gradient * Heads),

@@ -125,13 +125,13 @@ public static partial class ForwardBackwardLoss
         ArgumentNullException.ThrowIfNull(options);
         options.Check(nameof(options));
         var (heads, n, d) = FbWork.Sizes(shape.Heads, shape.Count, shape.Dimension);
-        SuccessorArguments.RequireLength(nameof(forward), forward.Length, [heads, n, d]);
-        SuccessorArguments.RequireLength(nameof(backward), backward.Length, [n, d]);
-        SuccessorArguments.RequireLength(nameof(targetForward), targetForward.Length, [heads, n, d]);
-        SuccessorArguments.RequireLength(nameof(targetBackward), targetBackward.Length, [n, d]);
-        SuccessorArguments.RequireLength(nameof(done), done.Length, [n]);
-        SuccessorArguments.RequireLength(nameof(forwardGradient), forwardGradient.Length, [heads, n, d]);
-        SuccessorArguments.RequireLength(nameof(backwardGradient), backwardGradient.Length, [n, d]);
+        TensorArguments.RequireLength(nameof(forward), forward.Length, [heads, n, d]);
+        TensorArguments.RequireLength(nameof(backward), backward.Length, [n, d]);
+        TensorArguments.RequireLength(nameof(targetForward), targetForward.Length, [heads, n, d]);
+        TensorArguments.RequireLength(nameof(targetBackward), targetBackward.Length, [n, d]);
+        TensorArguments.RequireLength(nameof(done), done.Length, [n]);
+        TensorArguments.RequireLength(nameof(forwardGradient), forwardGradient.Length, [heads, n, d]);
+        TensorArguments.RequireLength(nameof(backwardGradient), backwardGradient.Length, [n, d]);
         backend = Support.Resolve(backend, AuxDevice.Host);
         var terms = stackalloc double[4];
         fixed (TIn* f = forward, b = backward, fBar = targetForward, bBar = targetBackward)

@@ -27,7 +27,7 @@ public static partial class IndicatorCalibration
         CheckRate(rate);
         var (rows, tasks) = RequireFeatures(features, thresholds);
         RequireActive(rate, rows, nameof(features));
-        SuccessorArguments.RequireIfWanted(
+        TensorArguments.RequireIfWanted(
             activeCounts, nameof(activeCounts), DType.Int32, [tasks], features.Device, nameof(activeCounts));
         var work = new IndicatorCalibrationWork
         {
@@ -41,7 +41,7 @@ public static partial class IndicatorCalibration
             ActiveCounts = (int*)activeCounts.Address,
         };
         Run(work, features.Device, backend, stream);
-        SuccessorArguments.KeepAlive(features.Owner, thresholds.Owner, activeCounts.Owner, stream);
+        TensorArguments.KeepAlive(features.Owner, thresholds.Owner, activeCounts.Owner, stream);
     }
 
     /// <summary>Writes the indicators of N states as bits, in memory of any framework.</summary>
@@ -62,9 +62,9 @@ public static partial class IndicatorCalibration
         AuxBackend backend = AuxBackend.Auto, CudaStream? stream = null)
     {
         var (rows, tasks) = RequireFeatures(features, thresholds);
-        SuccessorArguments.Require(
+        TensorArguments.Require(
             bits, nameof(bits), [DType.UInt8], [rows, Indicators.BytesPerState(tasks)], features.Device, nameof(bits));
-        SuccessorArguments.RequireIfWanted(
+        TensorArguments.RequireIfWanted(
             activeCounts, nameof(activeCounts), DType.Int32, [tasks], features.Device, nameof(activeCounts));
         var work = new IndicatorCalibrationWork
         {
@@ -78,7 +78,7 @@ public static partial class IndicatorCalibration
             ActiveCounts = (int*)activeCounts.Address,
         };
         Run(work, features.Device, backend, stream);
-        SuccessorArguments.KeepAlive(features.Owner, thresholds.Owner, bits.Owner, activeCounts.Owner, stream);
+        TensorArguments.KeepAlive(features.Owner, thresholds.Owner, bits.Owner, activeCounts.Owner, stream);
     }
 
     /// <summary>One gradient step on the pinball loss, in memory of any framework.</summary>
@@ -123,7 +123,7 @@ public static partial class IndicatorCalibration
         };
         Run(work, features.Device, backend, stream);
         outputs.KeepAlive();
-        SuccessorArguments.KeepAlive(features.Owner, thresholds.Owner, stream);
+        TensorArguments.KeepAlive(features.Owner, thresholds.Owner, stream);
     }
 
     private static void Run(in IndicatorCalibrationWork work, AuxDevice device, AuxBackend backend, CudaStream? stream) =>
@@ -131,14 +131,14 @@ public static partial class IndicatorCalibration
 
     private static (long Rows, int Tasks) RequireFeatures(in TensorView features, in TensorView thresholds)
     {
-        var (rows, tasks) = SuccessorArguments.RequireMatrix(features, nameof(features));
-        SuccessorArguments.RequireAtLeastOne("N", rows);
-        SuccessorArguments.RequireAtLeastOne("T", tasks);
+        var (rows, tasks) = TensorArguments.RequireMatrix(features, nameof(features));
+        TensorArguments.RequireAtLeastOne("N", rows);
+        TensorArguments.RequireAtLeastOne("T", tasks);
         if (rows > int.MaxValue || tasks > int.MaxValue)
             throw new ArgumentException($"features: shape [{rows}, {tasks}] has a size beyond {int.MaxValue}", nameof(features));
-        SuccessorArguments.Require(
+        TensorArguments.Require(
             features, nameof(features), [DType.Float32, DType.BFloat16], [rows, tasks], features.Device, nameof(features));
-        SuccessorArguments.Require(thresholds, nameof(thresholds), [DType.Float32], [tasks], features.Device, nameof(thresholds));
+        TensorArguments.Require(thresholds, nameof(thresholds), [DType.Float32], [tasks], features.Device, nameof(thresholds));
         return (rows, (int)tasks);
     }
 }

@@ -134,8 +134,8 @@ public static partial class IndicatorCalibration
         CheckRate(rate);
         var rows = RequireRows(features.Length, tasks);
         RequireActive(rate, rows, nameof(features));
-        SuccessorArguments.RequireLength(nameof(thresholds), thresholds.Length, tasks, nameof(thresholds));
-        SuccessorArguments.RequireEmptyOrLength(nameof(activeCounts), activeCounts.Length, tasks, nameof(activeCounts));
+        TensorArguments.RequireLength(nameof(thresholds), thresholds.Length, tasks, nameof(thresholds));
+        TensorArguments.RequireEmptyOrLength(nameof(activeCounts), activeCounts.Length, tasks, nameof(activeCounts));
         backend = Support.Resolve(backend, AuxDevice.Host);
         var counts = activeCounts.IsEmpty ? new int[tasks] : activeCounts;
         fixed (T* f = features)
@@ -165,8 +165,8 @@ public static partial class IndicatorCalibration
     {
         var tasks = thresholds.Length;
         var rows = RequireRows(features.Length, tasks);
-        SuccessorArguments.RequireLength(nameof(bits), bits.Length, rows, Indicators.BytesPerState(tasks), nameof(bits));
-        SuccessorArguments.RequireEmptyOrLength(nameof(activeCounts), activeCounts.Length, tasks, nameof(activeCounts));
+        TensorArguments.RequireLength(nameof(bits), bits.Length, rows, Indicators.BytesPerState(tasks), nameof(bits));
+        TensorArguments.RequireEmptyOrLength(nameof(activeCounts), activeCounts.Length, tasks, nameof(activeCounts));
         backend = Support.Resolve(backend, AuxDevice.Host);
         var counts = activeCounts.IsEmpty ? new int[tasks] : activeCounts;
         fixed (T* f = features)
@@ -242,8 +242,8 @@ public static partial class IndicatorCalibration
 
     private static int RequireRows(int features, int tasks)
     {
-        SuccessorArguments.RequireAtLeastOne("T", tasks);
-        SuccessorArguments.RequireAtLeastOne("N", features);
+        TensorArguments.RequireAtLeastOne("T", tasks);
+        TensorArguments.RequireAtLeastOne("N", features);
         if (features % tasks != 0)
             throw new ArgumentException($"features: {features} elements do not make rows of {tasks} tasks", nameof(features));
         return features / tasks;

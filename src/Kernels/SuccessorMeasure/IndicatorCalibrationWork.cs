@@ -56,7 +56,7 @@ internal readonly unsafe struct IndicatorCalibrationWork
 
     public void RequireDisjoint()
     {
-        SuccessorArguments.RequireDisjoint(
+        TensorArguments.RequireDisjoint(
             NamedMemory.Read("features", Features, Rows * Tasks * FeatureType.Size()),
             Entry == CalibrationEntry.Pack
                 ? NamedMemory.Read("thresholds", Thresholds, Tasks * 4L)

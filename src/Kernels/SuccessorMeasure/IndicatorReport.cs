@@ -38,7 +38,7 @@ public sealed class IndicatorReport
     /// <exception cref="ArgumentOutOfRangeException">No states, or more in a set than there are.</exception>
     public static IndicatorReport Of(ReadOnlySpan<int> activeCounts, long states)
     {
-        SuccessorArguments.RequireAtLeastOne(nameof(states), states);
+        TensorArguments.RequireAtLeastOne(nameof(states), states);
         List<int> dead = [], full = [], notANumber = [];
         var active = 0L;
         for (var t = 0; t < activeCounts.Length; t++)

@@ -122,7 +122,7 @@ public static partial class IndicatorTd
         Run(work, backend, device, on);
         indicators.KeepAlive();
         outputs.KeepAlive();
-        SuccessorArguments.KeepAlive(prediction.Owner, nextValues.Owner, done.Owner, stream);
+        TensorArguments.KeepAlive(prediction.Owner, nextValues.Owner, done.Owner, stream);
     }
 
     /// <summary>The op's one entry below the checks.</summary>
@@ -177,7 +177,7 @@ public static partial class IndicatorTd
         var rows = done.Length;
         RequireInputs(prediction.Length, nextValues.Length, rows, indicators, tasks);
         if (!gradient.IsEmpty)
-            SuccessorArguments.RequireLength(nameof(gradient), gradient.Length, rows, tasks, nameof(gradient));
+            TensorArguments.RequireLength(nameof(gradient), gradient.Length, rows, tasks, nameof(gradient));
         statistics.Check(rows, tasks);
         backend = Support.Resolve(backend, AuxDevice.Host);
 
@@ -220,29 +220,29 @@ public static partial class IndicatorTd
     private static void RequireInputs(int prediction, int nextValues, int rows, Indicators indicators, int tasks)
     {
         RequireSizes(rows, tasks);
-        SuccessorArguments.RequireLength(nameof(prediction), prediction, rows, tasks, nameof(prediction));
-        SuccessorArguments.RequireLength(nameof(nextValues), nextValues, rows, tasks, nameof(nextValues));
+        TensorArguments.RequireLength(nameof(prediction), prediction, rows, tasks, nameof(prediction));
+        TensorArguments.RequireLength(nameof(nextValues), nextValues, rows, tasks, nameof(nextValues));
         indicators.Check(rows, tasks);
     }
 
     private static (long Rows, long Tasks) RequireInputs(
         in TensorView prediction, in TensorView nextValues, in TensorView done, in IndicatorViews indicators)
     {
-        var (rows, tasks) = SuccessorArguments.RequireMatrix(prediction, nameof(prediction));
+        var (rows, tasks) = TensorArguments.RequireMatrix(prediction, nameof(prediction));
         RequireSizes(rows, tasks);
         var device = prediction.Device;
-        SuccessorArguments.Require(
+        TensorArguments.Require(
             prediction, nameof(prediction), [DType.Float32, DType.BFloat16], [rows, tasks], device, nameof(prediction));
-        SuccessorArguments.Require(nextValues, nameof(nextValues), [prediction.DType], [rows, tasks], device, nameof(nextValues));
-        SuccessorArguments.Require(done, nameof(done), [DType.Bool, DType.UInt8], [rows], device, nameof(done));
+        TensorArguments.Require(nextValues, nameof(nextValues), [prediction.DType], [rows, tasks], device, nameof(nextValues));
+        TensorArguments.Require(done, nameof(done), [DType.Bool, DType.UInt8], [rows], device, nameof(done));
         indicators.Check(rows, tasks, device);
         return (rows, tasks);
     }
 
     private static void RequireSizes(long rows, long tasks)
     {
-        SuccessorArguments.RequireAtLeastOne("B", rows);
-        SuccessorArguments.RequireAtLeastOne("T", tasks);
+        TensorArguments.RequireAtLeastOne("B", rows);
+        TensorArguments.RequireAtLeastOne("T", tasks);
         if (rows > int.MaxValue || tasks > int.MaxValue)
             throw new ArgumentException($"prediction: shape [{rows}, {tasks}] has a size beyond {int.MaxValue}");
     }

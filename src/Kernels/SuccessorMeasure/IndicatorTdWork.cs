@@ -87,7 +87,7 @@ internal readonly unsafe struct IndicatorTdWork
     public void RequireDisjoint()
     {
         var elements = Rows * Tasks;
-        SuccessorArguments.RequireDisjoint(
+        TensorArguments.RequireDisjoint(
             NamedMemory.Read("prediction", Prediction, elements * ValueType.Size()),
             NamedMemory.Read("nextValues", NextValues, elements * ValueType.Size()),
             NamedMemory.Read("done", Done, Rows),

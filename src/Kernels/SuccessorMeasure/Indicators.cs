@@ -92,19 +92,19 @@ public readonly ref struct Indicators
         switch (Kind)
         {
             case IndicatorKind.Threshold:
-                SuccessorArguments.RequireLength("indicators.features", Features.Length, rows, tasks, Parameter);
+                TensorArguments.RequireLength("indicators.features", Features.Length, rows, tasks, Parameter);
                 break;
             case IndicatorKind.NarrowThreshold:
-                SuccessorArguments.RequireLength("indicators.features", NarrowFeatures.Length, rows, tasks, Parameter);
+                TensorArguments.RequireLength("indicators.features", NarrowFeatures.Length, rows, tasks, Parameter);
                 break;
             case IndicatorKind.Bits:
-                SuccessorArguments.RequireLength("indicators.bits", Bits.Length, rows, BytesPerState(tasks), Parameter);
+                TensorArguments.RequireLength("indicators.bits", Bits.Length, rows, BytesPerState(tasks), Parameter);
                 return;
             default:
-                throw SuccessorArguments.Refused("indicators: made by neither Threshold nor Packed", Parameter);
+                throw TensorArguments.Refused("indicators: made by neither Threshold nor Packed", Parameter);
         }
 
-        SuccessorArguments.RequireLength("indicators.thresholds", Thresholds.Length, tasks, Parameter);
+        TensorArguments.RequireLength("indicators.thresholds", Thresholds.Length, tasks, Parameter);
     }
 }
 
@@ -142,19 +142,19 @@ public readonly struct IndicatorViews
 
     internal bool IsGiven { get; }
 
-    internal void KeepAlive() => SuccessorArguments.KeepAlive(Data.Owner, Thresholds.Owner);
+    internal void KeepAlive() => TensorArguments.KeepAlive(Data.Owner, Thresholds.Owner);
 
     internal void Check(long rows, long tasks, AuxDevice device)
     {
         if (!IsGiven)
-            throw SuccessorArguments.Refused("indicators: made by neither Threshold nor Packed", Parameter);
+            throw TensorArguments.Refused("indicators: made by neither Threshold nor Packed", Parameter);
         if (IsPacked)
         {
-            SuccessorArguments.Require(Data, "indicators.bits", [DType.UInt8], [rows, (tasks + 7) / 8], device, Parameter);
+            TensorArguments.Require(Data, "indicators.bits", [DType.UInt8], [rows, (tasks + 7) / 8], device, Parameter);
             return;
         }
 
-        SuccessorArguments.Require(Data, "indicators.features", [DType.Float32, DType.BFloat16], [rows, tasks], device, Parameter);
-        SuccessorArguments.Require(Thresholds, "indicators.thresholds", [DType.Float32], [tasks], device, Parameter);
+        TensorArguments.Require(Data, "indicators.features", [DType.Float32, DType.BFloat16], [rows, tasks], device, Parameter);
+        TensorArguments.Require(Thresholds, "indicators.thresholds", [DType.Float32], [tasks], device, Parameter);
     }
 }

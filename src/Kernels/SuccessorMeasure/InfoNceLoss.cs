@@ -111,10 +111,10 @@ public static partial class InfoNceLoss
         ArgumentNullException.ThrowIfNull(options);
         options.Check(nameof(options));
         var (n, d) = InfoNceWork.Sizes(count, dimension);
-        SuccessorArguments.RequireLength(nameof(queries), queries.Length, [n, d]);
-        SuccessorArguments.RequireLength(nameof(keys), keys.Length, [n, d]);
-        SuccessorArguments.RequireLength(nameof(queryGradient), queryGradient.Length, [n, d]);
-        SuccessorArguments.RequireLength(nameof(keyGradient), keyGradient.Length, [n, d]);
+        TensorArguments.RequireLength(nameof(queries), queries.Length, [n, d]);
+        TensorArguments.RequireLength(nameof(keys), keys.Length, [n, d]);
+        TensorArguments.RequireLength(nameof(queryGradient), queryGradient.Length, [n, d]);
+        TensorArguments.RequireLength(nameof(keyGradient), keyGradient.Length, [n, d]);
         backend = Support.Resolve(backend, AuxDevice.Host);
         var terms = stackalloc double[2];
         fixed (TIn* q = queries, k = keys)

@@ -41,14 +41,14 @@ public readonly struct InfoNceTensors
             throw new ArgumentException($"{nameof(Queries)}: {Queries}, but float64 is for host memory");
         var gradient = dtype == DType.Float64 ? DType.Float64 : DType.Float32;
 
-        SuccessorArguments.Require(Queries, nameof(Queries), [dtype], [n, d], Device, nameof(Queries));
-        SuccessorArguments.Require(Keys, nameof(Keys), [dtype], [n, d], Device, nameof(Keys));
-        SuccessorArguments.Require(QueryGradient, nameof(QueryGradient), [gradient], [n, d], Device, nameof(QueryGradient));
-        SuccessorArguments.Require(KeyGradient, nameof(KeyGradient), [gradient], [n, d], Device, nameof(KeyGradient));
-        SuccessorArguments.Require(Loss, nameof(Loss), [DType.Float64], [2], Device, nameof(Loss));
+        TensorArguments.Require(Queries, nameof(Queries), [dtype], [n, d], Device, nameof(Queries));
+        TensorArguments.Require(Keys, nameof(Keys), [dtype], [n, d], Device, nameof(Keys));
+        TensorArguments.Require(QueryGradient, nameof(QueryGradient), [gradient], [n, d], Device, nameof(QueryGradient));
+        TensorArguments.Require(KeyGradient, nameof(KeyGradient), [gradient], [n, d], Device, nameof(KeyGradient));
+        TensorArguments.Require(Loss, nameof(Loss), [DType.Float64], [2], Device, nameof(Loss));
         var onDevice = Device.Kind != AuxDeviceKind.Host;
         if (onDevice)
-            SuccessorArguments.RequireWorkspace(Workspace, nameof(Workspace), InfoNceLoss.WorkspaceBytes(n, d), Device);
+            TensorArguments.RequireWorkspace(Workspace, nameof(Workspace), InfoNceLoss.WorkspaceBytes(n, d), Device);
         return new InfoNceWork(n, d, options)
         {
             DType = dtype,
@@ -65,7 +65,7 @@ public readonly struct InfoNceTensors
     /// <summary>Keeps the memory alive up to here.</summary>
     internal void KeepAlive()
     {
-        SuccessorArguments.KeepAlive(
+        TensorArguments.KeepAlive(
             Queries.Owner, Keys.Owner, QueryGradient.Owner, KeyGradient.Owner, Loss.Owner, Workspace.Owner);
     }
 }
@@ -112,7 +112,7 @@ internal readonly unsafe struct InfoNceWork(int count, int dimension, InfoNceOpt
     {
         var elements = (long)Count * Dimension;
         var (matrix, gradient) = (elements * DType.Size(), elements * (DType == DType.Float64 ? 8 : 4));
-        SuccessorArguments.RequireDisjoint(
+        TensorArguments.RequireDisjoint(
             NamedMemory.Read("queries", Queries, matrix), NamedMemory.Read("keys", Keys, matrix),
             NamedMemory.Written("queryGradient", QueryGradient, gradient), NamedMemory.Written("keyGradient", KeyGradient, gradient),
             NamedMemory.Written("loss", Loss, 2 * sizeof(double)), NamedMemory.Written("workspace", Workspace, WorkspaceBytes));

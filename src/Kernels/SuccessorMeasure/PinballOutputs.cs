@@ -16,11 +16,11 @@ public readonly ref struct PinballOutputs
 
     internal void Check(long rows, int tasks)
     {
-        SuccessorArguments.RequireEmptyOrLength("outputs.Gradient", Gradient.Length, tasks, "outputs");
+        TensorArguments.RequireEmptyOrLength("outputs.Gradient", Gradient.Length, tasks, "outputs");
         if (!Bits.IsEmpty)
-            SuccessorArguments.RequireLength(
+            TensorArguments.RequireLength(
                 "outputs.Bits", Bits.Length, rows, Indicators.BytesPerState(tasks), "outputs");
-        SuccessorArguments.RequireEmptyOrLength("outputs.ActiveCounts", ActiveCounts.Length, tasks, "outputs");
+        TensorArguments.RequireEmptyOrLength("outputs.ActiveCounts", ActiveCounts.Length, tasks, "outputs");
     }
 }
 
@@ -48,16 +48,16 @@ public readonly struct PinballViews
     public TensorView ActiveCounts { get; init; }
 
     internal void KeepAlive() =>
-        SuccessorArguments.KeepAlive(Gradient.Owner, Loss.Owner, TaskLosses.Owner, Bits.Owner, ActiveCounts.Owner);
+        TensorArguments.KeepAlive(Gradient.Owner, Loss.Owner, TaskLosses.Owner, Bits.Owner, ActiveCounts.Owner);
 
     internal void Check(long rows, int tasks, AuxDevice device)
     {
-        SuccessorArguments.RequireIfWanted(Gradient, "outputs.Gradient", DType.Float32, [tasks], device, "outputs");
-        SuccessorArguments.RequireLoss(Loss, TaskLosses, "outputs.TaskLosses", device);
-        SuccessorArguments.RequireIfWanted(TaskLosses, "outputs.TaskLosses", DType.Float64, [tasks], device, "outputs");
-        SuccessorArguments.RequireIfWanted(
+        TensorArguments.RequireIfWanted(Gradient, "outputs.Gradient", DType.Float32, [tasks], device, "outputs");
+        TensorArguments.RequireLoss(Loss, TaskLosses, "outputs.TaskLosses", device);
+        TensorArguments.RequireIfWanted(TaskLosses, "outputs.TaskLosses", DType.Float64, [tasks], device, "outputs");
+        TensorArguments.RequireIfWanted(
             Bits, "outputs.Bits", DType.UInt8, [rows, Indicators.BytesPerState(tasks)], device, "outputs");
-        SuccessorArguments.RequireIfWanted(
+        TensorArguments.RequireIfWanted(
             ActiveCounts, "outputs.ActiveCounts", DType.Int32, [tasks], device, "outputs");
     }
 }

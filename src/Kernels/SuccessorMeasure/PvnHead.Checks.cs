@@ -35,9 +35,9 @@ public static partial class PvnHead
 
     private static void CheckShape(PvnShape shape)
     {
-        SuccessorArguments.RequireAtLeastOne("F", shape.Features);
-        SuccessorArguments.RequireAtLeastOne("T", shape.Tasks);
-        SuccessorArguments.RequireAtLeastOne("A", shape.Actions);
+        TensorArguments.RequireAtLeastOne("F", shape.Features);
+        TensorArguments.RequireAtLeastOne("T", shape.Tasks);
+        TensorArguments.RequireAtLeastOne("A", shape.Actions);
     }
 
     private static void RequireInputs(
@@ -46,13 +46,13 @@ public static partial class PvnHead
     {
         CheckShape(shape);
         var rows = actions.Length;
-        SuccessorArguments.RequireAtLeastOne("B", rows);
-        SuccessorArguments.RequireLength(nameof(features), features.Length, rows, shape.Features, nameof(features));
-        SuccessorArguments.RequireLength(nameof(nextFeatures), nextFeatures.Length, rows, shape.Features, nameof(nextFeatures));
+        TensorArguments.RequireAtLeastOne("B", rows);
+        TensorArguments.RequireLength(nameof(features), features.Length, rows, shape.Features, nameof(features));
+        TensorArguments.RequireLength(nameof(nextFeatures), nextFeatures.Length, rows, shape.Features, nameof(nextFeatures));
         RequireWeights(weights.Length, nameof(weights), shape);
-        SuccessorArguments.RequireLength(nameof(targetMean), targetMean.Length, shape.Tasks, shape.Features, nameof(targetMean));
-        SuccessorArguments.RequireLength(nameof(done), done.Length, rows, nameof(done));
-        SuccessorArguments.RequireIndices(actions, shape.Actions, nameof(actions));
+        TensorArguments.RequireLength(nameof(targetMean), targetMean.Length, shape.Tasks, shape.Features, nameof(targetMean));
+        TensorArguments.RequireLength(nameof(done), done.Length, rows, nameof(done));
+        TensorArguments.RequireIndices(actions, shape.Actions, nameof(actions));
     }
 
     private static void RequireWeights(long actual, string name, PvnShape shape)

@@ -25,26 +25,26 @@ public readonly struct PvnOutputs
     /// <summary>float32 [T]: the mean of |δ| over the batch.</summary>
     public TensorView MeanAbsoluteErrors { get; init; }
 
-    internal void KeepAlive() => SuccessorArguments.KeepAlive(
+    internal void KeepAlive() => TensorArguments.KeepAlive(
         FeatureGradient.Owner, WeightGradient.Owner, Loss.Owner, RowLosses.Owner, ActiveCounts.Owner, MeanAbsoluteErrors.Owner);
 
     internal void Check(long rows, PvnShape shape, AuxDevice device)
     {
         var wanted =
-            SuccessorArguments.RequireIfWanted(
+            TensorArguments.RequireIfWanted(
                 FeatureGradient, "outputs.FeatureGradient", DType.Float32, [rows, shape.Features], device, "outputs")
-            | SuccessorArguments.RequireIfWanted(
+            | TensorArguments.RequireIfWanted(
                 WeightGradient, "outputs.WeightGradient", DType.Float32, [shape.Tasks, shape.Actions, shape.Features],
                 device, "outputs")
-            | SuccessorArguments.RequireLoss(Loss, RowLosses, "outputs.RowLosses", device)
-            | SuccessorArguments.RequireIfWanted(
+            | TensorArguments.RequireLoss(Loss, RowLosses, "outputs.RowLosses", device)
+            | TensorArguments.RequireIfWanted(
                 RowLosses, "outputs.RowLosses", DType.Float64, [rows], device, "outputs")
-            | SuccessorArguments.RequireIfWanted(
+            | TensorArguments.RequireIfWanted(
                 ActiveCounts, "outputs.ActiveCounts", DType.Int32, [shape.Tasks], device, "outputs")
-            | SuccessorArguments.RequireIfWanted(
+            | TensorArguments.RequireIfWanted(
                 MeanAbsoluteErrors, "outputs.MeanAbsoluteErrors", DType.Float32, [shape.Tasks], device, "outputs");
         if (!wanted)
-            throw SuccessorArguments.Refused("outputs: none is wanted", "outputs");
+            throw TensorArguments.Refused("outputs: none is wanted", "outputs");
     }
 }
 
@@ -65,12 +65,12 @@ public static partial class PvnHead
         in TensorView weights, in TensorView mean, AuxBackend backend = AuxBackend.Auto, CudaStream? stream = null)
     {
         var shape = RequireShape(weights);
-        SuccessorArguments.Require(
+        TensorArguments.Require(
             mean, nameof(mean), [DType.Float32], [shape.Tasks, shape.Features], weights.Device, nameof(mean));
         backend = Support.Resolve(backend, weights.Device);
         var on = CudaStream.HandleOn(stream, weights.Device, nameof(stream));
         RunMean((float*)weights.Address, shape, (float*)mean.Address, backend, weights.Device, on);
-        SuccessorArguments.KeepAlive(weights.Owner, mean.Owner, stream);
+        TensorArguments.KeepAlive(weights.Owner, mean.Owner, stream);
     }
 
     /// <summary>One batch in memory of any framework: loss, and the gradients of features and weights.</summary>
@@ -112,17 +112,17 @@ public static partial class PvnHead
         SuccessorArguments.CheckStart(start);
         var shape = RequireShape(weights);
         var device = weights.Device;
-        var (rows, _) = SuccessorArguments.RequireMatrix(features, nameof(features));
-        SuccessorArguments.RequireAtLeastOne("B", rows);
+        var (rows, _) = TensorArguments.RequireMatrix(features, nameof(features));
+        TensorArguments.RequireAtLeastOne("B", rows);
         if (rows > int.MaxValue)
             throw new ArgumentException($"features: {features} has more than {int.MaxValue} rows", nameof(features));
-        SuccessorArguments.Require(features, nameof(features), [DType.Float32], [rows, shape.Features], device, nameof(features));
-        SuccessorArguments.Require(
+        TensorArguments.Require(features, nameof(features), [DType.Float32], [rows, shape.Features], device, nameof(features));
+        TensorArguments.Require(
             nextFeatures, nameof(nextFeatures), [DType.Float32], [rows, shape.Features], device, nameof(nextFeatures));
-        SuccessorArguments.Require(
+        TensorArguments.Require(
             targetMean, nameof(targetMean), [DType.Float32], [shape.Tasks, shape.Features], device, nameof(targetMean));
-        SuccessorArguments.Require(actions, nameof(actions), [DType.Int32], [rows], device, nameof(actions));
-        SuccessorArguments.Require(done, nameof(done), [DType.Bool, DType.UInt8], [rows], device, nameof(done));
+        TensorArguments.Require(actions, nameof(actions), [DType.Int32], [rows], device, nameof(actions));
+        TensorArguments.Require(done, nameof(done), [DType.Bool, DType.UInt8], [rows], device, nameof(done));
         indicators.Check(rows, shape.Tasks, device);
         outputs.Check(rows, shape, device);
         backend = Support.Resolve(backend, device);
@@ -131,7 +131,7 @@ public static partial class PvnHead
         if (onDevice)
             RequireWorkspace(workspace, rows, shape, device);
         else
-            SuccessorArguments.RequireIndices(new((int*)actions.Address, (int)rows), shape.Actions, nameof(actions));
+            TensorArguments.RequireIndices(new((int*)actions.Address, (int)rows), shape.Actions, nameof(actions));
 
         var work = new PvnHeadWork
         {
@@ -169,7 +169,7 @@ public static partial class PvnHead
         Run(work, backend, device, on);
         indicators.KeepAlive();
         outputs.KeepAlive();
-        SuccessorArguments.KeepAlive(
+        TensorArguments.KeepAlive(
             features.Owner, nextFeatures.Owner, weights.Owner, targetMean.Owner, actions.Owner, done.Owner, workspace.Owner, stream);
     }
 
@@ -182,7 +182,7 @@ public static partial class PvnHead
             throw new ArgumentException($"weights: {weights} has a size beyond {int.MaxValue}", nameof(weights));
         var shape = new PvnShape((int)features, (int)tasks, (int)actions);
         CheckShape(shape);
-        SuccessorArguments.Require(weights, nameof(weights), [DType.Float32], [tasks, actions, features], weights.Device, nameof(weights));
+        TensorArguments.Require(weights, nameof(weights), [DType.Float32], [tasks, actions, features], weights.Device, nameof(weights));
         return shape;
     }
 
@@ -191,7 +191,7 @@ public static partial class PvnHead
         var bytes = WorkspaceBytes((int)rows, shape);
         if (workspace.Shape.Length != 1 || workspace.ElementCount < bytes)
             throw new ArgumentException($"workspace: {workspace}, but uint8[{bytes}] or more is needed on {device}", nameof(workspace));
-        SuccessorArguments.Require(workspace, nameof(workspace), [DType.UInt8], [workspace.ElementCount], device, nameof(workspace));
+        TensorArguments.Require(workspace, nameof(workspace), [DType.UInt8], [workspace.ElementCount], device, nameof(workspace));
     }
 
     /// <summary>The bytes that <c>Run</c> needs on a device, for what lies between its products.</summary>
@@ -200,7 +200,7 @@ public static partial class PvnHead
     /// <exception cref="ArgumentOutOfRangeException">A size is below 1.</exception>
     public static long WorkspaceBytes(int rows, PvnShape shape)
     {
-        SuccessorArguments.RequireAtLeastOne("B", rows);
+        TensorArguments.RequireAtLeastOne("B", rows);
         CheckShape(shape);
         return PvnWorkspace.Bytes(rows, shape);
     }

@@ -51,7 +51,7 @@ public static partial class PvnHead
     {
         CheckShape(shape);
         RequireWeights(weights.Length, nameof(weights), shape);
-        SuccessorArguments.RequireLength(nameof(mean), mean.Length, shape.Tasks, shape.Features, nameof(mean));
+        TensorArguments.RequireLength(nameof(mean), mean.Length, shape.Tasks, shape.Features, nameof(mean));
         backend = Support.Resolve(backend, AuxDevice.Host);
         fixed (float* w = weights, m = mean)
             RunMean(w, shape, m, backend, AuxDevice.Host, 0);
@@ -166,7 +166,7 @@ public static partial class PvnHead
         TdStatistics statistics = default, AuxBackend backend = AuxBackend.Auto)
     {
         ArgumentNullException.ThrowIfNull(groups);
-        SuccessorArguments.RequireLength(nameof(done), done.Length, groups.RowCount, nameof(done));
+        TensorArguments.RequireLength(nameof(done), done.Length, groups.RowCount, nameof(done));
         var loss = IndicatorTd.RunSpans(
             prediction, nextValues, done, indicators, tasks, discount, start, normalised, gradient, statistics,
             Support.Resolve(backend, AuxDevice.Host), groups.Order);
@@ -199,7 +199,7 @@ public static partial class PvnHead
     private static unsafe void RunMean(float* weights, PvnShape shape, float* mean, AuxBackend backend, AuxDevice device, nint stream)
     {
         var elements = (long)shape.Tasks * shape.Features;
-        SuccessorArguments.RequireDisjoint(
+        TensorArguments.RequireDisjoint(
             NamedMemory.Read(nameof(weights), weights, elements * shape.Actions * sizeof(float)),
             NamedMemory.Written(nameof(mean), mean, elements * sizeof(float)));
         switch (backend)

@@ -12,10 +12,10 @@ public readonly ref struct PvnGradients
     internal void Check(int rows, PvnShape shape)
     {
         if (!Features.IsEmpty)
-            SuccessorArguments.RequireLength(
+            TensorArguments.RequireLength(
                 "gradients.Features", Features.Length, rows, shape.Features, "gradients");
         if (!Weights.IsEmpty && Weights.Length != (Int128)shape.Tasks * shape.Actions * shape.Features)
-            throw SuccessorArguments.Refused(
+            throw TensorArguments.Refused(
                 $"gradients.Weights: {Weights.Length} elements do not match shape "
                 + $"[{shape.Tasks}, {shape.Actions}, {shape.Features}]",
                 "gradients");
@@ -60,7 +60,7 @@ internal readonly unsafe struct PvnHeadWork
     public void RequireDisjoint()
     {
         long rows = Rows * Shape.Features * sizeof(float), heads = (long)Shape.Tasks * Shape.Features * sizeof(float);
-        SuccessorArguments.RequireDisjoint(
+        TensorArguments.RequireDisjoint(
             NamedMemory.Read("features", Features, rows),
             NamedMemory.Read("nextFeatures", NextFeatures, rows),
             NamedMemory.Read("weights", Weights, heads * Shape.Actions),

@@ -41,7 +41,7 @@ public static partial class SuccessorSolve
         SuccessorArguments.CheckDiscount(discount);
         SuccessorArguments.CheckStart(start);
         var states = transitions.StateCount;
-        SuccessorArguments.RequireLength(nameof(measure), measure.Length, states, states, nameof(measure));
+        TensorArguments.RequireLength(nameof(measure), measure.Length, states, states, nameof(measure));
         backend = Support.Resolve(backend, AuxDevice.Host);
         var factors = new double[measure.Length];
         RightSide(transitions, start, SuccessorArguments.Height(discount, normalised), measure);

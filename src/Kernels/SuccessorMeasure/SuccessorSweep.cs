@@ -61,7 +61,7 @@ public static partial class SuccessorSweep
         ArgumentNullException.ThrowIfNull(transitions);
         CheckScalars(discount, start, sweeps, order);
         var states = transitions.StateCount;
-        SuccessorArguments.RequireLength(nameof(measure), measure.Length, states, states, nameof(measure));
+        TensorArguments.RequireLength(nameof(measure), measure.Length, states, states, nameof(measure));
         backend = Support.Resolve(backend, AuxDevice.Host);
         var changes = new float[states];
         fixed (float* m = measure, change = changes)
@@ -111,8 +111,8 @@ public static partial class SuccessorSweep
         CheckScalars(discount, start, sweeps, order);
         long states = transitions.StateCount;
         var device = measure.Device;
-        SuccessorArguments.Require(measure, nameof(measure), [DType.Float32], [states, states], device, nameof(measure));
-        SuccessorArguments.RequireIfWanted(
+        TensorArguments.Require(measure, nameof(measure), [DType.Float32], [states, states], device, nameof(measure));
+        TensorArguments.RequireIfWanted(
             columnChanges, nameof(columnChanges), DType.Float32, [states], device, nameof(columnChanges));
         backend = Support.Resolve(backend, device);
         var on = CudaStream.HandleOn(stream, device, nameof(stream));
@@ -128,7 +128,7 @@ public static partial class SuccessorSweep
             ColumnChanges = (float*)columnChanges.Address,
         };
         Run(work, backend, device, on);
-        SuccessorArguments.KeepAlive(measure.Owner, columnChanges.Owner, stream);
+        TensorArguments.KeepAlive(measure.Owner, columnChanges.Owner, stream);
     }
 
     /// <summary>The op's one entry below the checks.</summary>
@@ -157,7 +157,7 @@ public static partial class SuccessorSweep
     {
         SuccessorArguments.CheckDiscount(discount);
         SuccessorArguments.CheckStart(start);
-        SuccessorArguments.RequireAtLeastOne(nameof(sweeps), sweeps);
+        TensorArguments.RequireAtLeastOne(nameof(sweeps), sweeps);
         if (order is not (SweepOrder.Jacobi or SweepOrder.GaussSeidel))
             throw new ArgumentOutOfRangeException(nameof(order), order, "Not a SweepOrder.");
     }
@@ -185,7 +185,7 @@ internal readonly unsafe struct SuccessorSweepWork
 
     public int States => Transitions.StateCount;
 
-    public void RequireDisjoint() => SuccessorArguments.RequireDisjoint(
+    public void RequireDisjoint() => TensorArguments.RequireDisjoint(
         NamedMemory.Written("measure", Measure, (long)States * States * sizeof(float)),
         NamedMemory.Written("columnChanges", ColumnChanges, ColumnChanges == null ? 0 : States * 4L));
 }

@@ -50,12 +50,12 @@ public static partial class TabularTd
         AuxBackend backend = AuxBackend.Auto)
     {
         CheckScalars(stepSize, discount, start, order);
-        SuccessorArguments.RequireAtLeastOne(nameof(states), states);
-        SuccessorArguments.RequireLength(nameof(measure), measure.Length, states, states, nameof(measure));
-        SuccessorArguments.RequireLength(nameof(next), next.Length, current.Length, nameof(next));
-        SuccessorArguments.RequireLength(nameof(done), done.Length, current.Length, nameof(done));
-        SuccessorArguments.RequireIndices(current, states, nameof(current));
-        SuccessorArguments.RequireIndices(next, states, nameof(next));
+        TensorArguments.RequireAtLeastOne(nameof(states), states);
+        TensorArguments.RequireLength(nameof(measure), measure.Length, states, states, nameof(measure));
+        TensorArguments.RequireLength(nameof(next), next.Length, current.Length, nameof(next));
+        TensorArguments.RequireLength(nameof(done), done.Length, current.Length, nameof(done));
+        TensorArguments.RequireIndices(current, states, nameof(current));
+        TensorArguments.RequireIndices(next, states, nameof(next));
         backend = Support.Resolve(backend, AuxDevice.Host);
         fixed (float* m = measure)
         fixed (int* from = current, to = next)
@@ -112,23 +112,23 @@ public static partial class TabularTd
         TensorView scratch = default, bool trustStates = false, AuxBackend backend = AuxBackend.Auto, CudaStream? stream = null)
     {
         CheckScalars(stepSize, discount, start, order);
-        var (states, columns) = SuccessorArguments.RequireMatrix(measure, nameof(measure));
-        SuccessorArguments.RequireAtLeastOne(nameof(states), states);
+        var (states, columns) = TensorArguments.RequireMatrix(measure, nameof(measure));
+        TensorArguments.RequireAtLeastOne(nameof(states), states);
         if (states != columns || states > int.MaxValue)
             throw new ArgumentException($"measure: {measure} is not a square of at most {int.MaxValue} states", nameof(measure));
         var device = measure.Device;
-        SuccessorArguments.Require(measure, nameof(measure), [DType.Float32], [states, states], device, nameof(measure));
+        TensorArguments.Require(measure, nameof(measure), [DType.Float32], [states, states], device, nameof(measure));
         if (current.Shape.Length != 1 || current.ElementCount > int.MaxValue)
             throw new ArgumentException($"current: {current} is not a vector of at most {int.MaxValue} states", nameof(current));
         var transitions = current.ElementCount;
-        SuccessorArguments.Require(current, nameof(current), [DType.Int32], [transitions], device, nameof(current));
-        SuccessorArguments.Require(next, nameof(next), [DType.Int32], [transitions], device, nameof(next));
-        SuccessorArguments.Require(done, nameof(done), [DType.Bool, DType.UInt8], [transitions], device, nameof(done));
+        TensorArguments.Require(current, nameof(current), [DType.Int32], [transitions], device, nameof(current));
+        TensorArguments.Require(next, nameof(next), [DType.Int32], [transitions], device, nameof(next));
+        TensorArguments.Require(done, nameof(done), [DType.Bool, DType.UInt8], [transitions], device, nameof(done));
         backend = Support.Resolve(backend, device);
         var on = CudaStream.HandleOn(stream, device, nameof(stream));
         var onDevice = device.Kind != AuxDeviceKind.Host;
         if (onDevice && order == TransitionOrder.Snapshot)
-            SuccessorArguments.Require(scratch, nameof(scratch), [DType.Float32], [states, states], device, nameof(scratch));
+            TensorArguments.Require(scratch, nameof(scratch), [DType.Float32], [states, states], device, nameof(scratch));
 
         var work = new TabularTdWork
         {
@@ -148,12 +148,12 @@ public static partial class TabularTd
         };
         if (!onDevice)
         {
-            SuccessorArguments.RequireIndices(new(work.Current, work.Transitions), work.States, nameof(current));
-            SuccessorArguments.RequireIndices(new(work.Next, work.Transitions), work.States, nameof(next));
+            TensorArguments.RequireIndices(new(work.Current, work.Transitions), work.States, nameof(current));
+            TensorArguments.RequireIndices(new(work.Next, work.Transitions), work.States, nameof(next));
         }
 
         Run(work, backend, device, on);
-        SuccessorArguments.KeepAlive(measure.Owner, current.Owner, next.Owner, done.Owner, scratch.Owner, stream);
+        TensorArguments.KeepAlive(measure.Owner, current.Owner, next.Owner, done.Owner, scratch.Owner, stream);
     }
 
     /// <summary>The op's one entry below the checks.</summary>

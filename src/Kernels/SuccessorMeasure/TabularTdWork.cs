@@ -37,7 +37,7 @@ internal readonly unsafe struct TabularTdWork
     public void RequireDisjoint()
     {
         var table = (long)States * States * sizeof(float);
-        SuccessorArguments.RequireDisjoint(
+        TensorArguments.RequireDisjoint(
             NamedMemory.Written("measure", Measure, table),
             NamedMemory.Read("current", Current, Transitions * 4L),
             NamedMemory.Read("next", Next, Transitions * 4L),

@@ -16,9 +16,9 @@ public readonly ref struct TdStatistics
 
     internal void Check(long rows, long tasks)
     {
-        SuccessorArguments.RequireEmptyOrLength("statistics.RowLosses", RowLosses.Length, rows, "statistics");
-        SuccessorArguments.RequireEmptyOrLength("statistics.ActiveCounts", ActiveCounts.Length, tasks, "statistics");
-        SuccessorArguments.RequireEmptyOrLength("statistics.MeanAbsoluteErrors", MeanAbsoluteErrors.Length, tasks, "statistics");
+        TensorArguments.RequireEmptyOrLength("statistics.RowLosses", RowLosses.Length, rows, "statistics");
+        TensorArguments.RequireEmptyOrLength("statistics.ActiveCounts", ActiveCounts.Length, tasks, "statistics");
+        TensorArguments.RequireEmptyOrLength("statistics.MeanAbsoluteErrors", MeanAbsoluteErrors.Length, tasks, "statistics");
     }
 }
 
@@ -45,22 +45,22 @@ public readonly struct TdOutputs
     /// <summary>float32 [T]: the mean of |δ| over the batch.</summary>
     public TensorView MeanAbsoluteErrors { get; init; }
 
-    internal void KeepAlive() => SuccessorArguments.KeepAlive(
+    internal void KeepAlive() => TensorArguments.KeepAlive(
         Gradient.Owner, Loss.Owner, RowLosses.Owner, ActiveCounts.Owner, MeanAbsoluteErrors.Owner);
 
     internal void Check(long rows, long tasks, AuxDevice device)
     {
         var wanted =
-            SuccessorArguments.RequireIfWanted(
+            TensorArguments.RequireIfWanted(
                 Gradient, "outputs.Gradient", DType.Float32, [rows, tasks], device, "outputs")
-            | SuccessorArguments.RequireLoss(Loss, RowLosses, "outputs.RowLosses", device)
-            | SuccessorArguments.RequireIfWanted(
+            | TensorArguments.RequireLoss(Loss, RowLosses, "outputs.RowLosses", device)
+            | TensorArguments.RequireIfWanted(
                 RowLosses, "outputs.RowLosses", DType.Float64, [rows], device, "outputs")
-            | SuccessorArguments.RequireIfWanted(
+            | TensorArguments.RequireIfWanted(
                 ActiveCounts, "outputs.ActiveCounts", DType.Int32, [tasks], device, "outputs")
-            | SuccessorArguments.RequireIfWanted(
+            | TensorArguments.RequireIfWanted(
                 MeanAbsoluteErrors, "outputs.MeanAbsoluteErrors", DType.Float32, [tasks], device, "outputs");
         if (!wanted)
-            throw SuccessorArguments.Refused("outputs: none is wanted", "outputs");
+            throw TensorArguments.Refused("outputs: none is wanted", "outputs");
     }
 }

@@ -29,8 +29,8 @@ public sealed class TransitionMatrix
     /// <exception cref="ArgumentOutOfRangeException">S is below 1.</exception>
     public static TransitionMatrix FromDense(ReadOnlySpan<double> probabilities, int states)
     {
-        SuccessorArguments.RequireAtLeastOne(nameof(states), states);
-        SuccessorArguments.RequireLength(nameof(probabilities), probabilities.Length, states, states, nameof(probabilities));
+        TensorArguments.RequireAtLeastOne(nameof(states), states);
+        TensorArguments.RequireLength(nameof(probabilities), probabilities.Length, states, states, nameof(probabilities));
         var offsets = new int[states + 1];
         List<int> columns = [];
         List<double> values = [];
@@ -63,8 +63,8 @@ public sealed class TransitionMatrix
     /// <exception cref="ArgumentOutOfRangeException">S is below 1, or a state is out of range.</exception>
     public static TransitionMatrix FromRows(ReadOnlySpan<int> rowOffsets, ReadOnlySpan<int> columns, ReadOnlySpan<double> values)
     {
-        SuccessorArguments.RequireAtLeastOne("states", rowOffsets.Length - 1L);
-        SuccessorArguments.RequireLength(nameof(values), values.Length, columns.Length, nameof(values));
+        TensorArguments.RequireAtLeastOne("states", rowOffsets.Length - 1L);
+        TensorArguments.RequireLength(nameof(values), values.Length, columns.Length, nameof(values));
         if (rowOffsets[0] != 0 || rowOffsets[^1] != columns.Length)
             throw new ArgumentException(
                 $"rowOffsets: from {rowOffsets[0]} to {rowOffsets[^1]}, not from 0 to {columns.Length}, the number of entries",
@@ -75,7 +75,7 @@ public sealed class TransitionMatrix
                 throw new ArgumentException($"rowOffsets[{s}] is {rowOffsets[s]}, less than the one before", nameof(rowOffsets));
         }
 
-        SuccessorArguments.RequireIndices(columns, rowOffsets.Length - 1, nameof(columns));
+        TensorArguments.RequireIndices(columns, rowOffsets.Length - 1, nameof(columns));
         var matrix = new TransitionMatrix(rowOffsets.ToArray(), columns.ToArray(), values.ToArray());
         matrix.CheckProbabilities(nameof(values));
         return matrix;

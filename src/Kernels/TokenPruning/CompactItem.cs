@@ -119,11 +119,11 @@ internal sealed unsafe class CompactItem
         }
     }
 
-    private static ArgumentException Refused(string message) => SuccessorArguments.Refused(message, "tensors");
+    private static ArgumentException Refused(string message) => TensorArguments.Refused(message, "tensors");
 
     private static void Require(in TensorView view, string name, AuxDevice device)
     {
-        if (!SuccessorArguments.IsWanted(view) && (view.ElementCount > 0 || view.Shape.IsEmpty))
+        if (!TensorArguments.IsWanted(view) && (view.ElementCount > 0 || view.Shape.IsEmpty))
             throw Refused($"{name}: missing");
         if (view.Device != device)
             throw Refused($"{name}: {view}, but the selection is on {device}");
@@ -156,7 +156,7 @@ internal sealed unsafe class CompactItem
         foreach (var axis in Enumerable.Range(0, shape.Length).Where(axis => shape[axis] > 1).OrderBy(axis => strides[axis]))
         {
             if (strides[axis] < reach)
-                throw SuccessorArguments.Refused($"{name}: {view} has elements that share memory", parameter);
+                throw TensorArguments.Refused($"{name}: {view} has elements that share memory", parameter);
             reach += (shape[axis] - 1) * strides[axis];
         }
     }

@@ -42,13 +42,13 @@ public static partial class KeyRerotate
         where T : unmanaged
     {
         ArgumentNullException.ThrowIfNull(options);
-        SuccessorArguments.RequireAtLeastOne(nameof(depth), depth);
+        TensorArguments.RequireAtLeastOne(nameof(depth), depth);
         var rows = Math.Max(1, options.Sections.Count);
         if (differences.Length % rows != 0)
             throw new ArgumentException($"differences: {differences.Length} elements are not {rows} rows", nameof(differences));
         var tokens = differences.Length / rows;
         var heads = tokens == 0 ? 0 : keys.Length / depth / tokens;
-        SuccessorArguments.RequireLength(nameof(keys), keys.Length, [heads, tokens, depth]);
+        TensorArguments.RequireLength(nameof(keys), keys.Length, [heads, tokens, depth]);
         fixed (T* k = keys)
         fixed (int* d = differences)
         {
@@ -82,7 +82,7 @@ public static partial class KeyRerotate
             RunReference(work);
         Support.Count(backend);
         foreach (ref readonly var layer in keys)
-            SuccessorArguments.KeepAlive(layer.Owner);
-        SuccessorArguments.KeepAlive(differences.Owner);
+            TensorArguments.KeepAlive(layer.Owner);
+        TensorArguments.KeepAlive(differences.Owner);
     }
 }

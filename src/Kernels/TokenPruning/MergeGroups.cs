@@ -32,7 +32,7 @@ internal readonly unsafe struct MergeGroups
         for (var i = 0L; Sizes != null && i < Tokens; i++)
         {
             if (!(Sizes[i] > 0 && float.IsFinite(Sizes[i])))
-                throw SuccessorArguments.Refused($"sizes[{i}] is {Sizes[i]}; a size is finite and above 0", "sizes");
+                throw TensorArguments.Refused($"sizes[{i}] is {Sizes[i]}; a size is finite and above 0", "sizes");
         }
     }
 
@@ -41,7 +41,7 @@ internal readonly unsafe struct MergeGroups
         for (var i = 0L; i < tokens; i++)
         {
             if (slots[i] < -1 || slots[i] >= kept)
-                throw SuccessorArguments.Refused($"slots[{i}] is {slots[i]}; slots are within -1 and {kept - 1}", nameof(slots));
+                throw TensorArguments.Refused($"slots[{i}] is {slots[i]}; slots are within -1 and {kept - 1}", nameof(slots));
         }
     }
 

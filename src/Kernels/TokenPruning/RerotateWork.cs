@@ -61,7 +61,7 @@ internal sealed unsafe class RerotateWork
         if (differences.Shape.Length != 2)
             throw new ArgumentException($"differences: {differences} is not of rank 2, [rows, tokens]", nameof(differences));
         var (rows, tokens, device) = (Math.Max(1, options.Sections.Count), differences.Shape[1], differences.Device);
-        SuccessorArguments.Require(differences, nameof(differences), [DType.Int32], [rows, tokens], device, nameof(differences));
+        TensorArguments.Require(differences, nameof(differences), [DType.Int32], [rows, tokens], device, nameof(differences));
         var ranges = new List<MemoryRange>(keys.Length + 1)
         {
             new(differences.Address, (nint)differences.ByteCount, nameof(differences), false),
@@ -102,5 +102,5 @@ internal sealed unsafe class RerotateWork
             strides[^3], strides[^2]);
     }
 
-    private static ArgumentException Refused(string message) => SuccessorArguments.Refused(message, "keys");
+    private static ArgumentException Refused(string message) => TensorArguments.Refused(message, "keys");
 }

@@ -65,5 +65,5 @@ public sealed class RotaryOptions
         ? new int[rotated / 2]
         : [.. Sections.SelectMany((count, row) => Enumerable.Repeat(row, count))];
 
-    private static ArgumentException Refused(string message) => SuccessorArguments.Refused(message, "options");
+    private static ArgumentException Refused(string message) => TensorArguments.Refused(message, "options");
 }

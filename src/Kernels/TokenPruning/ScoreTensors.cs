@@ -26,5 +26,5 @@ public readonly struct ScoreTensors
     public TensorView Scores { get; init; }
 
     internal void KeepAlive() =>
-        SuccessorArguments.KeepAlive(Queries.Owner, Keys.Owner, LogSumExp.Owner, HeadWeights.Owner, Scores.Owner);
+        TensorArguments.KeepAlive(Queries.Owner, Keys.Owner, LogSumExp.Owner, HeadWeights.Owner, Scores.Owner);
 }

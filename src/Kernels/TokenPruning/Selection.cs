@@ -42,5 +42,5 @@ public readonly struct SelectionViews
     /// <summary>int32 [B]; may be left out.</summary>
     public TensorView NaNCounts { get; init; }
 
-    internal void KeepAlive() => SuccessorArguments.KeepAlive(Indices.Owner, Offsets.Owner, Slots.Owner, NaNCounts.Owner);
+    internal void KeepAlive() => TensorArguments.KeepAlive(Indices.Owner, Offsets.Owner, Slots.Owner, NaNCounts.Owner);
 }

@@ -108,7 +108,7 @@ public static partial class TokenCompact
         ReadOnlySpan<TokenRows> tensors, in TensorView segments, in SelectionViews selection, AuxBackend backend = AuxBackend.Auto)
     {
         var device = CheckSelection(segments, selection);
-        SuccessorArguments.Require(
+        TensorArguments.Require(
             selection.Indices, "selection.Indices", [DType.Int32], [selection.Indices.ElementCount], device, nameof(selection));
         Run(
             new(
@@ -132,7 +132,7 @@ public static partial class TokenCompact
         ReadOnlySpan<TokenRows> gradients, in TensorView segments, in SelectionViews selection, AuxBackend backend = AuxBackend.Auto)
     {
         var device = CheckSelection(segments, selection);
-        SuccessorArguments.Require(
+        TensorArguments.Require(
             selection.Slots, "selection.Slots", [DType.Int32], [selection.Slots.ElementCount], device, nameof(selection));
         RunBackward(
             new(
@@ -146,8 +146,8 @@ public static partial class TokenCompact
     {
         if (segments.Shape.Length != 1 || segments.ElementCount == 0)
             throw new ArgumentException($"segments: {segments}, but int32 of one dimension, not empty, is needed", nameof(segments));
-        SuccessorArguments.Require(segments, "segments", [DType.Int32], segments.Shape, segments.Device, nameof(segments));
-        SuccessorArguments.Require(
+        TensorArguments.Require(segments, "segments", [DType.Int32], segments.Shape, segments.Device, nameof(segments));
+        TensorArguments.Require(
             selection.Offsets, "selection.Offsets", [DType.Int32], segments.Shape, segments.Device, nameof(selection));
         return segments.Device;
     }
@@ -185,7 +185,7 @@ public static partial class TokenCompact
 
     private static int RowsOf(int elements, int width, string name)
     {
-        SuccessorArguments.RequireAtLeastOne(nameof(width), width);
+        TensorArguments.RequireAtLeastOne(nameof(width), width);
         if (elements % width != 0)
             throw new ArgumentException($"{name}: {elements} elements are not rows of {width}", name);
         return elements / width;
@@ -196,7 +196,7 @@ public static partial class TokenCompact
     {
         foreach (ref readonly var rows in tensors)
             rows.KeepAlive();
-        SuccessorArguments.KeepAlive(segments.Owner);
+        TensorArguments.KeepAlive(segments.Owner);
         selection.KeepAlive();
     }
 }

@@ -122,7 +122,7 @@ internal readonly unsafe struct TokenCompactWork(
         MemoryRange.RequireDisjoint(ranges);
     }
 
-    private static ArgumentException Refused(string message) => SuccessorArguments.Refused(message, "tensors");
+    private static ArgumentException Refused(string message) => TensorArguments.Refused(message, "tensors");
 
     private (int All, int Kept) Longest(CompactItem item)
     {

@@ -50,13 +50,13 @@ public static partial class TokenDiversity
         ReadOnlySpan<float> tokens, int width, ReadOnlySpan<int> segments, int count, Selection selection,
         AuxBackend backend = AuxBackend.Auto)
     {
-        SuccessorArguments.RequireAtLeastOne(nameof(width), width);
+        TensorArguments.RequireAtLeastOne(nameof(width), width);
         if (tokens.Length % width != 0)
             throw new ArgumentException($"tokens: {tokens.Length} elements are not rows of {width}", nameof(tokens));
         var rows = tokens.Length / width;
-        SuccessorArguments.RequireLength("selection.Offsets", selection.Offsets.Length, segments.Length, nameof(selection));
-        SuccessorArguments.RequireEmptyOrLength("selection.Slots", selection.Slots.Length, rows, nameof(selection));
-        SuccessorArguments.RequireEmptyOrLength(
+        TensorArguments.RequireLength("selection.Offsets", selection.Offsets.Length, segments.Length, nameof(selection));
+        TensorArguments.RequireEmptyOrLength("selection.Slots", selection.Slots.Length, rows, nameof(selection));
+        TensorArguments.RequireEmptyOrLength(
             "selection.NaNCounts", selection.NaNCounts.Length, Math.Max(0, segments.Length - 1), nameof(selection));
         fixed (float* from = tokens)
         fixed (int* bounds = segments, indices = selection.Indices, offsets = selection.Offsets)
@@ -93,16 +93,16 @@ public static partial class TokenDiversity
         if (tokens.Shape.Length != 2 || segments.Shape.Length != 1)
             throw new ArgumentException($"tokens: {tokens}, segments: {segments}; they are of two and one dimensions", nameof(tokens));
         var device = tokens.Device;
-        SuccessorArguments.Require(
+        TensorArguments.Require(
             tokens, nameof(tokens), [DType.Float32, DType.BFloat16, DType.Float16], tokens.Shape, device, nameof(tokens));
-        SuccessorArguments.RequireAtLeastOne("width", tokens.Shape[1]);
-        SuccessorArguments.Require(segments, nameof(segments), [DType.Int32], segments.Shape, device, nameof(segments));
-        SuccessorArguments.Require(
+        TensorArguments.RequireAtLeastOne("width", tokens.Shape[1]);
+        TensorArguments.Require(segments, nameof(segments), [DType.Int32], segments.Shape, device, nameof(segments));
+        TensorArguments.Require(
             selection.Indices, "selection.Indices", [DType.Int32], [selection.Indices.ElementCount], device, nameof(selection));
-        SuccessorArguments.Require(selection.Offsets, "selection.Offsets", [DType.Int32], segments.Shape, device, nameof(selection));
-        SuccessorArguments.RequireIfWanted(
+        TensorArguments.Require(selection.Offsets, "selection.Offsets", [DType.Int32], segments.Shape, device, nameof(selection));
+        TensorArguments.RequireIfWanted(
             selection.Slots, "selection.Slots", DType.Int32, [tokens.Shape[0]], device, nameof(selection));
-        SuccessorArguments.RequireIfWanted(
+        TensorArguments.RequireIfWanted(
             selection.NaNCounts, "selection.NaNCounts", DType.Int32, [Math.Max(0, segments.ElementCount - 1)], device, nameof(selection));
         ArgumentOutOfRangeException.ThrowIfNegative(count);
         backend = Support.Resolve(backend, device);
@@ -118,7 +118,7 @@ public static partial class TokenDiversity
         };
         work.CheckSegments();
         CheckLengths(work, count, selection.Indices.ElementCount);
-        SuccessorArguments.RequireDisjoint(
+        TensorArguments.RequireDisjoint(
             NamedMemory.Read(nameof(tokens), (void*)tokens.Address, tokens.ByteCount),
             NamedMemory.Read(nameof(segments), (void*)segments.Address, segments.ByteCount),
             NamedMemory.Written("selection.Indices", (void*)selection.Indices.Address, selection.Indices.ByteCount),
@@ -128,7 +128,7 @@ public static partial class TokenDiversity
         SelectAll(work, count, (int*)selection.Indices.Address, (int*)selection.Offsets.Address, (int*)selection.NaNCounts.Address,
             backend == AuxBackend.Reference);
         Support.Count(backend);
-        SuccessorArguments.KeepAlive(tokens.Owner, segments.Owner);
+        TensorArguments.KeepAlive(tokens.Owner, segments.Owner);
         selection.KeepAlive();
     }
 
@@ -144,14 +144,14 @@ public static partial class TokenDiversity
             needed += Math.Min(count, length);
             if (length > MostTokens)
             {
-                throw SuccessorArguments.Refused(
+                throw TensorArguments.Refused(
                     $"segments: segment {b} has {length} tokens; {MostTokens}, whose similarities fill two gigabytes, is the most",
                     "segments");
             }
         }
 
         if (capacity < needed)
-            throw SuccessorArguments.Refused($"selection.Indices: int32[{capacity}] is too short for {needed} tokens", "selection");
+            throw TensorArguments.Refused($"selection.Indices: int32[{capacity}] is too short for {needed} tokens", "selection");
     }
 
     private static unsafe void SelectAll(

@@ -23,13 +23,13 @@ public static partial class TokenMerge
         ReadOnlySpan<T> tokens, int width, ReadOnlySpan<int> slots, Span<T> merged, ReadOnlySpan<float> sizes = default,
         Span<float> mergedSizes = default, AuxBackend backend = AuxBackend.Auto) where T : unmanaged
     {
-        SuccessorArguments.RequireAtLeastOne(nameof(width), width);
+        TensorArguments.RequireAtLeastOne(nameof(width), width);
         if (merged.Length % width != 0)
             throw new ArgumentException($"merged: {merged.Length} elements are not rows of {width}", nameof(merged));
         var (count, kept) = (slots.Length, merged.Length / width);
-        SuccessorArguments.RequireLength(nameof(tokens), tokens.Length, count, width, nameof(tokens));
-        SuccessorArguments.RequireEmptyOrLength(nameof(sizes), sizes.Length, count, nameof(sizes));
-        SuccessorArguments.RequireEmptyOrLength(nameof(mergedSizes), mergedSizes.Length, kept, nameof(mergedSizes));
+        TensorArguments.RequireLength(nameof(tokens), tokens.Length, count, width, nameof(tokens));
+        TensorArguments.RequireEmptyOrLength(nameof(sizes), sizes.Length, count, nameof(sizes));
+        TensorArguments.RequireEmptyOrLength(nameof(mergedSizes), mergedSizes.Length, kept, nameof(mergedSizes));
         var type = DTypes.Of<T>();
         fixed (T* from = tokens, to = merged)
         fixed (int* places = slots)
@@ -57,8 +57,8 @@ public static partial class TokenMerge
         AuxBackend backend = AuxBackend.Auto)
     {
         var (width, kept) = CheckRows(tokens, nameof(tokens), slots, merged, nameof(merged));
-        SuccessorArguments.RequireIfWanted(sizes, nameof(sizes), DType.Float32, slots.Shape, tokens.Device, nameof(sizes));
-        SuccessorArguments.RequireIfWanted(mergedSizes, nameof(mergedSizes), DType.Float32, [kept], tokens.Device, nameof(mergedSizes));
+        TensorArguments.RequireIfWanted(sizes, nameof(sizes), DType.Float32, slots.Shape, tokens.Device, nameof(sizes));
+        TensorArguments.RequireIfWanted(mergedSizes, nameof(mergedSizes), DType.Float32, [kept], tokens.Device, nameof(mergedSizes));
         backend = Support.Resolve(backend, tokens.Device);
         var groups = new MergeGroups
         {
@@ -73,7 +73,7 @@ public static partial class TokenMerge
             MergedSizes = (float*)mergedSizes.Address,
         };
         groups.Check();
-        SuccessorArguments.RequireDisjoint(
+        TensorArguments.RequireDisjoint(
             NamedMemory.Read(nameof(tokens), (void*)tokens.Address, tokens.ByteCount),
             NamedMemory.Read(nameof(slots), (void*)slots.Address, slots.ByteCount),
             NamedMemory.Read(nameof(sizes), (void*)sizes.Address, sizes.ByteCount),
@@ -84,7 +84,7 @@ public static partial class TokenMerge
         else
             RunReference(groups);
         Support.Count(backend);
-        SuccessorArguments.KeepAlive(tokens.Owner, slots.Owner, merged.Owner, sizes.Owner, mergedSizes.Owner);
+        TensorArguments.KeepAlive(tokens.Owner, slots.Owner, merged.Owner, sizes.Owner, mergedSizes.Owner);
     }
 
     /// <summary>Spreads the gradient of merged rows: gradient[i] = mergedGradient[slot] · s_i / s′, and 0 where the slot is −1.</summary>
@@ -102,7 +102,7 @@ public static partial class TokenMerge
         ReadOnlySpan<T> mergedGradient, int width, ReadOnlySpan<int> slots, Span<T> gradient, ReadOnlySpan<float> sizes = default,
         AuxBackend backend = AuxBackend.Auto) where T : unmanaged
     {
-        SuccessorArguments.RequireAtLeastOne(nameof(width), width);
+        TensorArguments.RequireAtLeastOne(nameof(width), width);
         if (mergedGradient.Length % width != 0)
         {
             throw new ArgumentException(
@@ -110,8 +110,8 @@ public static partial class TokenMerge
         }
 
         var (count, kept) = (slots.Length, mergedGradient.Length / width);
-        SuccessorArguments.RequireLength(nameof(gradient), gradient.Length, count, width, nameof(gradient));
-        SuccessorArguments.RequireEmptyOrLength(nameof(sizes), sizes.Length, count, nameof(sizes));
+        TensorArguments.RequireLength(nameof(gradient), gradient.Length, count, width, nameof(gradient));
+        TensorArguments.RequireEmptyOrLength(nameof(sizes), sizes.Length, count, nameof(sizes));
         var type = DTypes.Of<T>();
         fixed (T* from = mergedGradient, to = gradient)
         fixed (int* places = slots)
@@ -137,7 +137,7 @@ public static partial class TokenMerge
         AuxBackend backend = AuxBackend.Auto)
     {
         var (width, kept) = CheckRows(gradient, nameof(gradient), slots, mergedGradient, nameof(mergedGradient));
-        SuccessorArguments.RequireIfWanted(sizes, nameof(sizes), DType.Float32, slots.Shape, gradient.Device, nameof(sizes));
+        TensorArguments.RequireIfWanted(sizes, nameof(sizes), DType.Float32, slots.Shape, gradient.Device, nameof(sizes));
         backend = Support.Resolve(backend, gradient.Device);
         var groups = new MergeGroups
         {
@@ -152,7 +152,7 @@ public static partial class TokenMerge
             MergedSizes = null,
         };
         groups.Check();
-        SuccessorArguments.RequireDisjoint(
+        TensorArguments.RequireDisjoint(
             NamedMemory.Read(nameof(mergedGradient), (void*)mergedGradient.Address, mergedGradient.ByteCount),
             NamedMemory.Read(nameof(slots), (void*)slots.Address, slots.ByteCount),
             NamedMemory.Read(nameof(sizes), (void*)sizes.Address, sizes.ByteCount),
@@ -162,7 +162,7 @@ public static partial class TokenMerge
         else
             RunBackwardReference(groups);
         Support.Count(backend);
-        SuccessorArguments.KeepAlive(mergedGradient.Owner, slots.Owner, gradient.Owner, sizes.Owner);
+        TensorArguments.KeepAlive(mergedGradient.Owner, slots.Owner, gradient.Owner, sizes.Owner);
     }
 
     private static (int Width, int Kept) CheckRows(
@@ -170,10 +170,10 @@ public static partial class TokenMerge
     {
         if (all.Shape.Length != 2 || few.Shape.Length != 2)
             throw new ArgumentException($"{allName}: {all}, {fewName}: {few}; both are of two dimensions", allName);
-        SuccessorArguments.Require(all, allName, Types, all.Shape, all.Device, allName);
-        SuccessorArguments.RequireAtLeastOne("width", all.Shape[1]);
-        SuccessorArguments.Require(few, fewName, [all.DType], [few.Shape[0], all.Shape[1]], all.Device, fewName);
-        SuccessorArguments.Require(slots, nameof(slots), [DType.Int32], [all.Shape[0]], all.Device, nameof(slots));
+        TensorArguments.Require(all, allName, Types, all.Shape, all.Device, allName);
+        TensorArguments.RequireAtLeastOne("width", all.Shape[1]);
+        TensorArguments.Require(few, fewName, [all.DType], [few.Shape[0], all.Shape[1]], all.Device, fewName);
+        TensorArguments.Require(slots, nameof(slots), [DType.Int32], [all.Shape[0]], all.Device, nameof(slots));
         return (checked((int)all.Shape[1]), checked((int)few.Shape[0]));
     }
 }

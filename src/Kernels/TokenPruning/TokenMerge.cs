@@ -52,8 +52,8 @@ public static partial class TokenMerge
         ReadOnlySpan<float> metric, int depth, ReadOnlySpan<int> segments, int merged, Span<int> slots, Span<int> offsets, int protect = 0,
         AuxBackend backend = AuxBackend.Auto)
     {
-        SuccessorArguments.RequireAtLeastOne(nameof(depth), depth);
-        SuccessorArguments.RequireLength("metric", metric.Length, slots.Length, depth, nameof(metric));
+        TensorArguments.RequireAtLeastOne(nameof(depth), depth);
+        TensorArguments.RequireLength("metric", metric.Length, slots.Length, depth, nameof(metric));
         fixed (float* m = metric)
         fixed (int* bounds = segments, places = slots, begins = offsets)
         {
@@ -83,19 +83,19 @@ public static partial class TokenMerge
         AuxBackend backend = AuxBackend.Auto)
     {
         var work = Work(metric, segments, slots);
-        SuccessorArguments.Require(offsets, nameof(offsets), [DType.Int32], segments.Shape, metric.Device, nameof(offsets));
+        TensorArguments.Require(offsets, nameof(offsets), [DType.Int32], segments.Shape, metric.Device, nameof(offsets));
         ArgumentOutOfRangeException.ThrowIfNegative(merged);
         ArgumentOutOfRangeException.ThrowIfNegative(protect);
         backend = Support.Resolve(backend, metric.Device);
         work.CheckSegments();
-        SuccessorArguments.RequireDisjoint(
+        TensorArguments.RequireDisjoint(
             NamedMemory.Read(nameof(metric), (void*)metric.Address, metric.ByteCount),
             NamedMemory.Read(nameof(segments), (void*)segments.Address, segments.ByteCount),
             NamedMemory.Written(nameof(slots), (void*)slots.Address, slots.ByteCount),
             NamedMemory.Written(nameof(offsets), (void*)offsets.Address, offsets.ByteCount));
         BipartiteSlots(work, merged, protect, (int*)offsets.Address, backend == AuxBackend.Reference);
         Support.Count(backend);
-        SuccessorArguments.KeepAlive(metric.Owner, segments.Owner, slots.Owner, offsets.Owner);
+        TensorArguments.KeepAlive(metric.Owner, segments.Owner, slots.Owner, offsets.Owner);
     }
 
     /// <summary>
@@ -119,9 +119,9 @@ public static partial class TokenMerge
         ReadOnlySpan<float> metric, int depth, ReadOnlySpan<int> segments, Span<int> slots, ReadOnlySpan<bool> targets = default,
         AuxBackend backend = AuxBackend.Auto)
     {
-        SuccessorArguments.RequireAtLeastOne(nameof(depth), depth);
-        SuccessorArguments.RequireLength("metric", metric.Length, slots.Length, depth, nameof(metric));
-        SuccessorArguments.RequireEmptyOrLength(nameof(targets), targets.Length, slots.Length, nameof(targets));
+        TensorArguments.RequireAtLeastOne(nameof(depth), depth);
+        TensorArguments.RequireLength("metric", metric.Length, slots.Length, depth, nameof(metric));
+        TensorArguments.RequireEmptyOrLength(nameof(targets), targets.Length, slots.Length, nameof(targets));
         fixed (float* m = metric)
         fixed (int* bounds = segments, places = slots)
         fixed (bool* chosen = targets)
@@ -150,28 +150,28 @@ public static partial class TokenMerge
         AuxBackend backend = AuxBackend.Auto)
     {
         var work = Work(metric, segments, slots);
-        SuccessorArguments.RequireIfWanted(targets, nameof(targets), DType.Bool, slots.Shape, metric.Device, nameof(targets));
+        TensorArguments.RequireIfWanted(targets, nameof(targets), DType.Bool, slots.Shape, metric.Device, nameof(targets));
         backend = Support.Resolve(backend, metric.Device);
         work.CheckSegments();
         MergeGroups.CheckSlots(work.Slots, work.Tokens, int.MaxValue);
-        SuccessorArguments.RequireDisjoint(
+        TensorArguments.RequireDisjoint(
             NamedMemory.Read(nameof(metric), (void*)metric.Address, metric.ByteCount),
             NamedMemory.Read(nameof(segments), (void*)segments.Address, segments.ByteCount),
             NamedMemory.Read(nameof(targets), (void*)targets.Address, targets.ByteCount),
             NamedMemory.Written(nameof(slots), (void*)slots.Address, slots.ByteCount));
         AssignSlots(work, (byte*)targets.Address, backend == AuxBackend.Reference);
         Support.Count(backend);
-        SuccessorArguments.KeepAlive(metric.Owner, segments.Owner, slots.Owner, targets.Owner);
+        TensorArguments.KeepAlive(metric.Owner, segments.Owner, slots.Owner, targets.Owner);
     }
 
     private static unsafe SimilarityWork Work(in TensorView metric, in TensorView segments, in TensorView slots)
     {
         if (metric.Shape.Length != 2 || segments.Shape.Length != 1)
             throw new ArgumentException($"metric: {metric}, segments: {segments}; they are of two and one dimensions", nameof(metric));
-        SuccessorArguments.Require(metric, nameof(metric), Types, metric.Shape, metric.Device, nameof(metric));
-        SuccessorArguments.RequireAtLeastOne("depth", metric.Shape[1]);
-        SuccessorArguments.Require(segments, nameof(segments), [DType.Int32], segments.Shape, metric.Device, nameof(segments));
-        SuccessorArguments.Require(slots, nameof(slots), [DType.Int32], [metric.Shape[0]], metric.Device, nameof(slots));
+        TensorArguments.Require(metric, nameof(metric), Types, metric.Shape, metric.Device, nameof(metric));
+        TensorArguments.RequireAtLeastOne("depth", metric.Shape[1]);
+        TensorArguments.Require(segments, nameof(segments), [DType.Int32], segments.Shape, metric.Device, nameof(segments));
+        TensorArguments.Require(slots, nameof(slots), [DType.Int32], [metric.Shape[0]], metric.Device, nameof(slots));
         return new()
         {
             DType = metric.DType,

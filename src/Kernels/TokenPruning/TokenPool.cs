@@ -43,7 +43,7 @@ public static partial class TokenPool
         ReadOnlySpan<T> tokens, int channels, PoolGrid grid, Span<T> pooled, AuxBackend backend = AuxBackend.Auto) where T : unmanaged
     {
         var batch = BatchOf(tokens.Length, channels, grid, nameof(tokens));
-        SuccessorArguments.RequireLength(nameof(pooled), pooled.Length, [batch, grid.Cells, channels]);
+        TensorArguments.RequireLength(nameof(pooled), pooled.Length, [batch, grid.Cells, channels]);
         fixed (T* from = tokens, to = pooled)
         {
             Run(new(DTypes.Of<T>(), from, to, batch, channels, grid), nameof(tokens), nameof(pooled), AuxDevice.Host, backend,
@@ -65,7 +65,7 @@ public static partial class TokenPool
         where T : unmanaged
     {
         var batch = BatchOf(gradient.Length, channels, grid, nameof(gradient));
-        SuccessorArguments.RequireLength(nameof(pooledGradient), pooledGradient.Length, [batch, grid.Cells, channels]);
+        TensorArguments.RequireLength(nameof(pooledGradient), pooledGradient.Length, [batch, grid.Cells, channels]);
         fixed (T* from = pooledGradient, to = gradient)
         {
             Run(new(DTypes.Of<T>(), from, to, batch, channels, grid), nameof(pooledGradient), nameof(gradient), AuxDevice.Host, backend,
@@ -103,21 +103,21 @@ public static partial class TokenPool
         if (tokens.Shape.Length != 3)
             throw new ArgumentException($"{name}: {tokens} is not of rank 3, [batch, tokens, channels]", name);
         var (batch, channels, device) = (tokens.Shape[0], tokens.Shape[2], tokens.Device);
-        SuccessorArguments.Require(tokens, name, Types, [batch, grid.Tokens, channels], device, name);
+        TensorArguments.Require(tokens, name, Types, [batch, grid.Tokens, channels], device, name);
         var other = backward ? sourceName : destinationName;
-        SuccessorArguments.Require(
+        TensorArguments.Require(
             backward ? source : destination, other, [tokens.DType], [batch, grid.Cells, channels], device, other);
-        SuccessorArguments.RequireAtLeastOne("channels", channels);
+        TensorArguments.RequireAtLeastOne("channels", channels);
         Run(
             new(source.DType, (void*)source.Address, (void*)destination.Address, batch, checked((int)channels), grid), sourceName,
             destinationName, device, backend, backward);
-        SuccessorArguments.KeepAlive(source.Owner, destination.Owner);
+        TensorArguments.KeepAlive(source.Owner, destination.Owner);
     }
 
     private static long BatchOf(int elements, int channels, PoolGrid grid, string name)
     {
         CheckGrid(grid);
-        SuccessorArguments.RequireAtLeastOne(nameof(channels), channels);
+        TensorArguments.RequireAtLeastOne(nameof(channels), channels);
         var (batch, rest) = Math.DivRem(elements, (long)grid.Tokens * channels);
         return rest == 0
             ? batch
@@ -140,7 +140,7 @@ public static partial class TokenPool
         backend = Support.Resolve(backend, device);
         var (all, few) = (work.Batch * work.Grid.Tokens * work.Channels, work.Batch * work.Grid.Cells * work.Channels);
         var size = work.DType.Size();
-        SuccessorArguments.RequireDisjoint(
+        TensorArguments.RequireDisjoint(
             NamedMemory.Read(source, work.Source, (backward ? few : all) * size),
             NamedMemory.Written(destination, work.Destination, (backward ? all : few) * size));
         if (backend == AuxBackend.Reference)

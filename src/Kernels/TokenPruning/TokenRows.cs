@@ -54,5 +54,5 @@ public readonly struct TokenRows
         in TensorView source, in TensorView destination, int segmentAxis = 0, int tokenAxis = 1, bool clearRest = false) =>
         new(source, destination, tokenAxis, segmentAxis < 0 ? int.MaxValue : segmentAxis, clearRest);
 
-    internal void KeepAlive() => SuccessorArguments.KeepAlive(Source.Owner, Destination.Owner);
+    internal void KeepAlive() => TensorArguments.KeepAlive(Source.Owner, Destination.Owner);
 }

@@ -47,13 +47,13 @@ public static partial class TokenScores
         ReadOnlySpan<float> queries, ReadOnlySpan<float> keys, int queryHeads, int keyHeads, int depth, Span<float> scores,
         bool causal = false, double? scale = null, AuxBackend backend = AuxBackend.Auto)
     {
-        SuccessorArguments.RequireAtLeastOne(nameof(queryHeads), queryHeads);
-        SuccessorArguments.RequireAtLeastOne(nameof(keyHeads), keyHeads);
-        SuccessorArguments.RequireAtLeastOne(nameof(depth), depth);
+        TensorArguments.RequireAtLeastOne(nameof(queryHeads), queryHeads);
+        TensorArguments.RequireAtLeastOne(nameof(keyHeads), keyHeads);
+        TensorArguments.RequireAtLeastOne(nameof(depth), depth);
         var (rows, tokens) = (queries.Length / queryHeads / depth, keys.Length / keyHeads / depth);
-        SuccessorArguments.RequireLength("queries", queries.Length, [queryHeads, rows, depth]);
-        SuccessorArguments.RequireLength("keys", keys.Length, [keyHeads, tokens, depth]);
-        SuccessorArguments.RequireLength("scores", scores.Length, tokens, nameof(scores));
+        TensorArguments.RequireLength("queries", queries.Length, [queryHeads, rows, depth]);
+        TensorArguments.RequireLength("keys", keys.Length, [keyHeads, tokens, depth]);
+        TensorArguments.RequireLength("scores", scores.Length, tokens, nameof(scores));
         fixed (float* q = queries, k = keys, s = scores)
         {
             Run(

@@ -72,10 +72,10 @@ internal readonly unsafe struct TokenScoresWork
             throw Refused($"Queries: {rows} rows, but {tokens} keys; with a causal mask there are no more rows than keys");
         RequireHost(queries, "Queries", device);
         RequireHost(keys, "Keys", device);
-        SuccessorArguments.Require(tensors.Scores, "Scores", [DType.Float32], [batch, tokens], device, nameof(tensors));
-        SuccessorArguments.RequireIfWanted(
+        TensorArguments.Require(tensors.Scores, "Scores", [DType.Float32], [batch, tokens], device, nameof(tensors));
+        TensorArguments.RequireIfWanted(
             tensors.LogSumExp, "LogSumExp", DType.Float32, [batch, heads, rows], device, nameof(tensors));
-        SuccessorArguments.RequireIfWanted(tensors.HeadWeights, "HeadWeights", DType.Float32, [heads], device, nameof(tensors));
+        TensorArguments.RequireIfWanted(tensors.HeadWeights, "HeadWeights", DType.Float32, [heads], device, nameof(tensors));
         if (scale is { } given && !double.IsFinite(given))
             throw new ArgumentOutOfRangeException(nameof(scale), given, "A scale is finite.");
 
@@ -98,7 +98,7 @@ internal readonly unsafe struct TokenScoresWork
             QueryStep = Steps(queries, "Queries"),
             KeyStep = Steps(keys, "Keys"),
         };
-        SuccessorArguments.RequireDisjoint(
+        TensorArguments.RequireDisjoint(
             NamedMemory.Read("Queries", work.Queries, CompactItem.Extent(queries)),
             NamedMemory.Read("Keys", work.Keys, CompactItem.Extent(keys)),
             NamedMemory.Read("LogSumExp", work.LogSumExp, tensors.LogSumExp.ByteCount),
@@ -107,7 +107,7 @@ internal readonly unsafe struct TokenScoresWork
         return work;
     }
 
-    private static ArgumentException Refused(string message) => SuccessorArguments.Refused(message, "tensors");
+    private static ArgumentException Refused(string message) => TensorArguments.Refused(message, "tensors");
 
     private static void RequireHost(in TensorView view, string name, AuxDevice device)
     {

@@ -43,7 +43,7 @@ public static partial class TokenSelect
         {
             TokenSegments.Check(bounds, segments.Length, tokens, nameof(segments));
             if (!always.IsEmpty)
-                SuccessorArguments.RequireLength("always", always.Length, tokens, nameof(always));
+                TensorArguments.RequireLength("always", always.Length, tokens, nameof(always));
             return TokenSelectWork.Capacity(bounds, segments.Length - 1, budget, (byte*)kept);
         }
     }
@@ -105,16 +105,16 @@ public static partial class TokenSelect
         var device = scores.Device;
         if (scores.Shape.Length != 1 || segments.Shape.Length != 1)
             throw new ArgumentException($"scores: {scores}, segments: {segments}; both are of one dimension", nameof(scores));
-        SuccessorArguments.Require(
+        TensorArguments.Require(
             scores, "scores", [DType.Float32, DType.BFloat16, DType.Float16], scores.Shape, device, nameof(scores));
-        SuccessorArguments.Require(segments, "segments", [DType.Int32], segments.Shape, device, nameof(segments));
-        SuccessorArguments.RequireIfWanted(always, "always", DType.Bool, scores.Shape, device, nameof(always));
-        SuccessorArguments.Require(
+        TensorArguments.Require(segments, "segments", [DType.Int32], segments.Shape, device, nameof(segments));
+        TensorArguments.RequireIfWanted(always, "always", DType.Bool, scores.Shape, device, nameof(always));
+        TensorArguments.Require(
             selection.Indices, "selection.Indices", [DType.Int32], [selection.Indices.ElementCount], device, nameof(selection));
-        SuccessorArguments.Require(selection.Offsets, "selection.Offsets", [DType.Int32], segments.Shape, device, nameof(selection));
-        SuccessorArguments.RequireIfWanted(
+        TensorArguments.Require(selection.Offsets, "selection.Offsets", [DType.Int32], segments.Shape, device, nameof(selection));
+        TensorArguments.RequireIfWanted(
             selection.Slots, "selection.Slots", DType.Int32, scores.Shape, device, nameof(selection));
-        SuccessorArguments.RequireIfWanted(
+        TensorArguments.RequireIfWanted(
             selection.NaNCounts, "selection.NaNCounts", DType.Int32, [Math.Max(0, segments.ElementCount - 1)], device, nameof(selection));
         Run(
             new TokenSelectWork
@@ -133,7 +133,7 @@ public static partial class TokenSelect
                 NaNCounts = (int*)selection.NaNCounts.Address,
             },
             device, backend);
-        SuccessorArguments.KeepAlive(scores.Owner, segments.Owner, always.Owner);
+        TensorArguments.KeepAlive(scores.Owner, segments.Owner, always.Owner);
         selection.KeepAlive();
     }
 
@@ -141,11 +141,11 @@ public static partial class TokenSelect
         void* scores, DType type, int tokens, ReadOnlySpan<int> segments, Budget budget, Selection selection, ReadOnlySpan<bool> always,
         AuxBackend backend)
     {
-        SuccessorArguments.RequireLength("selection.Offsets", selection.Offsets.Length, segments.Length, nameof(selection));
-        SuccessorArguments.RequireEmptyOrLength("selection.Slots", selection.Slots.Length, tokens, nameof(selection));
-        SuccessorArguments.RequireEmptyOrLength(
+        TensorArguments.RequireLength("selection.Offsets", selection.Offsets.Length, segments.Length, nameof(selection));
+        TensorArguments.RequireEmptyOrLength("selection.Slots", selection.Slots.Length, tokens, nameof(selection));
+        TensorArguments.RequireEmptyOrLength(
             "selection.NaNCounts", selection.NaNCounts.Length, Math.Max(0, segments.Length - 1), nameof(selection));
-        SuccessorArguments.RequireEmptyOrLength("always", always.Length, tokens, nameof(always));
+        TensorArguments.RequireEmptyOrLength("always", always.Length, tokens, nameof(always));
         fixed (int* bounds = segments, indices = selection.Indices, offsets = selection.Offsets)
         fixed (int* slots = selection.Slots, counts = selection.NaNCounts)
         fixed (bool* kept = always)

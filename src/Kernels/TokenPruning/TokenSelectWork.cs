@@ -39,7 +39,7 @@ internal readonly unsafe struct TokenSelectWork
     public void Check()
     {
         TokenSegments.Check(Bounds, BoundCount, Tokens, "segments");
-        SuccessorArguments.RequireDisjoint(
+        TensorArguments.RequireDisjoint(
             NamedMemory.Read("scores", Scores, Tokens * ScoreType.Size()),
             NamedMemory.Read("segments", Bounds, BoundCount * sizeof(int)),
             NamedMemory.Read("always", Always, Always == null ? 0 : Tokens),

@@ -60,12 +60,12 @@ public sealed class ReplayBuffer
     /// <exception cref="ArgumentOutOfRangeException">A state or an action is negative. Nothing was added.</exception>
     public void Add(ReadOnlySpan<int> states, ReadOnlySpan<int> actions, ReadOnlySpan<int> nextStates, ReadOnlySpan<bool> done)
     {
-        SuccessorArguments.RequireLength(nameof(actions), actions.Length, states.Length, nameof(actions));
-        SuccessorArguments.RequireLength(nameof(nextStates), nextStates.Length, states.Length, nameof(nextStates));
-        SuccessorArguments.RequireLength(nameof(done), done.Length, states.Length, nameof(done));
-        SuccessorArguments.RequireIndices(states, int.MaxValue, nameof(states));
-        SuccessorArguments.RequireIndices(actions, int.MaxValue, nameof(actions));
-        SuccessorArguments.RequireIndices(nextStates, int.MaxValue, nameof(nextStates));
+        TensorArguments.RequireLength(nameof(actions), actions.Length, states.Length, nameof(actions));
+        TensorArguments.RequireLength(nameof(nextStates), nextStates.Length, states.Length, nameof(nextStates));
+        TensorArguments.RequireLength(nameof(done), done.Length, states.Length, nameof(done));
+        TensorArguments.RequireIndices(states, int.MaxValue, nameof(states));
+        TensorArguments.RequireIndices(actions, int.MaxValue, nameof(actions));
+        TensorArguments.RequireIndices(nextStates, int.MaxValue, nameof(nextStates));
         for (var i = 0; i < states.Length; i++)
         {
             (_states[_at], _actions[_at], _nextStates[_at], _done[_at]) = (states[i], actions[i], nextStates[i], done[i]);

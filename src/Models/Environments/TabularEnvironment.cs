@@ -100,7 +100,7 @@ public sealed class TabularEnvironment
         RequireLength(done.Length, nameof(done));
         if (actions.Overlaps(next))
             throw new ArgumentException("next overlaps actions in memory", nameof(next));
-        SuccessorArguments.RequireIndices(actions, World.Actions, nameof(actions));
+        TensorArguments.RequireIndices(actions, World.Actions, nameof(actions));
         for (var i = 0; i < actions.Length; i++)
         {
             var (low, high) = Draw(i, ForMoves);
