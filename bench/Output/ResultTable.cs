@@ -9,7 +9,7 @@ internal static class ResultTable
     // With one blank between them these columns take all of Terminal.Width, so that most names stay on one line; longer ones wrap.
     private static readonly (string Title, int Width, bool Number)[] Columns =
     [
-        ("case", 24, false), ("ours", 7, true), ("best baseline", 24, false), ("speed-up [q1–q3]", 18, true), ("GB/s", 4, true),
+        ("case", 27, false), ("ours", 7, true), ("best baseline", 21, false), ("speed-up [q1–q3]", 18, true), ("GB/s", 4, true),
         ("of bw", 5, true), ("error", 7, true), ("ok", 3, false),
     ];
 
@@ -18,7 +18,9 @@ internal static class ResultTable
         "speed-up: the baseline's time over ours, median [quartiles] of the rounds. of bw: our share of the\n" +
         "bandwidth of a triad or copy in the same rounds. error: the largest against the reference.";
 
-    /// <summary>One row a case, and below it one for the published expression, where there is one.</summary>
+    /// <summary>
+    /// One row a case under its path's name, and below it one for the published expression, where there is one.
+    /// </summary>
     public static Table Create(IEnumerable<CaseResult> results)
     {
         Table table = new Table().NoBorder();
@@ -33,7 +35,13 @@ internal static class ResultTable
         }
 
         table.AddRow(Columns.Select(column => Text(new string('─', column.Width), Quiet)));
-        foreach (CaseResult result in results) AddRows(table, result);
+        string? path = null;
+        foreach (CaseResult result in results)
+        {
+            if (result.Path != path) table.AddRow(Text(path = result.Path, new Style(decoration: Decoration.Bold)));
+            AddRows(table, result);
+        }
+
         return table;
     }
 
@@ -43,7 +51,7 @@ internal static class ResultTable
     {
         BaselineResult? best = result.Baseline(BaselineKind.Best), published = result.Baseline(BaselineKind.Published);
         table.AddRow(
-            Text($"{result.Path}/{result.Case}"),
+            Text(result.Case),
             Text(result.OursUs is { } ours ? Format.Time(ours.Median) : Format.Missing),
             Baseline(best),
             Text(best is null ? Format.Missing : Format.Ratio(best.Speedup), best is null ? Style.Plain : Emphasis(best)),
