@@ -60,11 +60,11 @@ public sealed class ForwardBackwardObjective(FbOptions options) : IDisposable
     /// <exception cref="BackendUnavailableException">The backend does not run here, or not on this memory.</exception>
     public Tensor Loss(Tensor forward, Tensor backward, Tensor targetForward, Tensor targetBackward, Tensor done)
     {
-        Require(forward, nameof(forward));
-        Require(backward, nameof(backward));
-        Require(targetForward, nameof(targetForward));
-        Require(targetBackward, nameof(targetBackward));
-        Require(done, nameof(done));
+        Batches.Require(forward, nameof(forward));
+        Batches.Require(backward, nameof(backward));
+        Batches.Require(targetForward, nameof(targetForward));
+        Batches.Require(targetBackward, nameof(targetBackward));
+        Batches.Require(done, nameof(done));
         using var scope = torch.NewDisposeScope();
         var type = forward.dtype == torch.ScalarType.Float64 ? torch.ScalarType.Float64 : torch.ScalarType.Float32;
         var forwardGradient = torch.empty(forward.shape, dtype: type, device: forward.device);
@@ -108,13 +108,6 @@ public sealed class ForwardBackwardObjective(FbOptions options) : IDisposable
             return default; // the op says what is wrong with it
         var bytes = ForwardBackwardLoss.WorkspaceBytes(new((int)heads, (int)count, (int)dimension), Options);
         return torch.empty(bytes, dtype: torch.ScalarType.Byte, device: forward.device).ToTensorView();
-    }
-
-    private static void Require(Tensor tensor, string name)
-    {
-        ArgumentNullException.ThrowIfNull(tensor, name);
-        if (tensor.IsInvalid)
-            throw new ObjectDisposedException(name, $"{name} was disposed");
     }
 
     private static FbOptions Checked(FbOptions options)

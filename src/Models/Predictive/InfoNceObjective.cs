@@ -52,8 +52,8 @@ public sealed class InfoNceObjective(InfoNceOptions options) : IDisposable
     /// <exception cref="BackendUnavailableException">The backend does not run here, or not on this memory.</exception>
     public Tensor Loss(Tensor queries, Tensor keys)
     {
-        Require(queries, nameof(queries));
-        Require(keys, nameof(keys));
+        Batches.Require(queries, nameof(queries));
+        Batches.Require(keys, nameof(keys));
         using var scope = torch.NewDisposeScope();
         var type = queries.dtype == torch.ScalarType.Float64 ? torch.ScalarType.Float64 : torch.ScalarType.Float32;
         var queryGradient = torch.empty(queries.shape, dtype: type, device: queries.device);
@@ -92,13 +92,6 @@ public sealed class InfoNceObjective(InfoNceOptions options) : IDisposable
             return default; // not needed, or the op says what is wrong
         var bytes = InfoNceLoss.WorkspaceBytes((int)queries.shape[0], (int)queries.shape[1]);
         return torch.empty(bytes, dtype: torch.ScalarType.Byte, device: queries.device).ToTensorView();
-    }
-
-    private static void Require(Tensor tensor, string name)
-    {
-        ArgumentNullException.ThrowIfNull(tensor, name);
-        if (tensor.IsInvalid)
-            throw new ObjectDisposedException(name, $"{name} was disposed");
     }
 
     private static InfoNceOptions Checked(InfoNceOptions options)
