@@ -1,5 +1,4 @@
 using System.Globalization;
-using AuxCore.Interop;
 using TorchSharp;
 using Tensor = TorchSharp.torch.Tensor;
 
@@ -10,6 +9,8 @@ namespace AuxCore.Models;
 /// </content>
 public sealed partial class EmaModel
 {
+    private static readonly StateFile Checks = new(nameof(EmaModel), "EmaModel", whole: "model");
+
     private const string FormatKey = "auxcore.format";
     private const string Format = "ema-model/1";
     private const string StepKey = "auxcore.step";
@@ -54,25 +55,14 @@ public sealed partial class EmaModel
     {
         RequireUsable("Load");
         using var file = SafetensorsFile.Open(path);
-        Require(file, path, FormatKey, Format);
-        Require(file, path, AveragesKey, AverageCount.ToString(CultureInfo.InvariantCulture));
-        Require(file, path, BuffersKey, Buffers.ToString());
-        if (!long.TryParse(Metadata(file, path, StepKey), NumberStyles.None, CultureInfo.InvariantCulture, out var step))
-            throw Foreign(path, StepKey, "is not a count of steps");
+        Checks.Require(file, path, FormatKey, Format);
+        Checks.Require(file, path, AveragesKey, AverageCount.ToString(CultureInfo.InvariantCulture));
+        Checks.Require(file, path, BuffersKey, Buffers.ToString());
+        if (!long.TryParse(Checks.Metadata(file, path, StepKey), NumberStyles.None, CultureInfo.InvariantCulture, out var step))
+            throw Checks.Foreign(path, StepKey, "is not a count of steps");
 
         var state = NamedState();
-        foreach (var (key, tensor) in state)
-        {
-            if (!file.Contains(key))
-                throw Foreign(path, key, "is missing");
-            if (file.DType(key) != tensor.dtype)
-                throw Foreign(path, key, $"has dtype {file.DType(key)}, not {tensor.dtype}");
-            if (!file.Shape(key).AsSpan().SequenceEqual(tensor.shape))
-                throw Foreign(path, key, $"has shape {TensorView.Format(file.Shape(key))}, not {TensorView.Format(tensor.shape)}");
-        }
-
-        if (file.Names.Count != state.Count)
-            throw Foreign(path, file.Names.Except(state.Select(entry => entry.Key)).First(), "is not part of this model");
+        Checks.RequireTensors(file, path, [.. state.Select(entry => (entry.Key, entry.Value))]);
 
         // Read everything before the first average changes: the disk may fail half way.
         using var scope = torch.NewDisposeScope();
@@ -91,18 +81,4 @@ public sealed partial class EmaModel
         state.AddRange(_copied.Select(buffer => KeyValuePair.Create($"buffers.{buffer.Name}", buffer.Copy)));
         return state;
     }
-
-    private static string Metadata(SafetensorsReader file, string path, string key) =>
-        file.Metadata.TryGetValue(key, out var value)
-            ? value
-            : throw Foreign(path, key, "is missing from the metadata; EmaModel.Save did not write this file");
-
-    private static void Require(SafetensorsReader file, string path, string key, string expected)
-    {
-        var found = Metadata(file, path, key);
-        if (found != expected)
-            throw Foreign(path, key, $"is '{found}', but this EmaModel has '{expected}'");
-    }
-
-    private static StateFileException Foreign(string path, string key, string problem) => new(nameof(EmaModel), path, key, problem);
 }

@@ -1,5 +1,4 @@
 using System.Globalization;
-using AuxCore.Interop;
 using TorchSharp;
 using static TorchSharp.torch.nn;
 using Tensor = TorchSharp.torch.Tensor;
@@ -11,6 +10,8 @@ namespace AuxCore.Models;
 /// </content>
 public sealed partial class LocalTrainer
 {
+    private static readonly StateFile Checks = new(nameof(LocalTrainer), "trainer");
+
     private const string FormatKey = "auxcore.format";
     private const string Format = "local-trainer/1";
     private const string StepsKey = "auxcore.steps";
@@ -48,25 +49,14 @@ public sealed partial class LocalTrainer
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         using var file = SafetensorsFile.Open(path);
-        Require(file, path, FormatKey, Format);
-        Require(file, path, BlocksKey, Blocks);
-        Require(file, path, InputKey, _options.Input.ToString());
-        if (!long.TryParse(Metadata(file, path, StepsKey), NumberStyles.None, CultureInfo.InvariantCulture, out var steps))
-            throw Foreign(path, StepsKey, "is not a count of steps");
+        Checks.Require(file, path, FormatKey, Format);
+        Checks.Require(file, path, BlocksKey, Blocks);
+        Checks.Require(file, path, InputKey, _options.Input.ToString());
+        if (!long.TryParse(Checks.Metadata(file, path, StepsKey), NumberStyles.None, CultureInfo.InvariantCulture, out var steps))
+            throw Checks.Foreign(path, StepsKey, "is not a count of steps");
 
         var state = State();
-        foreach (var (key, tensor) in state)
-        {
-            if (!file.Contains(key))
-                throw Foreign(path, key, "is missing");
-            if (file.DType(key) != tensor.dtype)
-                throw Foreign(path, key, $"has dtype {file.DType(key)}, not {tensor.dtype}");
-            if (!file.Shape(key).AsSpan().SequenceEqual(tensor.shape))
-                throw Foreign(path, key, $"has shape {TensorView.Format(file.Shape(key))}, not {TensorView.Format(tensor.shape)}");
-        }
-
-        if (file.Names.Count != state.Count)
-            throw Foreign(path, file.Names.Except(state.Select(entry => entry.Name)).First(), "is not part of this trainer");
+        Checks.RequireTensors(file, path, state);
 
         // Read everything before anything changes: the disk may fail half way.
         using var scope = torch.NewDisposeScope();
@@ -93,18 +83,4 @@ public sealed partial class LocalTrainer
             state.AddRange(module.named_buffers().Select(entry => (prefix + entry.name, entry.buffer)));
         }
     }
-
-    private static string Metadata(SafetensorsReader file, string path, string key) =>
-        file.Metadata.TryGetValue(key, out var value)
-            ? value
-            : throw Foreign(path, key, "is missing from the metadata; LocalTrainer.Save did not write this file");
-
-    private static void Require(SafetensorsReader file, string path, string key, string expected)
-    {
-        var found = Metadata(file, path, key);
-        if (found != expected)
-            throw Foreign(path, key, $"is '{found}', but this trainer has '{expected}'");
-    }
-
-    private static StateFileException Foreign(string path, string key, string problem) => new(nameof(LocalTrainer), path, key, problem);
 }

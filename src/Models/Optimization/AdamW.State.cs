@@ -1,5 +1,4 @@
 using System.Globalization;
-using AuxCore.Interop;
 using TorchSharp;
 using Tensor = TorchSharp.torch.Tensor;
 
@@ -12,6 +11,8 @@ namespace AuxCore.Models;
 /// </content>
 public sealed partial class AdamW
 {
+    private static readonly StateFile Checks = new(nameof(AdamW), "optimiser");
+
     private const string FormatKey = "auxcore.format";
     private const string Format = "adamw/1";
     private const string CountersKey = "auxcore.counters"; // steps, skipped, not finite
@@ -74,9 +75,9 @@ public sealed partial class AdamW
         var tensors = StateTensors("AdamW.Load");
         using var file = SafetensorsFile.Open(path);
         var restore = new List<Action>();
-        Require(file, path, FormatKey, Format);
-        Require(file, path, DecoupledKey, Decoupled.ToString());
-        Require(file, path, GroupsKey, _parameter_groups.Count.ToString(CultureInfo.InvariantCulture));
+        Checks.Require(file, path, FormatKey, Format);
+        Checks.Require(file, path, DecoupledKey, Decoupled.ToString());
+        Checks.Require(file, path, GroupsKey, _parameter_groups.Count.ToString(CultureInfo.InvariantCulture));
         for (var i = 0; i < _parameter_groups.Count; i++)
             restore.Add(RestoringGroup(file, path, i));
         restore.Add(RestoringCounters(file, path));
@@ -86,11 +87,11 @@ public sealed partial class AdamW
         using var scope = torch.NewDisposeScope();
         using var noGrad = torch.no_grad();
         tensors.Add(new(StepsName, torch.zeros(_states.Count, torch.ScalarType.Int64)));
-        RequireSame(file, path, tensors);
+        Checks.RequireTensors(file, path, [.. tensors.Select(entry => (entry.Key, entry.Value))]);
         var read = tensors.ConvertAll(entry => file.Read(entry.Key)); // all, before anything changes: the disk may fail half way
         var steps = read[^1].data<long>().ToArray();
         if (steps.Any(step => step < 0))
-            throw Foreign(path, StepsName, "has a negative count");
+            throw Checks.Foreign(path, StepsName, "has a negative count");
 
         foreach (var ((_, tensor), value) in tensors.Zip(read))
             tensor.copy_(value);
@@ -125,17 +126,18 @@ public sealed partial class AdamW
 
     private Action RestoringGroup(SafetensorsReader file, string path, int group)
     {
-        if (GroupText.Parse(Metadata(file, path, GroupKey(group))) is not { } read)
-            throw Foreign(path, GroupKey(group), "is not a group's hyper-parameters");
+        if (GroupText.Parse(Checks.Metadata(file, path, GroupKey(group))) is not { } read)
+            throw Checks.Foreign(path, GroupKey(group), "is not a group's hyper-parameters");
         if (read.Parameters != ParametersOf(group))
-            throw Foreign(path, GroupKey(group), $"has {read.Parameters} parameters, but this optimiser's has {ParametersOf(group)}");
+            throw Checks.Foreign(
+                path, GroupKey(group), $"has {read.Parameters} parameters, but this optimiser's has {ParametersOf(group)}");
         try
         {
             Settings(read.Options, step: 1).Check("options");
         }
         catch (ArgumentOutOfRangeException error)
         {
-            throw Foreign(path, GroupKey(group), $"is out of range: {error.Message}");
+            throw Checks.Foreign(path, GroupKey(group), $"is out of range: {error.Message}");
         }
 
         return () => _parameter_groups[group].Options.LoadStateDict(read.Options);
@@ -143,21 +145,21 @@ public sealed partial class AdamW
 
     private Action RestoringCounters(SafetensorsReader file, string path)
     {
-        var counts = Metadata(file, path, CountersKey).Split(' ')
+        var counts = Checks.Metadata(file, path, CountersKey).Split(' ')
             .Select(text => long.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var count) ? count : -1).ToArray();
         return counts is [>= 0, >= 0, >= 0]
             ? () => (Steps, SkippedSteps, NonFiniteSteps) = (counts[0], counts[1], counts[2])
-            : throw Foreign(path, CountersKey, "is not three counts");
+            : throw Checks.Foreign(path, CountersKey, "is not three counts");
     }
 
     private Action RestoringScaler(SafetensorsReader file, string path)
     {
         if (Scaler is null != !file.Metadata.ContainsKey(ScalerKey))
-            throw Foreign(path, ScalerKey, Scaler is null ? "is there, but this optimiser has no Scaler"
+            throw Checks.Foreign(path, ScalerKey, Scaler is null ? "is there, but this optimiser has no Scaler"
                 : "is missing; it was saved without a Scaler");
         return Scaler is null
             ? () => { }
-        : Scaler.Restoring(file.Metadata[ScalerKey]) ?? throw Foreign(path, ScalerKey, "is not a scaler's state");
+        : Scaler.Restoring(file.Metadata[ScalerKey]) ?? throw Checks.Foreign(path, ScalerKey, "is not a scaler's state");
     }
 
     private Action RestoringAverages(SafetensorsReader file, string path)
@@ -165,45 +167,15 @@ public sealed partial class AdamW
         if (Averages is not { } averages)
         {
             return file.Metadata.ContainsKey(AveragesKey)
-                ? throw Foreign(path, AveragesKey, "is there, but this optimiser has no Averages")
+                ? throw Checks.Foreign(path, AveragesKey, "is there, but this optimiser has no Averages")
                 : () => { };
         }
 
-        Require(file, path, AveragesKey, averages.AverageCount.ToString(CultureInfo.InvariantCulture));
-        return long.TryParse(Metadata(file, path, AveragesStepKey), NumberStyles.None, CultureInfo.InvariantCulture, out var step)
+        Checks.Require(file, path, AveragesKey, averages.AverageCount.ToString(CultureInfo.InvariantCulture));
+        return long.TryParse(Checks.Metadata(file, path, AveragesStepKey), NumberStyles.None, CultureInfo.InvariantCulture, out var step)
             ? () => averages.RestoreStep(step)
-            : throw Foreign(path, AveragesStepKey, "is not a count of steps");
+            : throw Checks.Foreign(path, AveragesStepKey, "is not a count of steps");
     }
-
-    private static void RequireSame(SafetensorsReader file, string path, List<KeyValuePair<string, Tensor>> tensors)
-    {
-        foreach (var (key, tensor) in tensors)
-        {
-            if (!file.Contains(key))
-                throw Foreign(path, key, "is missing");
-            if (file.DType(key) != tensor.dtype)
-                throw Foreign(path, key, $"has dtype {file.DType(key)}, not {tensor.dtype}");
-            if (!file.Shape(key).AsSpan().SequenceEqual(tensor.shape))
-                throw Foreign(path, key, $"has shape {TensorView.Format(file.Shape(key))}, not {TensorView.Format(tensor.shape)}");
-        }
-
-        if (file.Names.Count != tensors.Count)
-            throw Foreign(path, file.Names.Except(tensors.Select(entry => entry.Key)).First(), "is not part of this optimiser");
-    }
-
-    private static string Metadata(SafetensorsReader file, string path, string key) =>
-        file.Metadata.TryGetValue(key, out var value)
-            ? value
-            : throw Foreign(path, key, "is missing from the metadata; AdamW.Save did not write this file");
-
-    private static void Require(SafetensorsReader file, string path, string key, string expected)
-    {
-        var found = Metadata(file, path, key);
-        if (found != expected)
-            throw Foreign(path, key, $"is '{found}', but this optimiser has '{expected}'");
-    }
-
-    private static StateFileException Foreign(string path, string key, string problem) => new(nameof(AdamW), path, key, problem);
 
     /// <summary>A group's hyper-parameters in one line, exactly.</summary>
     private static class GroupText
