@@ -113,8 +113,8 @@ internal readonly unsafe struct KvCacheWork
             ]);
         }
 
-        if (isWritten)
-            RequireKeysApartFromValues(name);
+        if (isWritten && Keys.Memory.Overlaps(Values.Memory)) // halves of the pages of one pool do not
+            throw Refused($"{name}.Values overlaps {name}.Keys in memory; what is written needs memory of its own", name);
 
         static NamedMemory Ring(string name, in KvPlane plane, int batch, bool isWritten)
         {
@@ -125,19 +125,6 @@ internal readonly unsafe struct KvCacheWork
         static NamedMemory Named(string name, in KvPlane plane, bool isWritten) => isWritten
             ? NamedMemory.Written(name, plane.First, plane.Extent)
             : NamedMemory.Read(name, plane.First, plane.Extent);
-    }
-
-    // Halves of the pages of one pool interleave, and share nothing.
-    private void RequireKeysApartFromValues(string name)
-    {
-        if (!NamedMemory.Read("", Keys.First, Keys.Extent).Overlaps(NamedMemory.Read("", Values.First, Values.Extent)))
-            return;
-        var step = Keys.OuterStep;
-        var apart = step == 0 ? 0 : (Values.First - Keys.First) % step;
-        if (apart < 0)
-            apart += step;
-        if (Values.OuterStep != step || apart < Keys.InnerExtent || apart + Values.InnerExtent > step)
-            throw Refused($"{name}.Values overlaps {name}.Keys in memory; what is written needs memory of its own", name);
     }
 
     // Page numbers come from the caller, and a wrong one would read or write anywhere.

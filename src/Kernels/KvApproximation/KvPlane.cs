@@ -53,6 +53,9 @@ internal readonly unsafe struct KvPlane
     /// <summary>Bytes between the first and the last of one sequence or page, both counted.</summary>
     public long InnerExtent => (PagesAreOfHeads ? 0 : KvHeads - 1) * HeadStep + Positions * RowBytes;
 
+    /// <summary>The stretches that sequences or pages are.</summary>
+    public StridedMemory Memory => new(First, OuterStep, OuterCount, InnerExtent);
+
     /// <summary>Bytes between the first and the last of all, both counted.</summary>
     public long Extent => (OuterCount - 1) * OuterStep + InnerExtent;
 
