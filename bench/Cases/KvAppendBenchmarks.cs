@@ -26,6 +26,7 @@ internal sealed class KvAppendCase(string name)
     private Tensor _query = null!, _keys = null!, _values = null!, _queryNorm = null!, _keyNorm = null!, _rotated = null!, _slots = null!;
     private Tensor _keyCache = null!, _valueCache = null!, _cosines = null!, _sines = null!, _heads = null!, _norms = null!;
     private Tensor _theirKeys = null!, _theirValues = null!, _half = null!;
+    private Scalar _one = null!;
 
     public override string DType => "f32 to bf16";
 
@@ -41,7 +42,7 @@ internal sealed class KvAppendCase(string name)
             Tensor scale = _heads.square().mean([2], keepdim: true).add_(Epsilon).rsqrt_();
             Tensor x = _heads.mul(scale).mul_(_norms);
             Tensor turned = x.mul(_cosines.narrow(0, Slot, 1));
-            turned.addcmul_(x.roll(HeadDim / 2, 2), _half);
+            turned.addcmul_(x.roll(HeadDim / 2, 2), _half, _one);
             _theirKeys.select(2, Slot).copy_(turned.narrow(1, QueryHeads, KvHeads));
             _theirValues.select(2, Slot).copy_(_values);
         }),
@@ -100,6 +101,7 @@ internal sealed class KvAppendCase(string name)
         _cosines = Keep(torch.cat([angles.cos(), angles.cos()], 1).to_type(torch.float32));
         _sines = Keep(torch.cat([angles.sin().neg(), angles.sin()], 1).to_type(torch.float32)); // the first half's is negated
         _half = Keep(_sines.narrow(0, Slot, 1).clone());
+        _one = Keep(1.ToScalar());
     }
 
     private Action Append(Tensor rotated, Tensor keys, Tensor values, AuxBackend backend)

@@ -15,7 +15,7 @@ internal static class KvEvictBenchmarks
 
 /// <summary>
 /// SnapKV: attention of the last 64 queries, its mean over them and over the heads of a group, smoothed by 5; each head keeps the best 960
-/// and the last 64 of its positions. Ours are <see cref="TokenScores"/>, with a batch of heads, and <see cref="KvEvict"/>, in place; the
+/// and the last 64 of its positions. Ours are a product, <see cref="KvWindowScores"/> head by head, and <see cref="KvEvict"/>, in place; the
 /// baselines gather into new tensors. Errors are elements of the cache that differ from the reference's.
 /// </summary>
 internal sealed class KvEvictCase(string name)
@@ -23,12 +23,13 @@ internal sealed class KvEvictCase(string name)
 {
     private const int QueryHeads = 32, KvHeads = 8, Group = QueryHeads / KvHeads, HeadDim = 64, Positions = 8192;
     private const int Kept = 1024, Window = 64, Pool = 5;
+    private const double Tolerance = 1e-5;
 
     private static readonly double Scale = 1 / Math.Sqrt(HeadDim);
     private static readonly KvEvictOptions Options = new() { Budget = Budget.Count(Kept), PoolWidth = Pool, Recent = Window };
 
     private Tensor _queries = null!, _keys = null!, _values = null!, _ourKeys = null!, _ourValues = null!, _scores = null!;
-    private Tensor _lengths = null!, _mask = null!, _recent = null!, _full = null!;
+    private Tensor _lengths = null!, _mask = null!, _recent = null!, _full = null!, _logits = null!;
 
     public override string DType => "f32";
 
@@ -39,11 +40,10 @@ internal sealed class KvEvictCase(string name)
     {
         get
         {
-            ScoreTensors tensors = Scores();
             Action evict = Evict(_ourKeys, _ourValues, Backend);
-            return new("TokenScores.Run, KvEvict.Run", () =>
+            return Arm("addmm_, KvWindowScores.Run, KvEvict.Run", () =>
             {
-                TokenScores.Run(tensors, causal: true, backend: Backend);
+                Score();
                 evict();
             });
         }
@@ -72,6 +72,19 @@ internal sealed class KvEvictCase(string name)
 
             Gather(scores);
         }),
+        Arm("the same, products in place", () =>
+        {
+            using Tensor scores = torch.empty(KvHeads, Positions);
+            for (int head = 0; head < KvHeads; head++)
+            {
+                using var scope = torch.NewDisposeScope();
+                Multiply(head);
+                _logits.view(Group, Window, Positions).narrow(2, Positions - Window, Window).add_(_mask);
+                scores[head].copy_(_logits.softmax(-1).mean([0]));
+            }
+
+            Gather(scores);
+        }),
     ];
 
     // kvpress repeats the keys for each query head, and takes the mean over a group after the pooling.
@@ -90,19 +103,24 @@ internal sealed class KvEvictCase(string name)
     {
         using var scope = torch.NewDisposeScope();
         Tensor keys = _keys.clone(), values = _values.clone();
-        TokenScores.Run(Scores(), causal: true, backend: Backend);
+        Score();
+        Tensor mine = _scores.clone();
+        Score(AuxBackend.Reference);
+        double error = (mine - _scores).abs_().max().item<float>() / _scores.max().item<float>();
+        if (!(error <= Tolerance))
+            throw new VerificationException($"{error:0.#e0} of the greatest score from the reference, {Tolerance} allowed", error);
         Evict(keys, values, AuxBackend.Reference)();
         _ourKeys.copy_(_keys);
         _ourValues.copy_(_values);
         Evict(_ourKeys, _ourValues, Backend)();
         long differ = _ourKeys.ne(keys).sum().item<long>() + _ourValues.ne(values).sum().item<long>();
-        return differ == 0 ? 0 : throw new VerificationException($"{differ} elements differ from the reference", differ);
+        return differ == 0 ? error : throw new VerificationException($"{differ} elements differ from the reference", differ);
     }
 
     protected override void RequireSupport(AuxBackend backend)
     {
         Require(KvEvict.IsSupported(backend, out string reason), nameof(KvEvict), backend, reason);
-        Require(TokenScores.IsSupported(backend, out reason), nameof(TokenScores), backend, reason);
+        Require(KvWindowScores.IsSupported(backend, out reason), nameof(KvWindowScores), backend, reason);
     }
 
     protected override void Allocate()
@@ -113,6 +131,7 @@ internal sealed class KvEvictCase(string name)
         _ourKeys = Keep(_keys.clone());
         _ourValues = Keep(_values.clone());
         _scores = Keep(torch.zeros(KvHeads, Positions));
+        _logits = Keep(torch.zeros(Group * Window, Positions));
         _lengths = Keep(torch.zeros(1, KvHeads, torch.int32));
         _full = Keep(torch.full(1, KvHeads, Positions, torch.int32));
         using Tensor infinite = torch.full(Window, Window, float.NegativeInfinity);
@@ -121,12 +140,25 @@ internal sealed class KvEvictCase(string name)
         _recent = Keep(last.expand(KvHeads, Window).contiguous());
     }
 
-    private ScoreTensors Scores() => new()
+    private void Multiply(int head)
     {
-        Queries = View(Keep(_queries.view(KvHeads, Group, Window, HeadDim))),
-        Keys = View(Keep(_ourKeys.view(KvHeads, 1, Positions, HeadDim))),
-        Scores = View(_scores),
-    };
+        Tensor queries = _queries.narrow(1, head * Group, Group).view(Group * Window, HeadDim);
+        _logits.addmm_(queries, _keys[0, head].t(), beta: 0, alpha: (float)Scale);
+    }
+
+    private unsafe void Score(AuxBackend? backend = null)
+    {
+        TensorView logits = View(_logits), scores = View(_scores);
+        for (int head = 0; head < KvHeads; head++)
+        {
+            using var scope = torch.NewDisposeScope();
+            Multiply(head);
+            KvWindowScores.Run(
+                TensorView.FromPointer((void*)logits.Address, logits.DType, [1, Group, Window, Positions]),
+                TensorView.FromPointer((float*)scores.Address + head * Positions, scores.DType, [1, Positions]), causal: true,
+                backend: backend ?? Backend);
+        }
+    }
 
     private Action Evict(Tensor keys, Tensor values, AuxBackend backend)
     {

@@ -13,10 +13,11 @@ internal static class KvPredictWriteBenchmarks
     public static IReadOnlyList<Func<KernelCase>> All { get; } =
     [
         () => new KvPredictWriteCase(
-            "predict-write-1b-from-450m-n1024", "KV Prediction, 1,024 tokens: OpenELM-450M's keys and values become those of 1.1B's 28 layers",
-            withProjection: true),
+            "predict-write-1b-from-450m-n1024",
+            "KV Prediction, 1,024 tokens: OpenELM-450M's keys and values become those of 1.1B's 28 layers", withProjection: true),
         () => new KvPredictWriteCase(
-            "predict-write-epilogue-n1024", "the same from finished projections on: bias, norm, rotation and storing", withProjection: false),
+            "predict-write-epilogue-n1024", "the same from finished projections on: bias, norm, rotation and storing",
+            withProjection: false),
     ];
 }
 
@@ -27,7 +28,7 @@ internal static class KvPredictWriteBenchmarks
 /// </summary>
 internal sealed class KvPredictWriteCase(string name, string description, bool withProjection) : KvCase(name, description)
 {
-    private const int Tokens = 1024, HeadDim = 64, Rows = 256;
+    private const int Tokens = 1024, HeadDim = 64, Rows = 1024;
     private const double Epsilon = 1e-6;
 
     // Heads of keys and values, layer by layer, of OpenELM-1.1B and OpenELM-450M.
@@ -141,7 +142,7 @@ internal sealed class KvPredictWriteCase(string name, string description, bool w
             Epsilon, backend);
 
         TensorView Columns(in TensorView products, int first, int heads) => TensorView.FromPointer(
-            (BFloat16*)products.Address + first, products.DType, [rows, heads, HeadDim], [products.Shape[1], HeadDim, 1]);
+            (ushort*)products.Address + first, products.DType, [rows, heads, HeadDim], [products.Shape[1], HeadDim, 1]);
     }
 
     private void Together(bool narrow)
