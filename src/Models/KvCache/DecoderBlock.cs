@@ -58,7 +58,7 @@ public sealed class DecoderBlock : Module
     /// <summary>The layer's output, of rows that were checked.</summary>
     internal Tensor Forward(
         int layer, DecoderPhase phase, DecoderRows rows, RotaryTables rotary, HostRows host, KvCache? cache,
-        IReadOnlyList<DecoderHook> hooks)
+        IReadOnlyList<DecoderHook> readers)
     {
         using var scope = torch.NewDisposeScope();
         var normed = _attentionNorm.forward(rows.Hidden);
@@ -66,11 +66,11 @@ public sealed class DecoderBlock : Module
             rotary.Rotate(Heads(_key, normed, _sizes.KvHeads, _keyNorm)), Heads(_value, normed, _sizes.KvHeads, null));
         var queries = rotary.Rotate(unrotated);
         var seen = Attend(layer, queries, keys, values, rows, host, cache);
-        if (hooks.Count > 0)
+        if (readers.Count > 0)
         {
             var attention = new LayerAttention(layer, phase, unrotated, queries, keys, values, rows, cache);
-            foreach (var hook in hooks)
-                hook.AfterAttention(attention);
+            foreach (var reader in readers)
+                reader.AfterAttention(attention);
         }
 
         var (batch, length) = (seen.shape[0], seen.shape[2]);
