@@ -30,10 +30,13 @@ public sealed class KvScorerTests
             var budget = 1 + seed % naive.Length;
             var kept = KvSelection.ByHead(scores, [.. Enumerable.Repeat(budget, naive.Heads)]);
             for (var head = 0; head < naive.Heads; head++)
-                exchanged += Same(NaiveScores.Best(reference(head), budget), kept[head], reference(head), $"{rule}, case {seed}, head {head}");
+            {
+                var wanted = NaiveScores.Best(reference(head), budget);
+                exchanged += Same(wanted, kept[head], reference(head), $"{rule}, case {seed}, head {head}");
+            }
         }
 
-        Assert.InRange(exchanged, 0, 3); // by rounding
+        Assert.InRange(exchanged, 0, Cases / 100); // two keys, for one, are equally unlike their mean, but for rounding
     }
 
     [Theory]
@@ -66,7 +69,7 @@ public sealed class KvScorerTests
             ragged += kept.Any(slots => slots.Length != budget) ? 1 : 0;
         }
 
-        Assert.InRange(exchanged, 0, 3);
+        Assert.InRange(exchanged, 0, Cases / 100);
         Assert.True(ragged > Cases / 4);
     }
 
@@ -136,7 +139,7 @@ public sealed class KvScorerTests
 
     private static (IKvScorer Scorer, Func<int, double[]> Reference) Of(string rule, NaiveScores naive) => rule switch
     {
-        "StreamingLlm" => (new StreamingLlm(3), _ => Each(naive, i => naive.StreamingLlm(i, 3))),
+        "StreamingLlm" => (new StreamingLlm(3), _ => Each(naive, i => NaiveScores.StreamingLlm(i, 3))),
         "KNorm" => (new KNorm(), head => Each(naive, i => naive.KNorm(head, i))),
         "KeyDiff" => (new KeyDiff(), head => Each(naive, i => naive.KeyDiff(head, i))),
         "CurDkv" => (new CurDkv(5, 2), head => Each(naive, i => naive.CurDkv(head, i, 5, 2))),
@@ -151,6 +154,7 @@ public sealed class KvScorerTests
 
     private static float[][] ScoresOf(IKvScorer scorer, NaiveScores naive)
     {
+        var rows = Math.Min(naive.Rows, scorer.Needs.QueryWindow);
         var scores = new float[naive.Heads * naive.Length];
         Array.Fill(scores, float.NaN);
         scorer.Score(
@@ -166,8 +170,8 @@ public sealed class KvScorerTests
                 Positions = naive.Positions,
                 NextPosition = naive.Next,
                 Rotary = new() { Base = RotaryBase },
-                QueryRows = naive.Rows,
-                Queries = naive.Queries,
+                QueryRows = rows,
+                Queries = naive.LastQueries(rows),
                 QueryMean = naive.QueryMean,
                 QueryCovariance = naive.QueryCovariance,
                 AttentionSums = naive.Sums,
@@ -181,7 +185,8 @@ public sealed class KvScorerTests
         Assert.Equal(wanted.Length, got.Length);
         if (wanted.AsSpan().SequenceEqual(got))
             return 0;
-        double[] missed = [.. wanted.Except(got).Select(i => scores[i]).Order()], extra = [.. got.Except(wanted).Select(i => scores[i]).Order()];
+        double[] missed = [.. wanted.Except(got).Select(i => scores[i]).Order()];
+        double[] extra = [.. got.Except(wanted).Select(i => scores[i]).Order()];
         foreach (var (m, e) in missed.Zip(extra))
             Assert.True(m != e && Math.Abs(m - e) <= 2e-6 * Math.Abs(m), $"{what}: kept a token of score {e} rather than {m}");
         return 1;

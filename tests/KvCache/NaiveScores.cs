@@ -78,7 +78,7 @@ internal sealed class NaiveScores
         return -Dot(mean, Key(head, i)) / (Norm(mean) * Norm(Key(head, i)));
     }
 
-    public double StreamingLlm(int i, int sinks) => i < sinks ? double.PositiveInfinity : i;
+    public static double StreamingLlm(int i, int sinks) => i < sinks ? double.PositiveInfinity : i;
 
     public double CurDkv(int head, int i, int window, int sinks)
     {
@@ -89,6 +89,10 @@ internal sealed class NaiveScores
 
         static double Square(double[] row) => Dot(row, row);
     }
+
+    /// <summary>[Hq, rows, d]: only some of the latest queries.</summary>
+    public float[] LastQueries(int rows) =>
+        [.. Queries.Chunk(Rows * Depth).SelectMany(head => head.Skip((Rows - rows) * Depth))];
 
     /// <summary>The softmax of one of the latest queries, which ends at its own token.</summary>
     public double[] Attention(int queryHead, int row)
@@ -107,7 +111,7 @@ internal sealed class NaiveScores
     {
         var before = Math.Max(0, Length - window);
         var maps = Enumerable.Range(head * Group, Group)
-            .SelectMany(q => Enumerable.Range(0, Rows).Select(row => Attention(q, row))).ToArray();
+            .SelectMany(q => Enumerable.Range(0, Rows).Skip(Rows - window).Select(row => Attention(q, row))).ToArray();
         var mean = Enumerable.Range(0, Length).Select(i => maps.Average(map => map[i])).ToArray();
         return
         [
@@ -179,11 +183,14 @@ internal sealed class NaiveScores
                 var next = Enumerable.Range(from + lag, lag).Select(i => rowOf(head, i)).ToArray();
                 return Softmax([.. Enumerable.Range(from, lag).Select(i =>
                 {
-                    var scaled = rowOf(head, i).Select((x, c) => (x - next.Min(row => row[c])) / (next.Max(row => row[c]) - next.Min(row => row[c])))
-                        .Select(x => double.IsFinite(x) ? x : 0).ToArray();
+                    var (low, high) = (Column(Enumerable.Min), Column(Enumerable.Max));
+                    var scaled = rowOf(head, i).Select((x, c) => high[c] == low[c] ? 0 : (x - low[c]) / (high[c] - low[c])).ToArray();
                     var mean = scaled.Average();
                     return Math.Sqrt(scaled.Sum(x => Math.Pow(x - mean, 2)) / (Depth - 1));
                 })]);
+
+                double[] Column(Func<IEnumerable<double>, double> of) =>
+                    [.. Enumerable.Range(0, Depth).Select(c => of(next.Select(row => row[c])))];
             }
         }
 

@@ -53,6 +53,41 @@ public abstract partial class KvCache
         }
     }
 
+    /// <summary>
+    /// A step of decoding: norms and rotates queries and keys, stores keys and values, and attends. The queries are overwritten.
+    /// </summary>
+    /// <param name="layer">Which layer.</param>
+    /// <param name="queries">float32 [B, Hq, d], contiguous, before norm and rotation.</param>
+    /// <param name="keys">float32 [B, Hkv, d], contiguous, before norm and rotation.</param>
+    /// <param name="values">float32 [B, Hkv, d], contiguous.</param>
+    /// <param name="positions">[B].</param>
+    /// <param name="norms">How they are normed and rotated.</param>
+    internal unsafe Tensor Step(int layer, Tensor queries, Tensor keys, Tensor values, int[] positions, in HeadNorms norms)
+    {
+        RequireLive();
+        int[] rows = [.. Enumerable.Repeat(1, Layout.Batch)];
+        RequirePositions(layer, positions, rows, 1);
+        Reserve(layer, rows);
+        fixed (int* at = positions)
+        {
+            var tokens = new KvAppendTensors
+            {
+                Query = queries.ToTensorView(),
+                RotatedQuery = queries.ToTensorView(),
+                Keys = keys.ToTensorView(),
+                Values = values.ToTensorView(),
+                Positions = TensorView.FromPointer(at, DType.Int32, [positions.Length]),
+                QueryNorm = norms.Query?.ToTensorView() ?? default,
+                KeyNorm = norms.Key?.ToTensorView() ?? default,
+            };
+            Store(layer, tokens, 1, rows, norms.Rotary, norms.Epsilon);
+        }
+
+        for (var b = 0; b < positions.Length; b++)
+            _slots[layer].Append(b, positions.AsSpan(b, 1));
+        return Attend(layer, queries);
+    }
+
     /// <summary>Attention of one token of each sequence over what a layer holds of it, itself included where it was appended.</summary>
     /// <param name="layer">Which layer.</param>
     /// <param name="queries">float32 [B, Hq, d]; Hq is a multiple of the layer's heads.</param>
@@ -304,3 +339,10 @@ public abstract partial class KvCache
         }
     }
 }
+
+/// <summary>What becomes of queries and keys before they are used.</summary>
+/// <param name="Query">[d]: the weights of the query norm; null where there is none.</param>
+/// <param name="Key">[d]: the weights of the key norm; null where there is none.</param>
+/// <param name="Epsilon">ε of both.</param>
+/// <param name="Rotary">How they are rotated.</param>
+internal readonly record struct HeadNorms(Tensor? Query, Tensor? Key, double Epsilon, RotaryOptions Rotary);

@@ -131,19 +131,24 @@ public sealed class KvCompression : DecoderHook, IDisposable
         }
     }
 
-    /// <summary>Compresses a layer of all sequences of which a head exceeds its budget by more than some tokens.</summary>
+    /// <summary>
+    /// Compresses a layer of all sequences of which a head exceeds its budget by more than some tokens or, where heads compete, all
+    /// together do.
+    /// </summary>
     private void Compress(int layer, KvCache cache, int slack, LayerAttention? attention)
     {
         var (heads, batch) = (cache.Layout.Layers[layer].KvHeads, cache.Layout.Batch);
         var budgets = new int[batch * heads];
         var exceeds = new bool[batch];
-        for (var stream = 0; stream < budgets.Length; stream++)
+        for (var b = 0; b < batch; b++)
         {
-            var (b, head) = Math.DivRem(stream, heads);
-            var held = cache.Length(layer, b, head);
-            budgets[stream] = Math.Min(held, _budget.Keep(new(
-                layer, cache.Layout.Layers.Count, head, heads, held, cache.NextPosition(b))));
-            exceeds[b] |= held > budgets[stream] + slack;
+            int[] held = [.. Enumerable.Range(0, heads).Select(head => cache.Length(layer, b, head))];
+            var own = budgets.AsSpan(b * heads, heads);
+            for (var head = 0; head < heads; head++)
+                own[head] = _budget.Keep(new(layer, cache.Layout.Layers.Count, head, heads, held[head], cache.NextPosition(b)));
+            exceeds[b] = _scorer.Allocation.Floor is null
+                ? held.Zip(own.ToArray(), (have, keep) => have > keep + (long)slack).Contains(true)
+                : held.Sum(have => (long)have) > own.ToArray().Sum(keep => keep + (long)slack);
         }
 
         if (!exceeds.Contains(true))

@@ -5,12 +5,12 @@ namespace AuxCore.Models;
 /// <summary>Which tokens of each head are kept, given their scores. Of equal scores the lower slot wins, and the lower head.</summary>
 internal static class KvSelection
 {
-    /// <summary>Each head keeps its best.</summary>
+    /// <summary>Each head keeps its best; one that holds less than its budget keeps all.</summary>
     public static int[][] ByHead(float[][] scores, ReadOnlySpan<int> budgets)
     {
         var kept = new int[scores.Length][];
         for (var head = 0; head < kept.Length; head++)
-            kept[head] = Best(scores[head], budgets[head], []);
+            kept[head] = Best(scores[head], Math.Min(budgets[head], scores[head].Length), []);
         return kept;
     }
 
@@ -21,15 +21,15 @@ internal static class KvSelection
     {
         float[] all = [.. scores.SelectMany(row => row)];
         var always = new bool[all.Length];
-        var total = 0;
+        var total = 0L;
         for (int head = 0, from = 0; head < scores.Length; from += scores[head++].Length)
         {
             total += budgets[head];
-            foreach (var slot in Best(scores[head], (int)(floor * budgets[head]), []))
+            foreach (var slot in Best(scores[head], (int)Math.Min(floor * budgets[head], scores[head].Length), []))
                 always[from + slot] = true;
         }
 
-        var best = Best(all, total, always);
+        var best = Best(all, (int)Math.Min(total, all.Length), always);
         var kept = new int[scores.Length][];
         for (int head = 0, from = 0; head < scores.Length; from += scores[head++].Length)
             kept[head] = [.. best.Where(i => i >= from && i < from + scores[head].Length).Select(i => i - from)];
