@@ -16,7 +16,7 @@ internal static class KvGeneration
     private const int Prompt = 1024, Steps = 16, Budget = 256, Window = 32, Seed = 1;
 
     public static string What { get; } = string.Create(CultureInfo.InvariantCulture,
-        $"A decoder of random weights, {Layers} layers, reads {Prompt:N0} tokens and {Steps} more: an illustration of memory, not of quality.");
+        $"A decoder of random weights, {Layers} layers, reads {Prompt:N0} tokens and {Steps} more: it shows memory, not quality.");
 
     public static IReadOnlyList<KvGenerationOutcome> Run(CancellationToken cancellation)
     {
@@ -73,7 +73,8 @@ internal static class KvGeneration
 
     /// <summary>A line of the console.</summary>
     public static string Line(KvGenerationOutcome outcome) => string.Create(CultureInfo.InvariantCulture,
-        $"  {outcome.Cache,-35} {outcome.Bytes,9:N0} bytes, error {Format.Error(outcome.Error),7}, {Format.Time(outcome.Microseconds)} a token");
+        $"  {outcome.Cache,-35} {outcome.Bytes,9:N0} bytes, error {Format.Error(outcome.Error),7}, ")
+        + $"{Format.Time(outcome.Microseconds)} a token";
 }
 
 /// <summary>What a cache took.</summary>

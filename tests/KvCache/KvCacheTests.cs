@@ -228,7 +228,8 @@ public sealed class KvCacheTests
         using var fork = cache.Fork();
 
         // Two heads hold two pages each. One more each, and copies of the last ones, which the fork shares, are more than there is.
-        Assert.Contains("4 pages are needed, and 1", Assert.Throws<KvCapacityException>(() => Append(4, 6)).Message, StringComparison.Ordinal);
+        var error = Assert.Throws<KvCapacityException>(() => Append(4, 6));
+        Assert.Contains("4 pages are needed, and 1", error.Message, StringComparison.Ordinal);
         Assert.Contains("2 pages", Assert.Throws<KvCapacityException>(() => Append(1, 6)).Message, StringComparison.Ordinal);
         Assert.Throws<KvCapacityException>(() => cache.Keep(0, [0, 1, 2], [5, 5]));
         Assert.Equal((6, 6, 1), (cache.Length(0, 0), fork.Length(0, 0), pool.FreePages));
@@ -250,6 +251,7 @@ public sealed class KvCacheTests
         Refused("layer 1", () => new ContiguousKvCache(new([new(1, 32), new(1, 40)], 1, 8, KvFormat.F32, KvFormat.Q4_0)));
         Refused("KeyScale", () => new ContiguousKvCache(
             new([new(1, 32)], 1, 8, KvFormat.Fp8E4M3, KvFormat.F32) { KeyScale = float.NaN }));
+        Refused("Values: Kivi4", () => new ContiguousKvCache(new([new(1, 32)], 1, 32, KvFormat.F32, KvFormat.Kivi4)));
         Refused("Capacity", () => new ContiguousKvCache(new([new(1, 32)], 1, 0, KvFormat.F32, KvFormat.F32)));
         pool.Dispose();
         Assert.Throws<ObjectDisposedException>(() => new PagedKvCache(pool, new([new(1, 32)], 1, 8, KvFormat.F32, KvFormat.Q8_0)));

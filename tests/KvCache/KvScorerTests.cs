@@ -4,8 +4,8 @@ using TorchSharp;
 namespace AuxCore.Tests;
 
 /// <summary>
-/// Each rule against its naive reference. Scores are float32, those of the reference double: where two tokens are exchanged, the reference's
-/// scores of both must be equal but for rounding, and where the reference has a tie, the earlier token wins.
+/// Each rule against its naive reference. Scores are float32, those of the reference double: where two tokens are exchanged, the
+/// reference's scores of both must be equal but for rounding, and where the reference has a tie, the earlier token wins.
 /// </summary>
 [RequiresLibtorch]
 public sealed class KvScorerTests

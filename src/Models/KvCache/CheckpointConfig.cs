@@ -4,8 +4,8 @@ using AuxCore.Kernels;
 namespace AuxCore.Models;
 
 /// <summary>
-/// What the <c>config.json</c> of a Hugging Face checkpoint says of a decoder. What it says and this decoder does not do is refused, because
-/// a model that computes something else is worse than none.
+/// What the <c>config.json</c> of a Hugging Face checkpoint says of a decoder. What it says and this decoder does not do is refused: a
+/// model that computes something else is worse than none.
 /// </summary>
 internal sealed class CheckpointConfig(string path, JsonElement root)
 {
@@ -60,7 +60,8 @@ internal sealed class CheckpointConfig(string path, JsonElement root)
     {
         var both = Find(root, "rope_parameters");
         var (name, scaling) = both is null ? ("rope_scaling", Find(root, "rope_scaling")) : ("rope_parameters", both);
-        var theta = Positive(both is { } parameters && Find(parameters, "rope_theta") is not null ? parameters : root, "rope_theta", 10_000);
+        var holder = both is { } parameters && Find(parameters, "rope_theta") is not null ? parameters : root;
+        var theta = Positive(holder, "rope_theta", 10_000);
         if (theta <= 1)
             throw Bad("rope_theta", $"{theta} is not above 1");
         if (scaling is not { } given)
@@ -123,9 +124,11 @@ internal sealed class CheckpointConfig(string path, JsonElement root)
             : throw Bad(key, $"{Shown(value)} is no number");
     }
 
-    private double Positive(JsonElement parent, string key, double? otherwise = null) => Number(parent, key, otherwise) is var number and > 0
-        ? number
-        : throw Bad(key, $"{Number(parent, key, otherwise)} is not above 0");
+    private double Positive(JsonElement parent, string key, double? otherwise = null)
+    {
+        var number = Number(parent, key, otherwise);
+        return number > 0 ? number : throw Bad(key, $"{number} is not above 0");
+    }
 
     private string Text(JsonElement parent, string key, string? otherwise = null)
     {

@@ -4,7 +4,7 @@ using Tensor = TorchSharp.torch.Tensor;
 
 namespace AuxCore.Models;
 
-/// <summary>What rules are told of one layer of one sequence, gathered once; <see cref="Context"/> gives some or all of its heads.</summary>
+/// <summary>What rules are told of one layer of one sequence; <see cref="Context"/> gives some or all of its heads.</summary>
 internal sealed class KvLayerSnapshot
 {
     private readonly int _layer, _sequence, _heads, _group, _depth;
@@ -56,10 +56,18 @@ internal sealed class KvLayerSnapshot
             statistics.Length == 0 ? default : statistics.AsSpan(firstHead * _group * each, queryHeads * each);
     }
 
-    private float[] Heads(Tensor tensor, int first, int heads, int length)
+    /// <summary>[heads, length, d]: the tensor's memory, or a copy where heads do not lie side by side.</summary>
+    private unsafe ReadOnlySpan<float> Heads(Tensor tensor, int first, int heads, int length)
     {
-        using var scope = torch.NewDisposeScope();
-        return tensor[_sequence].narrow(0, first, heads).narrow(1, 0, length).contiguous().data<float>().ToArray();
+        var n = (int)tensor.shape[2];
+        var from = (float*)TorchNative.THSTensor_data(tensor.Handle)
+            + ((long)_sequence * _heads + first) * n * _depth;
+        if (heads == 1 || length == n)
+            return new(from, heads * length * _depth);
+        var copy = new float[heads * length * _depth];
+        for (var head = 0; head < heads; head++)
+            new ReadOnlySpan<float>(from + (long)head * n * _depth, length * _depth).CopyTo(copy.AsSpan(head * length * _depth));
+        return copy;
     }
 
     private float[] Queries(int first, int heads, int rows)

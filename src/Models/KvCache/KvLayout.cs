@@ -43,6 +43,9 @@ public sealed record KvLayout(IReadOnlyList<KvLayer> Layers, int Batch, int Capa
 
     private void RequireGroups(string name, KvFormat format, int layer)
     {
+        // Its keys are grouped over positions: what is evicted or rewound would have to be restored from groups, and rounded again.
+        if (format == KvFormat.Kivi4)
+            throw new ArgumentException($"{name}: {format} is for KvAppend and KvDecodeAttention; caches that evict and rewind refuse it");
         if (Layers[layer].HeadDim % format.GroupSize() != 0)
         {
             throw new ArgumentException(

@@ -6,9 +6,9 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Models;
 
 /// <summary>
-/// Pages of keys and values that any number of <see cref="PagedKvCache"/>s share (Kwon et al. 2023, PagedAttention, arXiv 2309.06180). A page
-/// holds some tokens of one head of one layer, so that heads may keep unequal numbers of tokens, and memory follows. Pages are counted by how
-/// many caches refer to them; one that several refer to is copied before it is written.
+/// Pages of keys and values that any number of <see cref="PagedKvCache"/>s share (Kwon et al. 2023, PagedAttention, arXiv 2309.06180). A
+/// page holds some tokens of one head of one layer, so that heads may keep unequal numbers of tokens, and memory follows. Pages are counted
+/// by how many caches refer to them; one that several refer to is copied before it is written.
 /// </summary>
 /// <remarks>
 /// The memory is reserved at once and, as operating systems do, taken when it is first written. It does not belong to any dispose scope. A

@@ -91,8 +91,8 @@ public sealed class H2O(int recent = 0) : IKvScorer
 }
 
 /// <summary>
-/// Ada-KV (Feng et al. 2024, arXiv 2407.11550): another rule's scores, for which the heads of a layer compete, so that heads whose attention
-/// is spread keep more. Each keeps at least a share of its own budget. Heads then hold unequal numbers of tokens, in memory too.
+/// Ada-KV (Feng et al. 2024, arXiv 2407.11550): another rule's scores, for which the heads of a layer compete, so that heads whose
+/// attention is spread keep more. Each keeps at least a share of its own budget. Heads then hold unequal numbers of tokens, in memory too.
 /// </summary>
 /// <param name="scorer">The rule.</param>
 /// <param name="floor">That share, within [0, 1]; 0.2 in the paper.</param>

@@ -4,8 +4,8 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Models;
 
 /// <summary>
-/// Expected attention (Devoto et al. 2025, arXiv 2510.00636): the attention that queries to come will give, if they are distributed as those
-/// of the prompt, times the norm of the value. With mean μ and covariance Σ of the unrotated queries, and R̄ the mean rotation of the
+/// Expected attention (Devoto et al. 2025, arXiv 2510.00636): the attention that queries to come will give, if they are distributed as
+/// those of the prompt, times the norm of the value. With mean μ and covariance Σ of the unrotated queries, and R̄ the mean rotation of the
 /// positions ahead, a key scores softmax(kᵀR̄μ / √d + kᵀR̄ΣR̄ᵀk / 2d), averaged over the query heads of its group, times ‖v‖.
 /// </summary>
 /// <remarks>It works when a prompt is read, not while decoding.</remarks>

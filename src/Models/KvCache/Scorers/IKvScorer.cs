@@ -22,8 +22,8 @@ public interface IKvScorer
 
 /// <summary>How the budget of a layer is divided among its heads.</summary>
 /// <param name="Floor">
-/// Null: each head keeps its own budget. Else the heads compete for the sum of their budgets, and each keeps at least this share of its own,
-/// within [0, 1].
+/// Null: each head keeps its own budget. Else the heads compete for the sum of their budgets, and each keeps at least this share of its
+/// own, within [0, 1].
 /// </param>
 public readonly record struct KvHeadAllocation(double? Floor)
 {

@@ -123,8 +123,8 @@ public sealed class CurDkv(int window = 16, int sinks = 4) : IKvScorer
 }
 
 /// <summary>
-/// LagKV (Liang et al. 2025, arXiv 2504.04704): tokens are parted into lags; a token is scored by how much its channels, scaled to the range
-/// that they have in the next lag, differ among each other. Scores are ranks within a lag, by softmax of keys' plus that of values'
+/// LagKV (Liang et al. 2025, arXiv 2504.04704): tokens are parted into lags; a token is scored by how much its channels, scaled to the
+/// range that they have in the next lag, differ among each other. Scores are ranks within a lag, by softmax of keys' plus that of values'
 /// deviations. The first tokens, the last whole lag and what is behind it are kept.
 /// </summary>
 /// <param name="lag">Tokens of a lag; 128 in the paper. Below two lags there are no scores, and the latest tokens are kept.</param>
