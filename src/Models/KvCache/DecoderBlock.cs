@@ -93,7 +93,7 @@ public sealed class DecoderBlock : Module
         var keys = rotary.Rotate(Heads(_key, normed, _sizes.KvHeads, _keyNorm));
         var values = Heads(_value, normed, _sizes.KvHeads, null);
         var queries = rotary.Rotate(unrotated);
-        var seen = Attend(layer, queries, keys, values, rows, host, cache);
+        var seen = Attend(layer, phase, queries, keys, values, rows, host, cache);
         if (readers.Count > 0)
         {
             var attention = new LayerAttention(layer, phase, unrotated, queries, keys, values, rows, cache);
@@ -105,11 +105,11 @@ public sealed class DecoderBlock : Module
     }
 
     private static Tensor Attend(
-        int layer, Tensor queries, Tensor keys, Tensor values, DecoderRows rows, HostRows host, KvCache? cache)
+        int layer, DecoderPhase phase, Tensor queries, Tensor keys, Tensor values, DecoderRows rows, HostRows host, KvCache? cache)
     {
         if (cache is null)
             return GroupedAttention.Causal(queries, keys, values, rows.KeyMask);
-        if (queries.shape[2] == 1)
+        if (phase == DecoderPhase.Decode)
         {
             cache.Append(layer, keys, values, host.Positions);
             return cache.Attend(layer, queries.squeeze(2)).unsqueeze(2);

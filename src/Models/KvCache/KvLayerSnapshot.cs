@@ -7,7 +7,7 @@ namespace AuxCore.Models;
 /// <summary>What rules are told of one layer of one sequence; <see cref="Context"/> gives some or all of its heads.</summary>
 internal sealed class KvLayerSnapshot
 {
-    private readonly int _layer, _sequence, _heads, _group, _depth;
+    private readonly int _layer, _sequence, _heads, _group, _depth, _rows;
     private readonly KvCache _cache;
     private readonly KvTensors _tensors;
     private readonly RotaryOptions _rotary;
@@ -22,7 +22,7 @@ internal sealed class KvLayerSnapshot
         (_heads, _depth) = (cache.Layout.Layers[layer].KvHeads, options.HeadDim);
         _group = options.Layers[layer].QueryHeads / _heads;
         _window = needs.QueryWindow > 0 && cache.Observations is { } seen ? seen.Window(layer, sequence) : [];
-        _sums = needs.AttentionSums;
+        (_sums, _rows) = (needs.AttentionSums, needs.QueryWindow);
         if (needs.QueryStatistics && attention is not null)
             (_mean, _covariance) = Statistics(attention, needs.StatisticsSkip);
     }
@@ -32,7 +32,7 @@ internal sealed class KvLayerSnapshot
     {
         var (stream, queryHeads) = (_sequence * _heads + firstHead, heads * _group);
         var length = _tensors.Lengths[stream];
-        var rows = Math.Min(_window.Count, length);
+        var rows = Math.Min(Math.Min(_window.Count, _rows), length);
         return new()
         {
             Layer = _layer,

@@ -22,7 +22,7 @@ internal sealed class KvObservations
         var rows = _windows[layer][sequence];
         rows.Add((position, row));
         if (rows.Count > window)
-            rows.RemoveAt(0);
+            rows.RemoveRange(0, rows.Count - window);
     }
 
     /// <summary>[B, Hkv, Nmax]; null where nobody asked for them.</summary>
