@@ -1,0 +1,68 @@
+using AuxCore.Kernels;
+using TorchSharp;
+
+namespace AuxCore.Models;
+
+/// <summary>What one layer keeps of each token.</summary>
+/// <param name="KvHeads">Hkv: heads of keys and values.</param>
+/// <param name="HeadDim">d: elements of a head.</param>
+public readonly record struct KvLayer(int KvHeads, int HeadDim);
+
+/// <summary>What a <see cref="KvCache"/> holds, and in which formats.</summary>
+/// <param name="Layers">Each layer's heads; they may differ.</param>
+/// <param name="Batch">B: how many sequences.</param>
+/// <param name="Capacity">Nmax: for how many tokens each head has room.</param>
+/// <param name="Keys">How keys are stored.</param>
+/// <param name="Values">How values are stored.</param>
+public sealed record KvLayout(IReadOnlyList<KvLayer> Layers, int Batch, int Capacity, KvFormat Keys, KvFormat Values)
+{
+    /// <summary>
+    /// What 1 stands for in keys of <see cref="KvFormat.Fp8E4M3"/>, finite and above 0: with s, magnitudes from s / 512 to 448 s are told
+    /// apart. Other formats ignore it.
+    /// </summary>
+    public float KeyScale { get; init; } = 1;
+
+    /// <summary>The same of values.</summary>
+    public float ValueScale { get; init; } = 1;
+
+    /// <summary>Refuses what no cache can be.</summary>
+    internal void Check()
+    {
+        ArgumentNullException.ThrowIfNull(Layers);
+        Sizes.RequirePositive((nameof(Layers), Layers.Count), (nameof(Batch), Batch), (nameof(Capacity), Capacity));
+        for (var i = 0; i < Layers.Count; i++)
+        {
+            Sizes.RequirePositive(($"Layers[{i}].KvHeads", Layers[i].KvHeads), ($"Layers[{i}].HeadDim", Layers[i].HeadDim));
+            RequireGroups(nameof(Keys), Keys, i);
+            RequireGroups(nameof(Values), Values, i);
+        }
+
+        RequireScale(nameof(KeyScale), KeyScale);
+        RequireScale(nameof(ValueScale), ValueScale);
+    }
+
+    private void RequireGroups(string name, KvFormat format, int layer)
+    {
+        // Its keys are grouped over positions: what is evicted or rewound would have to be restored from groups, and rounded again.
+        if (format == KvFormat.Kivi4)
+            throw new ArgumentException($"{name}: {format} is for KvAppend and KvDecodeAttention; caches that evict and rewind refuse it");
+        if (Layers[layer].HeadDim % format.GroupSize() != 0)
+        {
+            throw new ArgumentException(
+                $"{name}: heads of {Layers[layer].HeadDim} in layer {layer} are not a multiple of {format.GroupSize()}, the groups of "
+                + $"{format}");
+        }
+    }
+
+    private static void RequireScale(string name, float scale)
+    {
+        if (!(scale > 0 && float.IsFinite(scale)))
+            throw new ArgumentOutOfRangeException(name, scale, "A scale is finite and above 0.");
+    }
+}
+
+/// <summary>Keys and values of a layer, restored to float32.</summary>
+/// <param name="Keys">float32 [B, Hkv, n, d], where n is the longest head; zeros behind shorter ones.</param>
+/// <param name="Values">float32 [B, Hkv, n, d].</param>
+/// <param name="Lengths">[B · Hkv]: how many positions of each head are filled.</param>
+public sealed record KvTensors(torch.Tensor Keys, torch.Tensor Values, int[] Lengths);
