@@ -459,6 +459,64 @@ AUXCORE_API auxcore_status auxcore_info_nce_workspace(const auxcore_info_nce* ba
 /* Loss and gradients of one batch. */
 AUXCORE_API auxcore_status auxcore_info_nce_loss(auxcore_context context, void* stream, const auxcore_info_nce* batch);
 
+/* ---- KV caches: KvQuantise, KvDecodeAttention (kv_approximation/) ----
+ *
+ * The formulas are in the C# files of the same names. Nothing is allocated and nothing waits for the device; what is written shares memory
+ * with nothing else. Calls can be captured in graphs, but where it is said. */
+
+/* How elements are stored; the numbers are those of AuxCore.Kernels.KvFormat. Q8_0 and Q4_0 are llama.cpp's: groups of 32 elements in 34
+ * and 18 bytes. Addresses are aligned to the elements, those of groups to 2 bytes. */
+enum {
+  AUXCORE_KV_F32 = 0,
+  AUXCORE_KV_F16 = 1,
+  AUXCORE_KV_BF16 = 2,
+  AUXCORE_KV_E4M3 = 3,
+  AUXCORE_KV_Q8_0 = 4,
+  AUXCORE_KV_Q4_0 = 5
+};
+
+typedef struct auxcore_kv_elements {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_elements) */
+  int32_t format;       /* AUXCORE_KV_F32, … */
+  int64_t count;        /* at least 0; a multiple of the format's groups */
+  float scale;          /* of E4M3, what 1 stands for: finite and above 0; 1 for all others */
+  uint32_t reserved;    /* 0 */
+  uint64_t elements;    /* [count], float32 */
+  uint64_t stored;      /* their bytes; here groups may be anywhere */
+} auxcore_kv_elements;
+
+/* stored <- elements. */
+AUXCORE_API auxcore_status auxcore_kv_quantise(auxcore_context context, void* stream, const auxcore_kv_elements* elements);
+
+/* elements <- stored. */
+AUXCORE_API auxcore_status auxcore_kv_dequantise(auxcore_context context, void* stream, const auxcore_kv_elements* elements);
+
+typedef struct auxcore_kv_attention {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_attention) */
+  int32_t batch;
+  int32_t query_heads;  /* a multiple of kv_heads */
+  int32_t kv_heads;
+  int32_t head_dim;     /* 8 to 256, a multiple of 8 and of the formats' groups */
+  int32_t capacity;     /* positions that the cache has room for */
+  int32_t key_format;   /* AUXCORE_KV_F32, …; not E4M3 */
+  int32_t value_format;
+  double scale;         /* of the scores: finite */
+  uint64_t query;       /* [batch, query_heads, head_dim], float32 */
+  uint64_t keys;        /* [batch, kv_heads, capacity, head_dim], stored */
+  uint64_t values;      /* likewise */
+  uint64_t lengths;     /* [batch], int32: filled positions; held within 0 and capacity. Or 0 */
+  const int32_t* host_lengths; /* the same in host memory, where lengths is 0: read before the call returns. Not while capturing */
+  uint64_t output;      /* [batch, query_heads, head_dim], float32 */
+  uint64_t workspace;   /* aligned to 256 bytes */
+  int64_t workspace_bytes;
+} auxcore_kv_attention;
+
+/* The bytes of workspace that a call needs; its addresses may be 0. They depend on sizes, not on lengths or formats. */
+AUXCORE_API auxcore_status auxcore_kv_attention_workspace(const auxcore_kv_attention* attention, int64_t* bytes);
+
+/* Attention of one token of each sequence. */
+AUXCORE_API auxcore_status auxcore_kv_decode_attention(auxcore_context context, void* stream, const auxcore_kv_attention* attention);
+
 #ifdef __cplusplus
 }
 #endif

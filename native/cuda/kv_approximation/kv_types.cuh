@@ -1,0 +1,29 @@
+// What the host and the device code of the KV cache's ops both know.
+#pragma once
+
+#include <stdint.h>
+
+namespace auxcore::kv {
+
+constexpr int kWarp = 32;
+
+/// How elements are stored: AUXCORE_KV_F32, … and AuxCore.Kernels.KvFormat.
+enum Format : int32_t { kF32 = 0, kF16 = 1, kBF16 = 2, kE4M3 = 3, kQ8 = 4, kQ4 = 5 };
+
+constexpr int32_t kFormats = 6;
+constexpr int kGroup = 32;        ///< elements that share a scale, in the formats that have one
+constexpr int kQ8Bytes = 34;      ///< of a group: a binary16, then a byte an element
+constexpr int kQ4Bytes = 18;      ///< of a group: a binary16, then half a byte an element
+
+/// Elements that are stored together.
+constexpr int group_of(int32_t format) { return format == kQ8 || format == kQ4 ? kGroup : 1; }
+
+/// Their bytes.
+constexpr int group_bytes_of(int32_t format) {
+  return format == kQ8 ? kQ8Bytes : format == kQ4 ? kQ4Bytes : format == kF32 ? 4 : format == kE4M3 ? 1 : 2;
+}
+
+/// What an address is a multiple of.
+constexpr int alignment_of(int32_t format) { return format == kF32 ? 4 : format == kE4M3 ? 1 : 2; }
+
+}  // namespace auxcore::kv
