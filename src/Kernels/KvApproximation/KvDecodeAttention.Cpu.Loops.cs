@@ -8,12 +8,12 @@ public static partial class KvDecodeAttention
 {
     /// <summary>The loops over a chunk for one vector width and the formats of keys and values.</summary>
     private readonly unsafe struct KvAttentionLoops(
-        delegate*<float*, byte*, int, int, int, float*, float*, void> score, delegate*<float*, int, float*, void> weigh,
-        delegate*<float*, byte*, int, int, int, float*, float*, void> mix)
+        delegate*<float*, byte*, int, int, int, float*, float, float*, void> score, delegate*<float*, int, float*, void> weigh,
+        delegate*<float*, byte*, int, int, int, float*, float, float*, void> mix)
     {
-        private readonly delegate*<float*, byte*, int, int, int, float*, float*, void> _score = score;
+        private readonly delegate*<float*, byte*, int, int, int, float*, float, float*, void> _score = score;
         private readonly delegate*<float*, int, float*, void> _weigh = weigh;
-        private readonly delegate*<float*, byte*, int, int, int, float*, float*, void> _mix = mix;
+        private readonly delegate*<float*, byte*, int, int, int, float*, float, float*, void> _mix = mix;
 
         public static KvAttentionLoops For(SimdWidth width, KvFormat keys, KvFormat values) => width switch
         {
@@ -32,6 +32,7 @@ public static partial class KvDecodeAttention
                     KvFormat.F32 => &Score<TVector, ElementRow<float>>,
                     KvFormat.F16 => &Score<TVector, ElementRow<Half>>,
                     KvFormat.BF16 => &Score<TVector, ElementRow<BFloat16>>,
+                    KvFormat.Fp8E4M3 => &Score<TVector, E4M3Row>,
                     KvFormat.Q8_0 => &Score<TVector, Q8Row>,
                     _ => &Score<TVector, Q4Row>,
                 },
@@ -41,24 +42,25 @@ public static partial class KvDecodeAttention
                     KvFormat.F32 => &Mix<TVector, ElementRow<float>>,
                     KvFormat.F16 => &Mix<TVector, ElementRow<Half>>,
                     KvFormat.BF16 => &Mix<TVector, ElementRow<BFloat16>>,
+                    KvFormat.Fp8E4M3 => &Mix<TVector, E4M3Row>,
                     KvFormat.Q8_0 => &Mix<TVector, Q8Row>,
                     _ => &Mix<TVector, Q4Row>,
                 });
 
-        /// <summary>Scores [count, block] of queries [block, d] and the keys of a chunk.</summary>
-        public void Score(float* query, byte* keys, int count, int d, int heads, float* scores, float* scales) =>
-            _score(query, keys, count, d, heads, scores, scales);
+        /// <summary>Scores [count, block] of queries [block, d] and keys that lie side by side.</summary>
+        public void Score(float* query, byte* keys, int count, int d, int heads, float* scores, float headScale, float* scales) =>
+            _score(query, keys, count, d, heads, scores, headScale, scales);
 
         /// <summary>Scores become weights; a block's maxima, then its sums of weights, are stored.</summary>
         public void Weigh(float* scores, int count, float* result) => _weigh(scores, count, result);
 
-        /// <summary>Adds values of a chunk, by their weights [count, block], to [block, d].</summary>
-        public void Mix(float* weights, byte* values, int count, int d, int heads, float* sums, float* scales) =>
-            _mix(weights, values, count, d, heads, sums, scales);
+        /// <summary>Adds values that lie side by side, by their weights [count, block], to [block, d].</summary>
+        public void Mix(float* weights, byte* values, int count, int d, int heads, float* sums, float headScale, float* scales) =>
+            _mix(weights, values, count, d, heads, sums, headScale, scales);
     }
 
     private static unsafe void Score<TVector, TRow>(
-        float* query, byte* keys, int count, int d, int heads, float* scores, float* scales)
+        float* query, byte* keys, int count, int d, int heads, float* scores, float headScale, float* scales)
         where TVector : struct, IFloatVector<TVector>
         where TRow : struct, IKvRow
     {
@@ -67,7 +69,7 @@ public static partial class KvDecodeAttention
         {
             var some = Math.Min(KvRows.Tile, count - from);
             var rows = keys + from * bytes;
-            TRow.LoadScales(rows, some, d, scales);
+            TRow.LoadScales(rows, some, d, headScale, scales);
             if (heads == 1)
                 ScoreOne<TVector, TRow>(query, rows, bytes, some, d, scores + from * Block, scales, groups);
             else
@@ -207,7 +209,8 @@ public static partial class KvDecodeAttention
         return TVector.ZeroBelow(p * TVector.PowerOfTwo(shifted), x, TVector.Broadcast(-126));
     }
 
-    private static unsafe void Mix<TVector, TRow>(float* weights, byte* values, int count, int d, int heads, float* sums, float* scales)
+    private static unsafe void Mix<TVector, TRow>(
+        float* weights, byte* values, int count, int d, int heads, float* sums, float headScale, float* scales)
         where TVector : struct, IFloatVector<TVector>
         where TRow : struct, IKvRow
     {
@@ -216,7 +219,7 @@ public static partial class KvDecodeAttention
         {
             var some = Math.Min(KvRows.Tile, count - from);
             var rows = values + from * bytes;
-            TRow.LoadScales(rows, some, d, scales);
+            TRow.LoadScales(rows, some, d, headScale, scales);
             for (var i = 0; i < d;)
             {
                 // Two vectors of a row at a time, for as long as there are two.

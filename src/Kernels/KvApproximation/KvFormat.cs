@@ -1,3 +1,5 @@
+using AuxCore.Interop;
+
 namespace AuxCore.Kernels;
 
 /// <summary>How the keys or the values of a KV cache are stored. Keys and values choose independently.</summary>
@@ -51,6 +53,15 @@ public static class KvFormats
             throw new ArgumentException($"elements: {elements} is not a multiple of {group}, the groups of {format}", nameof(elements));
         return checked(elements / group * bytes);
     }
+
+    /// <summary>The dtype whose elements are those of the format; null where there is none.</summary>
+    internal static DType? OwnType(this KvFormat format) => format switch
+    {
+        KvFormat.F32 => DType.Float32,
+        KvFormat.F16 => DType.Float16,
+        KvFormat.BF16 => DType.BFloat16,
+        _ => null,
+    };
 
     private static (int Elements, int Bytes) Layout(KvFormat format) => format switch
     {

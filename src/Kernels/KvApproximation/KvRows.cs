@@ -12,7 +12,12 @@ internal unsafe interface IKvRow
     static abstract int Offset(int element);
 
     /// <summary>Widens the scales of rows that follow each other, some <see cref="KvRows.Groups"/> a row.</summary>
-    static abstract void LoadScales(byte* rows, int count, int elements, float* scales);
+    /// <param name="rows">The first row.</param>
+    /// <param name="count">How many rows.</param>
+    /// <param name="elements">Elements of a row.</param>
+    /// <param name="headScale">The scale that the rows share, where the format has such a one.</param>
+    /// <param name="scales">What is written.</param>
+    static abstract void LoadScales(byte* rows, int count, int elements, float headScale, float* scales);
 
     /// <summary>A vector of elements of one group.</summary>
     /// <param name="at">Where it begins.</param>
@@ -60,13 +65,28 @@ internal readonly unsafe struct ElementRow<T> : IKvRow where T : unmanaged
 
     public static int Offset(int element) => element * sizeof(T);
 
-    public static void LoadScales(byte* rows, int count, int elements, float* scales)
+    public static void LoadScales(byte* rows, int count, int elements, float headScale, float* scales)
     {
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static TVector Load<TVector>(byte* at, int element, float* scale) where TVector : struct, IFloatVector<TVector> =>
         TVector.Load((T*)at);
+}
+
+/// <summary>FP8 E4M3, of a scale that a head's rows share.</summary>
+internal readonly unsafe struct E4M3Row : IKvRow
+{
+    public static long Bytes(int elements) => elements;
+
+    public static int Offset(int element) => element;
+
+    public static void LoadScales(byte* rows, int count, int elements, float headScale, float* scales) =>
+        new Span<float>(scales, count * KvRows.Groups(elements)).Fill(headScale);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static TVector Load<TVector>(byte* at, int element, float* scale) where TVector : struct, IFloatVector<TVector> =>
+        TVector.LoadE4M3(at) * TVector.Broadcast(*scale);
 }
 
 /// <summary>Groups of q8_0.</summary>
@@ -77,7 +97,7 @@ internal readonly unsafe struct Q8Row : IKvRow
     public static int Offset(int element) =>
         KvRows.Group(element) * Q8Group.Bytes + sizeof(ushort) + (int)((uint)element % Q8Group.Elements);
 
-    public static void LoadScales(byte* rows, int count, int elements, float* scales) =>
+    public static void LoadScales(byte* rows, int count, int elements, float headScale, float* scales) =>
         KvRows.LoadScales(rows, count * (elements / Q8Group.Elements), Q8Group.Bytes, scales);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -94,7 +114,7 @@ internal readonly unsafe struct Q4Row : IKvRow
 
     public static int Offset(int element) => KvRows.Group(element) * Q4Group.Bytes + sizeof(ushort) + (int)((uint)element % Half);
 
-    public static void LoadScales(byte* rows, int count, int elements, float* scales) =>
+    public static void LoadScales(byte* rows, int count, int elements, float headScale, float* scales) =>
         KvRows.LoadScales(rows, count * (elements / Q4Group.Elements), Q4Group.Bytes, scales);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
