@@ -491,31 +491,55 @@ AUXCORE_API auxcore_status auxcore_kv_quantise(auxcore_context context, void* st
 /* elements <- stored. */
 AUXCORE_API auxcore_status auxcore_kv_dequantise(auxcore_context context, void* stream, const auxcore_kv_elements* elements);
 
-typedef struct auxcore_kv_attention {
-  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_attention) */
+/* The keys, or the values, of a cache. The positions of a head within a sequence, or page, lie side by side. */
+typedef struct auxcore_kv_plane {
+  int32_t format;      /* AUXCORE_KV_F32, … */
+  int32_t scale_count; /* of E4M3: 1, or kv_heads; 0 for all others */
+  uint64_t first;      /* of the first element; addresses and steps are even, and those of F32 multiples of 4 */
+  int64_t outer_count; /* sequences, or pages */
+  int64_t outer_step;  /* bytes from one of them to the next */
+  int64_t head_step;   /* bytes from one head to the next; not looked at where a page holds one head */
+  uint64_t scales;     /* [scale_count], float32, finite and above 0; or 0 */
+} auxcore_kv_plane;
+
+/* The KV cache of one layer: contiguous, or in pages. What page tables say is held within the pool: a page that is none is read as page 0,
+ * and not written. */
+typedef struct auxcore_kv_cache {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_cache) */
   int32_t batch;
-  int32_t query_heads;  /* a multiple of kv_heads */
   int32_t kv_heads;
   int32_t head_dim;     /* 8 to 256, a multiple of 8 and of the formats' groups */
-  int32_t capacity;     /* positions that the cache has room for */
-  int32_t key_format;   /* AUXCORE_KV_F32, …; not E4M3 */
-  int32_t value_format;
+  int32_t positions;    /* of a head that lie side by side: the capacity, or those of a page */
+  uint32_t pages_are_of_heads; /* 0: a page holds all heads of a sequence; 1: one head, and each has a table of its own */
+  uint64_t page_offsets; /* [batch + 1] or [batch * kv_heads + 1], int32: where each table begins in pages, and the end; 0: contiguous */
+  uint64_t pages;        /* [page_count], int32; or 0 */
+  int64_t page_count;
+  auxcore_kv_plane keys;
+  auxcore_kv_plane values;
+} auxcore_kv_cache;
+
+typedef struct auxcore_kv_attention {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_attention) */
+  int32_t query_heads;  /* a multiple of kv_heads */
+  uint32_t lengths_are_of_heads; /* 0 or 1 */
+  int32_t sum_positions; /* of position_sums; 0 where they are left out */
   double scale;         /* of the scores: finite */
   uint64_t query;       /* [batch, query_heads, head_dim], float32 */
-  uint64_t keys;        /* [batch, kv_heads, capacity, head_dim], stored */
-  uint64_t values;      /* likewise */
-  uint64_t lengths;     /* [batch], int32: filled positions; held within 0 and capacity. Or 0 */
+  uint64_t lengths;     /* [batch] or [batch, kv_heads], int32: filled positions; held within what there is room for. Or 0 */
   const int32_t* host_lengths; /* the same in host memory, where lengths is 0: read before the call returns. Not while capturing */
   uint64_t output;      /* [batch, query_heads, head_dim], float32 */
+  uint64_t position_sums; /* [batch, kv_heads, sum_positions], float32: the probabilities of a group's heads are added; or 0 */
   uint64_t workspace;   /* aligned to 256 bytes */
   int64_t workspace_bytes;
 } auxcore_kv_attention;
 
-/* The bytes of workspace that a call needs; its addresses may be 0. They depend on sizes, not on lengths or formats. */
-AUXCORE_API auxcore_status auxcore_kv_attention_workspace(const auxcore_kv_attention* attention, int64_t* bytes);
+/* The bytes of workspace that a call needs; addresses may be 0. They depend on sizes, not on lengths or formats. */
+AUXCORE_API auxcore_status auxcore_kv_attention_workspace(
+    const auxcore_kv_cache* cache, const auxcore_kv_attention* attention, int64_t* bytes);
 
 /* Attention of one token of each sequence. */
-AUXCORE_API auxcore_status auxcore_kv_decode_attention(auxcore_context context, void* stream, const auxcore_kv_attention* attention);
+AUXCORE_API auxcore_status auxcore_kv_decode_attention(
+    auxcore_context context, void* stream, const auxcore_kv_cache* cache, const auxcore_kv_attention* attention);
 
 #ifdef __cplusplus
 }

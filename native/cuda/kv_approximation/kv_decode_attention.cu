@@ -23,29 +23,36 @@ using namespace kv;
 
 __device__ __forceinline__ float minus_infinity() { return as_float(0xff800000u); }
 
-__device__ __forceinline__ bool is_grouped(int32_t format) { return format == kQ8 || format == kQ4; }
-
 /// 2^(maximum - greatest), and 0 for what has no maximum: -∞ less -∞ would be NaN.
 __device__ __forceinline__ float share_of(float maximum, float greatest) {
   return maximum == minus_infinity() ? 0.0f : exp2_approximate(maximum - greatest);
+}
+
+/// How many positions of a head are filled.
+__device__ __forceinline__ int32_t length_of(const Arguments& arguments, const HeadTable& table) {
+  const int64_t at =
+      arguments.lengths_are_of_heads ? int64_t{table.sequence} * arguments.cache.kv_heads + table.kv_head : table.sequence;
+  const int32_t length = HeadTable::within(arguments.lengths[at], 0, table.capacity);
+  return arguments.scores != nullptr && length > arguments.sum_positions ? arguments.sum_positions : length;
 }
 
 /// The positions of a split: as many for each, in whole warps.
 struct Range {
   int32_t first, count;
 
-  __device__ __forceinline__ Range(const Arguments& arguments, int32_t sequence, int32_t split) {
-    const int32_t given = arguments.lengths[sequence];
-    const int32_t length = given < 0 ? 0 : given > arguments.capacity ? arguments.capacity : given;
-    const int32_t each = per_split(length, arguments.splits);
-    const int64_t begin = int64_t{split} * each;
+  __device__ __forceinline__ Range(int32_t length, int32_t splits, int32_t split) {
+    const int64_t each = per_split(length, splits), begin = split * each;
     first = begin < length ? int32_t(begin) : length;
-    count = length - first < each ? length - first : each;
+    count = length - first < each ? length - first : int32_t(each);
   }
 
-  static __device__ __forceinline__ int32_t per_split(int32_t length, int32_t splits) {
-    const int32_t each = int32_t((int64_t{length} + splits - 1) / splits);
-    return int32_t((int64_t{each} + kWarp - 1) / kWarp * kWarp > length ? length : (each + kWarp - 1) / kWarp * kWarp);
+  /// The splits that have positions.
+  static __device__ __forceinline__ int32_t used(int32_t length, int32_t splits) {
+    return length == 0 ? 0 : int32_t((length - 1) / per_split(length, splits)) + 1;
+  }
+
+  static __device__ __forceinline__ int64_t per_split(int32_t length, int32_t splits) {
+    return ((int64_t{length} + splits - 1) / splits + kWarp - 1) / kWarp * kWarp;
   }
 };
 
@@ -62,7 +69,7 @@ struct Place {
         r(lane & (arguments.lanes - 1)),
         row(lane / arguments.lanes),
         lanes(arguments.lanes),
-        has_part(r * kVector < arguments.head_dim) {}
+        has_part(r * kVector < arguments.cache.head_dim) {}
 
   __device__ __forceinline__ int rows_at_once() const { return kWarp / lanes; }
 };
@@ -178,8 +185,10 @@ struct Running {
 };
 
 /// Scores of a tile become weights. What was summed before shrinks where a maximum has grown.
+/// Scores that are kept for sums of positions go to `kept`, whose heads are `pitch` apart.
 template <int kHeads>
-__device__ __forceinline__ void weigh(float* scores, int count, int lane, Running& running, float (&sums)[kHeads][kVector]) {
+__device__ __forceinline__ void weigh(float* scores, int count, int lane, Running& running, float (&sums)[kHeads][kVector], int heads,
+    AUXCORE_GLOBAL float* kept, int32_t pitch) {
   constexpr int kAtOnce = kWarp / kHeads;  // positions
   float own[kHeads];
   float greatest = running.maximum;
@@ -191,6 +200,12 @@ __device__ __forceinline__ void weigh(float* scores, int count, int lane, Runnin
 #pragma unroll
   for (int with = kHeads; with < kWarp; with *= 2)
     greatest = fmaxf(greatest, __shfl_xor_sync(kAllLanes, greatest, with));
+  if (kept != nullptr && lane % kHeads < heads) {
+#pragma unroll
+    for (int i = 0; i < kHeads; ++i)
+      if (i * kAtOnce + lane / kHeads < count)
+        kept[int64_t{lane % kHeads} * pitch + i * kAtOnce + lane / kHeads] = own[i];
+  }
   const float shift = greatest == minus_infinity() ? 0.0f : greatest;
   const float shrink = exp2_approximate(running.maximum - shift);
   running.maximum = greatest;
@@ -213,61 +228,41 @@ __device__ __forceinline__ void weigh(float* scores, int count, int lane, Runnin
   }
 }
 
-/// One head of the cache as a warp reads it, tile by tile.
-struct Rows {
-  const unsigned char* first;
-  int32_t row_bytes;
-  int32_t format;
-
-  __device__ __forceinline__ const unsigned char* at(int32_t position) const { return first + int64_t{position} * row_bytes; }
-  __device__ __forceinline__ int phase(int32_t position) const { return phase_of(at(position), is_grouped(format)); }
-  __device__ __forceinline__ void copy(unsigned char* slot, int32_t position, int32_t count, int lane) const {
-    copy_rows(slot, at(position), count * row_bytes, is_grouped(format), lane);
+#define AUXCORE_KV_BY_FORMAT(format, call)  \
+  switch (format) {                         \
+    case kF32:                              \
+      call(kF32);                           \
+      break;                                \
+    case kF16:                              \
+      call(kF16);                           \
+      break;                                \
+    case kBF16:                             \
+      call(kBF16);                          \
+      break;                                \
+    case kE4M3:                             \
+      call(kE4M3);                          \
+      break;                                \
+    case kQ8:                               \
+      call(kQ8);                            \
+      break;                                \
+    default:                                \
+      call(kQ4);                            \
+      break;                                \
   }
-};
 
-template <int kHeads>
-__device__ __forceinline__ void score_as(
-    const Rows& keys, const unsigned char* slot, int32_t from, int count, Place place, const float (&query)[kHeads][kVector],
-    float* scores) {
-  const int at = keys.phase(from);
-  switch (keys.format) {
-    case kF32:
-      return score<kHeads, kF32>(slot, at, keys.row_bytes, count, place, query, scores);
-    case kF16:
-      return score<kHeads, kF16>(slot, at, keys.row_bytes, count, place, query, scores);
-    case kBF16:
-      return score<kHeads, kBF16>(slot, at, keys.row_bytes, count, place, query, scores);
-    case kQ8:
-      return score<kHeads, kQ8>(slot, at, keys.row_bytes, count, place, query, scores);
-    default:
-      return score<kHeads, kQ4>(slot, at, keys.row_bytes, count, place, query, scores);
-  }
-}
-
-template <int kHeads>
-__device__ __forceinline__ void mix_as(
-    const Rows& values, const unsigned char* slot, int32_t from, int count, Place place, const float* weights,
-    float (&sums)[kHeads][kVector]) {
-  const int at = values.phase(from);
-  switch (values.format) {
-    case kF32:
-      return mix<kHeads, kF32>(slot, at, values.row_bytes, count, place, weights, sums);
-    case kF16:
-      return mix<kHeads, kF16>(slot, at, values.row_bytes, count, place, weights, sums);
-    case kBF16:
-      return mix<kHeads, kBF16>(slot, at, values.row_bytes, count, place, weights, sums);
-    case kQ8:
-      return mix<kHeads, kQ8>(slot, at, values.row_bytes, count, place, weights, sums);
-    default:
-      return mix<kHeads, kQ4>(slot, at, values.row_bytes, count, place, weights, sums);
+/// A head's result, of all its positions.
+__device__ __forceinline__ void finish(const Arguments& arguments, int64_t row, int column, float greatest, float total, float value) {
+  arguments.output[row * arguments.cache.head_dim + column] = value / total;
+  if (arguments.totals != nullptr && column == 0) {
+    arguments.totals[2 * row] = greatest;
+    arguments.totals[2 * row + 1] = total;
   }
 }
 
 /// What the warps of a block found, in their order: a split's result, or the output where there is one split.
 __device__ __forceinline__ void merge_warps(
-    const Arguments& arguments, const float* found, int heads_of_layout, int64_t first_row, int heads, int32_t split) {
-  const int d = arguments.head_dim, pitch = d + 2;
+    const Arguments& arguments, const float* found, int heads_of_layout, int64_t first_row, int heads, int32_t split, float value_scale) {
+  const int d = arguments.cache.head_dim, pitch = d + 2;
   for (int i = int(threadIdx.x); i < heads * d; i += kThreads) {
     const int head = i / d, column = i % d;
     float greatest = minus_infinity(), total = 0, value = 0;
@@ -281,9 +276,10 @@ __device__ __forceinline__ void merge_warps(
       total = fmaf(share, of[1], total);
       value = fmaf(share, of[2 + column], value);
     }
+    value *= value_scale;
     const int64_t row = first_row + head, part = row * arguments.splits + split;
     if (arguments.splits == 1) {
-      arguments.output[row * d + column] = value / total;
+      finish(arguments, row, column, greatest, total, value);
       continue;
     }
     arguments.partials[part * d + column] = value;
@@ -297,19 +293,20 @@ __device__ __forceinline__ void merge_warps(
 template <int kHeads>
 __device__ __forceinline__ void attend(const Arguments& arguments) {
   AUXCORE_DYNAMIC_SHARED(unsigned char, memory);
-  const Layout layout(arguments.key_row, arguments.value_row, arguments.head_dim, kHeads);
+  const Cache& cache = arguments.cache;
+  const Layout layout(cache.keys.row_bytes, cache.values.row_bytes, cache.head_dim, kHeads);
   const Place place(arguments);
-  const int d = arguments.head_dim, warp = int(threadIdx.x) / kWarp;
+  const int d = cache.head_dim, warp = int(threadIdx.x) / kWarp;
   // Splits of a head are neighbours.
   const int32_t split = int32_t(blockIdx.x % unsigned(arguments.splits));
   const int32_t unit = int32_t(blockIdx.x / unsigned(arguments.splits));
   const int32_t head_block = unit % arguments.head_blocks, stored_head = unit / arguments.head_blocks;
-  const int32_t sequence = stored_head / arguments.kv_heads, kv_head = stored_head % arguments.kv_heads;
-  const int32_t per_group = arguments.query_heads / arguments.kv_heads, first_head = head_block * arguments.heads;
+  const HeadTable table(cache, stored_head / cache.kv_heads, stored_head % cache.kv_heads);
+  const int32_t per_group = arguments.query_heads / cache.kv_heads, first_head = head_block * arguments.heads;
   const int heads = per_group - first_head < arguments.heads ? per_group - first_head : arguments.heads;
-  const int64_t first_row = int64_t{sequence} * arguments.query_heads + kv_head * per_group + first_head;
+  const int64_t first_row = int64_t{table.sequence} * arguments.query_heads + table.kv_head * per_group + first_head;
 
-  const Range range(arguments, sequence, split);
+  const Range range(length_of(arguments, table), arguments.splits, split);
   if (range.count == 0) {
     if (arguments.splits == 1)
       for (int i = int(threadIdx.x); i < heads * d; i += kThreads)
@@ -317,47 +314,57 @@ __device__ __forceinline__ void attend(const Arguments& arguments) {
     return;
   }
 
-  const int64_t first = int64_t{stored_head} * arguments.capacity + range.first;
-  const Rows keys = {arguments.keys + first * arguments.key_row, arguments.key_row, arguments.key_format};
-  const Rows values = {arguments.values + first * arguments.value_row, arguments.value_row, arguments.value_format};
+  const HeadRows keys = {cache, cache.keys, table}, values = {cache, cache.values, table};
   unsigned char* const own = memory + warp * layout.warp_bytes(kHeads);
   float* const scores = reinterpret_cast<float*>(own + kStages * (layout.key_slot + layout.value_slot));
+  AUXCORE_GLOBAL float* const kept = arguments.scores == nullptr
+      ? nullptr : global<float>(reinterpret_cast<uint64_t>(arguments.scores)) + first_row * arguments.sum_positions + range.first;
   const int32_t step = layout.tile * kWarps;
 
+  int key_phase = 0, value_phase = 0, next_key_phase = 0, next_value_phase = 0;
   const auto fetch = [&](int32_t from, int stage) {
     if (from < range.count) {
       const int32_t some = range.count - from < layout.tile ? range.count - from : layout.tile;
       unsigned char* const slot = own + stage * (layout.key_slot + layout.value_slot);
-      keys.copy(slot, from, some, place.lane);
-      values.copy(slot + layout.key_slot, from, some, place.lane);
+      next_key_phase = keys.copy(slot, range.first + from, some, place.lane);
+      next_value_phase = values.copy(slot + layout.key_slot, range.first + from, some, place.lane);
     }
     copy_async_commit();
   };
   fetch(warp * layout.tile, 0);
 
   float query[kHeads][kVector];
+  const double factor = arguments.factor * double(scale_of_head(cache.keys, table.kv_head));
 #pragma unroll
   for (int h = 0; h < kHeads; ++h)
 #pragma unroll
     for (int e = 0; e < kVector; ++e) {
-      const int column = column_of(arguments.key_format, place.r, e);
-      query[h][e] = h < heads && place.has_part ? float(double(arguments.query[(first_row + h) * d + column]) * arguments.factor) : 0.0f;
+      const int column = column_of(cache.keys.format, place.r, e);
+      query[h][e] = h < heads && place.has_part ? float(double(arguments.query[(first_row + h) * d + column]) * factor) : 0.0f;
     }
 
   float sums[kHeads][kVector] = {};
   Running running;
   int stage = 0;
   for (int32_t from = warp * layout.tile; from < range.count; from += step, stage ^= 1) {
+    key_phase = next_key_phase;
+    value_phase = next_value_phase;
     fetch(from + step, stage ^ 1);
     copy_async_wait<1>();
     __syncwarp();  // what other lanes copied is here too
     const int count = range.count - from < layout.tile ? range.count - from : layout.tile;
     const unsigned char* const slot = own + stage * (layout.key_slot + layout.value_slot);
-    score_as<kHeads>(keys, slot, from, count, place, query, scores);
+#define AUXCORE_KV_SCORE(format) \
+  score<kHeads, format>(slot, key_phase, cache.keys.row_bytes, count, place, query, scores)
+    AUXCORE_KV_BY_FORMAT(cache.keys.format, AUXCORE_KV_SCORE)
+#undef AUXCORE_KV_SCORE
     __syncwarp();
-    weigh<kHeads>(scores, count, place.lane, running, sums);
+    weigh<kHeads>(scores, count, place.lane, running, sums, heads, kept == nullptr ? nullptr : kept + from, arguments.sum_positions);
     __syncwarp();
-    mix_as<kHeads>(values, slot + layout.key_slot, from, count, place, scores, sums);
+#define AUXCORE_KV_MIX(format) \
+  mix<kHeads, format>(slot + layout.key_slot, value_phase, cache.values.row_bytes, count, place, scores, sums)
+    AUXCORE_KV_BY_FORMAT(cache.values.format, AUXCORE_KV_MIX)
+#undef AUXCORE_KV_MIX
     __syncwarp();  // before slot and scores are written anew
   }
   copy_async_wait<0>();
@@ -385,9 +392,9 @@ __device__ __forceinline__ void attend(const Arguments& arguments) {
     for (int h = 0; h < kHeads; ++h)
 #pragma unroll
       for (int e = 0; e < kVector; ++e)
-        found[(warp * kHeads + h) * pitch + 2 + column_of(arguments.value_format, place.r, e)] = sums[h][e];
+        found[(warp * kHeads + h) * pitch + 2 + column_of(cache.values.format, place.r, e)] = sums[h][e];
   __syncthreads();
-  merge_warps(arguments, found, kHeads, first_row, heads, split);
+  merge_warps(arguments, found, kHeads, first_row, heads, split, scale_of_head(cache.values, table.kv_head));
 }
 
 }  // namespace
@@ -408,11 +415,10 @@ AUXCORE_KV_KERNEL(8)
 /// The splits of a query head, in their order. A block a head.
 extern "C" __global__ void __launch_bounds__(kMergeThreads) auxcore_kv_decode_attention_merge(Arguments arguments) {
   const int64_t row = int64_t{blockIdx.x};
-  const int d = arguments.head_dim;
-  const int32_t sequence = int32_t(row / arguments.query_heads);
-  int32_t splits = 0;
-  while (splits < arguments.splits && Range(arguments, sequence, splits).count > 0)
-    ++splits;
+  const int d = arguments.cache.head_dim;
+  const int32_t per_group = arguments.query_heads / arguments.cache.kv_heads;
+  const HeadTable table(arguments.cache, int32_t(row / arguments.query_heads), int32_t(row % arguments.query_heads) / per_group);
+  const int32_t splits = Range::used(length_of(arguments, table), arguments.splits);
   const int64_t first = row * arguments.splits;
   float greatest = minus_infinity();
   for (int32_t split = 0; split < splits; ++split)
@@ -424,9 +430,32 @@ extern "C" __global__ void __launch_bounds__(kMergeThreads) auxcore_kv_decode_at
       total = fmaf(share, arguments.sums[first + split], total);
       value = fmaf(share, arguments.partials[(first + split) * d + column], value);
     }
-    arguments.output[row * d + column] = splits == 0 ? 0.0f : value / total;
+    if (splits == 0)
+      arguments.output[row * d + column] = 0;
+    else
+      finish(arguments, row, column, greatest, total, value);
   }
 }
 AUXCORE_KERNEL(auxcore_kv_decode_attention_merge)
+
+/// position_sums[position] += the probabilities that the heads of the group give it, in their order.
+extern "C" __global__ void __launch_bounds__(kSumThreads) auxcore_kv_decode_attention_sums(Arguments arguments) {
+  const int32_t blocks = (arguments.sum_positions + kSumThreads - 1) / kSumThreads;
+  const int32_t head = int32_t(blockIdx.x / unsigned(blocks)), kv_heads = arguments.cache.kv_heads;
+  const int32_t position = int32_t(blockIdx.x % unsigned(blocks)) * kSumThreads + int32_t(threadIdx.x);
+  const HeadTable table(arguments.cache, head / kv_heads, head % kv_heads);
+  if (position >= length_of(arguments, table))
+    return;
+  const int32_t per_group = arguments.query_heads / kv_heads;
+  const int64_t first = int64_t{table.sequence} * arguments.query_heads + table.kv_head * per_group;
+  float sum = arguments.position_sums[int64_t{head} * arguments.sum_positions + position];
+  for (int32_t h = 0; h < per_group; ++h) {
+    const float score = arguments.scores[(first + h) * arguments.sum_positions + position];
+    const float greatest = arguments.totals[2 * (first + h)], total = arguments.totals[2 * (first + h) + 1];
+    sum += exp2_approximate(score - (greatest == minus_infinity() ? 0.0f : greatest)) / total;
+  }
+  arguments.position_sums[int64_t{head} * arguments.sum_positions + position] = sum;
+}
+AUXCORE_KERNEL(auxcore_kv_decode_attention_sums)
 
 }  // namespace auxcore::kv_decode_attention

@@ -8,7 +8,6 @@ namespace auxcore::kv_decode_attention {
 constexpr int kWarps = 4;  ///< of a block
 constexpr int kThreads = kWarps * kv::kWarp;
 constexpr int kMergeThreads = 128;
-constexpr int kMostHeadDim = 256;
 constexpr int kMostHeads = 8;       ///< query heads of a block, which share each key and value that is read
 constexpr int kVector = 8;          ///< elements of a row that a lane has
 constexpr int kStages = 2;          ///< tiles of a warp in shared memory: one is worked on, one on its way
@@ -41,27 +40,26 @@ struct Layout {
 };
 
 struct Arguments {
+  kv::Cache cache;
   const float* query;
-  const unsigned char* keys;
-  const unsigned char* values;
   const int32_t* lengths;
   float* output;
-  float* maxima;    ///< [batch, query_heads, splits]
-  float* sums;      ///< likewise
-  float* partials;  ///< [batch, query_heads, splits, head_dim]
-  double factor;    ///< scale · log2 e: weights are powers of 2
+  float* maxima;         ///< [batch, query_heads, splits]
+  float* sums;           ///< likewise
+  float* partials;       ///< [batch, query_heads, splits, head_dim]
+  float* scores;         ///< [batch, query_heads, sum_positions], and
+  float* totals;         ///< [batch, query_heads, 2]: maximum and sum of each head; null where position_sums is
+  float* position_sums;  ///< [batch, kv_heads, sum_positions]
+  double factor;         ///< scale · log2 e: weights are powers of 2
+  int32_t lengths_are_of_heads;
+  int32_t sum_positions;
   int32_t query_heads;
-  int32_t kv_heads;
   int32_t heads;        ///< query heads of a block
   int32_t head_blocks;  ///< blocks that a head of the cache has for its query heads
-  int32_t head_dim;
-  int32_t capacity;
   int32_t splits;
   int32_t lanes;        ///< of a warp, that share a position: 8, 16 or 32
-  int32_t key_format;
-  int32_t value_format;
-  int32_t key_row;      ///< bytes
-  int32_t value_row;
 };
+
+constexpr int kSumThreads = 256;
 
 }  // namespace auxcore::kv_decode_attention

@@ -1,6 +1,7 @@
 // Rows of a KV cache in shared memory, eight elements a lane, as they are stored: they become float32 in registers.
 #pragma once
 
+#include "kv_cache.cuh"
 #include "kv_codec.cuh"
 
 namespace auxcore::kv {
@@ -57,6 +58,14 @@ __device__ __forceinline__ float load_row(const unsigned char* memory, int at, i
       x[4 + i] = of_q8(high, i);
     }
     return widen(float16{*reinterpret_cast<const uint16_t*>(memory + group)});
+  } else if constexpr (kFormat == kE4M3) {
+    const uint2 all = *reinterpret_cast<const uint2*>(memory + at + r * 8);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      x[i] = of_e4m3(all.x >> (8 * i));
+      x[4 + i] = of_e4m3(all.y >> (8 * i));
+    }
+    return 1;
   } else {
     const int group = at + r / 4 * kQ4Bytes, from = group + 2 + r % 4 * 4;
     const uint32_t* const words = reinterpret_cast<const uint32_t*>(memory + (from & ~3));
@@ -70,25 +79,44 @@ __device__ __forceinline__ float load_row(const unsigned char* memory, int at, i
   }
 }
 
-/// Where rows lie in a slot: groups where they do in device memory, modulo 16; others at its beginning, so that vectors of them are aligned.
-__device__ __forceinline__ int phase_of(const unsigned char* from, bool is_grouped) {
-  return is_grouped ? int(reinterpret_cast<uintptr_t>(from) & 15u) : 0;
-}
-
-/// A warp's copy of an even number of bytes into a slot, asynchronous but for its ends. What is not aligned to 16 bytes takes a slow way.
-__device__ __forceinline__ void copy_rows(unsigned char* slot, const unsigned char* from, int bytes, bool is_grouped, int lane) {
-  const int phase = int(reinterpret_cast<uintptr_t>(from) & 15u);
-  unsigned char* const to = slot + (is_grouped ? phase : 0);
-  int begin = phase == 0 ? 0 : 16 - phase;  // of what is aligned in both places
-  if (begin > bytes || (phase != 0 && !is_grouped))
+/// A warp's copy of an even number of bytes into shared memory, which is aligned to 16, `at` so many bytes after its beginning: asynchronous
+/// where both places are alike modulo 16, but for the ends, and else two bytes at a time.
+__device__ __forceinline__ void copy_rows(unsigned char* memory, int at, uint64_t source, int bytes, int lane) {
+  unsigned char* const to = memory + at;
+  const unsigned char* const from = reinterpret_cast<const unsigned char*>(source);
+  int begin = (16 - (at & 15)) & 15;  // of what is aligned in both places
+  if (begin > bytes || ((unsigned(at) ^ unsigned(source)) & 15u) != 0)
     begin = bytes;
   const int end = begin + (bytes - begin) / 16 * 16;
   for (int i = begin + lane * 16; i < end; i += kWarp * 16)
     copy_async16(to + i, from + i);
   for (int i = lane * 2; i < begin; i += kWarp * 2)
-    *reinterpret_cast<uint16_t*>(to + i) = *reinterpret_cast<const uint16_t*>(from + i);
+    *reinterpret_cast<uint16_t*>(to + i) = *global<const uint16_t>(source + uint64_t(i));
   for (int i = end + lane * 2; i < bytes; i += kWarp * 2)
-    *reinterpret_cast<uint16_t*>(to + i) = *reinterpret_cast<const uint16_t*>(from + i);
+    *reinterpret_cast<uint16_t*>(to + i) = *global<const uint16_t>(source + uint64_t(i));
 }
+
+/// The rows of one head. `copy` gives where the first of them is in its slot: groups lie there as they do in device memory, modulo 16, and
+/// others at its beginning, so that vectors of them are aligned.
+struct HeadRows {
+  const Cache& cache;
+  const Plane& plane;
+  HeadTable table;
+
+  __device__ __forceinline__ int copy(unsigned char* slot, int32_t position, int32_t count, int lane) const {
+    int phase = 0;
+    for (int32_t done = 0; done < count;) {
+      int32_t within_it;
+      const int32_t outer = table.outer_of(cache, plane, position + done, within_it);
+      const int32_t beside = cache.positions - within_it, some = count - done < beside ? count - done : beside;
+      const uint64_t from = table.row(plane, outer < 0 ? 0 : outer, within_it);
+      if (done == 0 && (plane.format == kQ8 || plane.format == kQ4))
+        phase = int(from & 15u);
+      copy_rows(slot, phase + done * plane.row_bytes, from, some * plane.row_bytes, lane);
+      done += some;
+    }
+    return phase;
+  }
+};
 
 }  // namespace auxcore::kv

@@ -26,4 +26,29 @@ constexpr int group_bytes_of(int32_t format) {
 /// What an address is a multiple of.
 constexpr int alignment_of(int32_t format) { return format == kF32 ? 4 : format == kE4M3 ? 1 : 2; }
 
+/// The keys, or the values. Steps are in bytes.
+struct Plane {
+  uint64_t first;
+  int64_t outer_step;  ///< from one sequence, or page, to the next
+  int64_t head_step;   ///< 0 where a page holds one head
+  const float* scales;
+  int32_t scale_count;  ///< 0, 1, or one a head
+  int32_t format;
+  int32_t row_bytes;
+  int32_t outer_count;
+};
+
+struct Cache {
+  Plane keys;
+  Plane values;
+  const int32_t* page_offsets;  ///< null where the cache is contiguous
+  const int32_t* pages;
+  int32_t page_count;
+  int32_t batch;
+  int32_t kv_heads;
+  int32_t head_dim;
+  int32_t positions;  ///< that lie side by side
+  int32_t pages_are_of_heads;
+};
+
 }  // namespace auxcore::kv

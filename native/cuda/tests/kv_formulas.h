@@ -145,8 +145,8 @@ inline double restored(int format, const uint8_t* bytes, std::size_t i, float sc
 /// A cache, queries, and attention as the formula has it.
 struct AttentionCase {
   int batch, query_heads, kv_heads, head_dim, capacity, key_format, value_format;
-  std::vector<int32_t> lengths;
-  std::vector<float> query;
+  std::vector<int32_t> lengths;  // [batch], or [batch, kv_heads]
+  std::vector<float> query, key_scales, value_scales;
   std::vector<uint8_t> keys, values;
 
   AttentionCase(int batch_, int query_heads_, int kv_heads_, int head_dim_, int capacity_, int key_format_, int value_format_,
@@ -160,12 +160,12 @@ struct AttentionCase {
         value_format(value_format_),
         lengths(std::move(lengths_)) {
     const auto random = [&](std::size_t count) {
-      std::vector<float> values_(count);
-      for (float& value : values_) {
+      std::vector<float> numbers(count);
+      for (float& number : numbers) {
         seed = seed * 1664525u + 1013904223u;
-        value = static_cast<float>(static_cast<int>(seed >> 8 & 0xffff) - 0x8000) / 16384.0f;
+        number = static_cast<float>(static_cast<int>(seed >> 8 & 0xffff) - 0x8000) / 16384.0f;
       }
-      return values_;
+      return numbers;
     };
     const auto size = [](int a, int b, int c, int d) {
       return static_cast<std::size_t>(a) * static_cast<std::size_t>(b) * static_cast<std::size_t>(c) * static_cast<std::size_t>(d);
@@ -173,32 +173,67 @@ struct AttentionCase {
     query = random(size(batch, query_heads, head_dim, 1));
     keys = stored(key_format, random(size(batch, kv_heads, capacity, head_dim)));
     values = stored(value_format, random(size(batch, kv_heads, capacity, head_dim)));
+    for (int head = 0; head < kv_heads; ++head) {
+      key_scales.push_back(key_format == AUXCORE_KV_E4M3 ? 0.25f * static_cast<float>(head + 2) : 1.0f);
+      value_scales.push_back(value_format == AUXCORE_KV_E4M3 ? 0.5f * static_cast<float>(head + 1) : 1.0f);
+    }
   }
 
   double scale() const { return 1 / std::sqrt(head_dim); }
+  std::size_t row_bytes(int format) const { return stored_bytes(format, static_cast<std::size_t>(head_dim)); }
+  bool lengths_are_of_heads() const { return lengths.size() > static_cast<std::size_t>(batch); }
 
-  std::vector<double> expected() const {
-    const auto d = static_cast<std::size_t>(head_dim);
+  /// The outputs; and the sums of probabilities [batch, kv_heads, capacity] that are added to.
+  std::vector<double> expected(std::vector<double>* position_sums = nullptr) const {
+    const auto d = static_cast<std::size_t>(head_dim), heads = static_cast<std::size_t>(kv_heads), room = static_cast<std::size_t>(capacity);
     std::vector<double> output(query.size());
     for (std::size_t row = 0; row < query.size() / d; ++row) {
       const std::size_t b = row / static_cast<std::size_t>(query_heads), head = row % static_cast<std::size_t>(query_heads);
-      const std::size_t kv_head = head / static_cast<std::size_t>(query_heads / kv_heads);
-      const std::size_t first = (b * static_cast<std::size_t>(kv_heads) + kv_head) * static_cast<std::size_t>(capacity) * d;
-      const auto length = static_cast<std::size_t>(std::clamp(lengths[b], 0, capacity));
+      const std::size_t kv_head = head / static_cast<std::size_t>(query_heads / kv_heads), stored_head = b * heads + kv_head;
+      const std::size_t first = stored_head * room * d;
+      const auto length = static_cast<std::size_t>(std::clamp(lengths[lengths_are_of_heads() ? stored_head : b], 0, capacity));
       std::vector<double> scores(length);
       double greatest = -HUGE_VAL, total = 0;
       for (std::size_t t = 0; t < length; ++t) {
         for (std::size_t i = 0; i < d; ++i)
-          scores[t] += double{query[row * d + i]} * restored(key_format, keys.data(), first + t * d + i) * scale();
+          scores[t] += double{query[row * d + i]} * restored(key_format, keys.data(), first + t * d + i, key_scales[kv_head]) * scale();
         greatest = std::max(greatest, scores[t]);
       }
       for (double& score : scores)
         total += score = std::exp(score - greatest);
-      for (std::size_t t = 0; t < length; ++t)
+      for (std::size_t t = 0; t < length; ++t) {
         for (std::size_t i = 0; i < d; ++i)
-          output[row * d + i] += scores[t] / total * restored(value_format, values.data(), first + t * d + i);
+          output[row * d + i] += scores[t] / total * restored(value_format, values.data(), first + t * d + i, value_scales[kv_head]);
+        if (position_sums != nullptr)
+          (*position_sums)[stored_head * room + t] += scores[t] / total;
+      }
     }
     return output;
+  }
+};
+
+/// The keys or values of a case in pages of so many positions, in an order of their own; each head has pages of its own, or all share theirs.
+struct PagedRows {
+  std::vector<uint8_t> bytes;
+  std::vector<int32_t> offsets = {0}, pages;
+
+  PagedRows(const AttentionCase& given, const std::vector<uint8_t>& rows, int format, int page, bool of_heads) {
+    const int each = (given.capacity + page - 1) / page, heads = given.kv_heads, held = of_heads ? 1 : heads;
+    const int tables = given.batch * (of_heads ? heads : 1), count = tables * each;
+    const std::size_t row = given.row_bytes(format);
+    bytes.assign(static_cast<std::size_t>(count * held * page) * row, 0xff);
+    for (int table = 0; table < tables; ++table) {
+      for (int i = 0; i < each; ++i) {
+        const int at = (table * each + i) * 7 % count;  // another page for each, where 7 does not divide
+        pages.push_back(count % 7 == 0 ? table * each + i : at);
+        for (int head = 0; head < held; ++head)
+          for (int t = 0; t < page && i * page + t < given.capacity; ++t) {
+            const int from = (table * held + head) * given.capacity + i * page + t, to = (pages.back() * held + head) * page + t;
+            std::memcpy(&bytes[static_cast<std::size_t>(to) * row], &rows[static_cast<std::size_t>(from) * row], row);
+          }
+      }
+      offsets.push_back(static_cast<int32_t>(pages.size()));
+    }
   }
 };
 
