@@ -35,9 +35,9 @@ public static partial class KvDecodeAttention
     /// <summary>One token of each sequence.</summary>
     /// <param name="query">[B, Hq, d], row-major.</param>
     /// <param name="keys">The bytes of [B, Hkv, Nmax, d] elements.</param>
-    /// <param name="keyFormat">How keys are stored; d is a multiple of its groups. Not FP8.</param>
+    /// <param name="keyFormat">How keys are stored; d is a multiple of its groups. Neither FP8 nor KIVI.</param>
     /// <param name="values">The bytes of [B, Hkv, Nmax, d] elements.</param>
-    /// <param name="valueFormat">How values are stored; d is a multiple of its groups. Not FP8.</param>
+    /// <param name="valueFormat">How values are stored; d is a multiple of its groups. Neither FP8 nor KIVI.</param>
     /// <param name="lengths">[B]: how many positions are filled, within 0 and Nmax.</param>
     /// <param name="shape">B, Hq, Hkv, d and Nmax.</param>
     /// <param name="output">[B, Hq, d]. Shares memory with nothing else.</param>
@@ -69,9 +69,9 @@ public static partial class KvDecodeAttention
     /// <summary>One token of each sequence, in memory of any framework.</summary>
     /// <param name="query">float32 [B, Hq, d], contiguous.</param>
     /// <param name="keys">uint8 [B, Hkv, Nmax, bytes of d elements], contiguous; or [B, Hkv, Nmax, d] of the format's own dtype.</param>
-    /// <param name="keyFormat">How keys are stored; d is a multiple of its groups. Not FP8.</param>
+    /// <param name="keyFormat">How keys are stored; d is a multiple of its groups. Neither FP8 nor KIVI.</param>
     /// <param name="values">As <paramref name="keys"/>.</param>
-    /// <param name="valueFormat">How values are stored; d is a multiple of its groups. Not FP8.</param>
+    /// <param name="valueFormat">How values are stored; d is a multiple of its groups. Neither FP8 nor KIVI.</param>
     /// <param name="lengths">[B]: how many positions are filled, within 0 and Nmax.</param>
     /// <param name="output">float32 [B, Hq, d], contiguous. Shares memory with nothing else.</param>
     /// <param name="scale">s; 1 / √d without.</param>

@@ -46,11 +46,22 @@ internal readonly unsafe struct KvHeadLoops
             },
             row);
 
-    public void StoreKey(float* row, in KvPlane keys, int b, int head, int slot) =>
-        _storeKey(row, keys.Row(b, head, slot), keys.HeadDim, keys.Scale(head));
+    /// <summary>Stores a head's key; blocks need room, see <see cref="KiviRing"/>.</summary>
+    public void StoreKey(float* row, in KvPlane keys, int b, int head, int slot, float* block) =>
+        Store(row, keys, b, head, slot, block, _storeKey);
 
+    /// <summary>Stores a head's value.</summary>
     public void StoreValue(float* row, in KvPlane values, int b, int head, int slot) =>
-        _storeValue(row, values.Row(b, head, slot), values.HeadDim, values.Scale(head));
+        Store(row, values, b, head, slot, null, _storeValue);
+
+    private static void Store(
+        float* row, in KvPlane plane, int b, int head, int slot, float* block, delegate*<float*, byte*, long, float, void> store)
+    {
+        if (plane.Ring == null)
+            store(row, plane.Row(b, head, slot), plane.HeadDim, plane.Scale(head));
+        else
+            KiviRing.Store(plane, row, b, head, slot, block, store);
+    }
 
     private static KvHeadLoops For<TVector>(in KvAppendWork work) where TVector : struct, IFloatVector<TVector> =>
         work.Keys.Type switch

@@ -58,7 +58,8 @@ public static partial class KvQuantise
             KvFormat.BF16 => LoopFor<TVector, Elements<BFloat16>>(isRestore),
             KvFormat.Fp8E4M3 => LoopFor<TVector, E4M3Elements>(isRestore),
             KvFormat.Q8_0 => LoopFor<TVector, Q8Groups>(isRestore),
-            _ => LoopFor<TVector, Q4Groups>(isRestore),
+            KvFormat.Q4_0 => LoopFor<TVector, Q4Groups>(isRestore),
+            _ => LoopFor<TVector, KiviGroups>(isRestore),
         };
 
     private static unsafe delegate*<float*, byte*, long, float, void> LoopFor<TVector, TCodec>(bool isRestore)
