@@ -62,6 +62,7 @@ public static partial class KvDecodeAttention
             Cache = new() { Keys = Plane(keys, keyFormat), Values = Plane(values, valueFormat), Batch = shape.Batch },
             Queries = query,
             Lengths = lengths,
+            LengthsAreOnHost = true,
             Scale = Scale(scale, shape),
             Outputs = output,
         };
