@@ -20,6 +20,11 @@ public unsafe class NativeKvAbiTests
         Assert.Equal(80, sizeof(Native.KvAttention));
         Assert.Equal(16, Offset<Native.KvAttention>(nameof(Native.KvAttention.Scale)));
         Assert.Equal(72, Offset<Native.KvAttention>(nameof(Native.KvAttention.WorkspaceBytes)));
+        Assert.Equal(32, sizeof(Native.KvRows));
+        Assert.Equal(176, sizeof(Native.KvAppend));
+        Assert.Equal(112, Offset<Native.KvAppend>(nameof(Native.KvAppend.RotatedQuery)));
+        Assert.Equal(152, Offset<Native.KvAppend>(nameof(Native.KvAppend.NormEpsilon)));
+        Assert.Equal(168, Offset<Native.KvAppend>(nameof(Native.KvAppend.Frequencies)));
     }
 
     [Fact]

@@ -135,7 +135,8 @@ public unsafe class KvDecodeAttentionCudaTests
         var batch = new AttentionBatch(shape, [20], KvFormat.Q8_0, KvFormat.Q8_0);
         using var stream = CudaStream.Create();
         Assert.Equal(
-            Devices.Bits(Run(batch, shape, KvFormat.Q8_0, KvFormat.Q8_0)), Devices.Bits(Run(batch, shape, KvFormat.Q8_0, KvFormat.Q8_0, stream: stream)));
+            Devices.Bits(Run(batch, shape, KvFormat.Q8_0, KvFormat.Q8_0)),
+            Devices.Bits(Run(batch, shape, KvFormat.Q8_0, KvFormat.Q8_0, stream: stream)));
     }
 
     [Fact]

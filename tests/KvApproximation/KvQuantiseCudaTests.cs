@@ -24,7 +24,8 @@ public class KvQuantiseCudaTests
             foreach (var isAligned in (bool[])[true, false])
             {
                 using var devices = new Devices();
-                var (elements, stored) = (View(devices, x, isAligned, rows, 64), Bytes(devices, new byte[expected.Length], rows, isAligned));
+                var elements = View(devices, x, isAligned, rows, 64);
+                var stored = Bytes(devices, new byte[expected.Length], rows, isAligned);
                 KvQuantise.Run(elements, format, stored, scale);
                 Assert.Equal(expected, Devices.Read<byte>(stored));
 
@@ -76,7 +77,8 @@ public class KvQuantiseCudaTests
 
         Refused<ArgumentException>("does not match shape [2, 18]", () => KvQuantise.Run(elements, KvFormat.Q4_0, stored));
         Refused<ArgumentOutOfRangeException>("takes no scale", () => KvQuantise.Run(elements, KvFormat.Q8_0, stored, scale: 2));
-        Refused<BackendUnavailableException>("are on cuda:0", () => KvQuantise.Run(elements, KvFormat.Q8_0, stored, backend: AuxBackend.Cpu));
+        Refused<BackendUnavailableException>(
+            "are on cuda:0", () => KvQuantise.Run(elements, KvFormat.Q8_0, stored, backend: AuxBackend.Cpu));
         var kivi = devices.Add(new byte[40], 2, 20);
         Refused<BackendUnavailableException>("Kivi4 has no CUDA kernel yet", () => KvQuantise.Run(elements, KvFormat.Kivi4, kivi));
         var odd = devices.Add(new byte[128], 2, 64); // 3 bytes from a round address

@@ -541,6 +541,40 @@ AUXCORE_API auxcore_status auxcore_kv_attention_workspace(
 AUXCORE_API auxcore_status auxcore_kv_decode_attention(
     auxcore_context context, void* stream, const auxcore_kv_cache* cache, const auxcore_kv_attention* attention);
 
+/* ---- KvAppend (kv_approximation/kv_append.cu) ---- */
+
+/* The heads of some tokens. Those of a token lie side by side. */
+typedef struct auxcore_kv_rows {
+  uint64_t first;   /* [tokens, heads, head_dim]; or 0 */
+  int64_t step;     /* bytes from one token to the next */
+  uint64_t norm;    /* [head_dim], float32: weights of an RMS norm of each head; or 0 */
+  int32_t heads;
+  uint32_t reserved; /* 0 */
+} auxcore_kv_rows;
+
+typedef struct auxcore_kv_append {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_append) */
+  int32_t tokens;       /* may be 0 */
+  auxcore_dtype type;   /* of queries, keys and values: float32, float16 or bfloat16 */
+  uint32_t slots_are_of_heads; /* 0 or 1 */
+  auxcore_kv_rows query;  /* heads: 0 where there are none, or a multiple of kv_heads */
+  auxcore_kv_rows keys;   /* heads: kv_heads */
+  auxcore_kv_rows values; /* likewise; norm is 0 */
+  uint64_t rotated_query; /* [tokens, query heads, head_dim], float32, written; may be the query in its place */
+  int64_t rotated_step;   /* bytes from one token to the next */
+  uint64_t sequences;     /* [tokens], int32; 0: token t is of sequence t / (tokens / batch) */
+  uint64_t slots;         /* [tokens] or [tokens, kv_heads], int32; a row that has no place in the cache is not written */
+  uint64_t positions;     /* [tokens], int32, that rotations are by; 0 only where nothing is rotated */
+  double norm_epsilon;    /* finite, at least 0 */
+  int32_t rotated;        /* elements of a head, even; 0 for none */
+  int32_t is_in_pairs;    /* 0: element i turns with i + rotated / 2; 1: 2 i with 2 i + 1 */
+  const double* frequencies; /* [rotated / 2], in host memory: radians a position, at most 1024; read before the call returns */
+} auxcore_kv_append;
+
+/* Norm, rotation and storing of some tokens of one layer, in one launch. */
+AUXCORE_API auxcore_status auxcore_kv_append_tokens(
+    auxcore_context context, void* stream, const auxcore_kv_cache* cache, const auxcore_kv_append* append);
+
 #ifdef __cplusplus
 }
 #endif

@@ -29,7 +29,8 @@ void check_plane(const char* name, const auxcore_kv_cache& cache, const auxcore_
   if (plane.outer_count < 1 || plane.outer_count > std::numeric_limits<int32_t>::max())
     fail(AUXCORE_E_ARGUMENT, "%s.outer_count is %lld", name, static_cast<long long>(plane.outer_count));
   if (cache.page_offsets == 0 && plane.outer_count != cache.batch)
-    fail(AUXCORE_E_ARGUMENT, "%s.outer_count is %lld, but there are %d sequences", name, static_cast<long long>(plane.outer_count), cache.batch);
+    fail(AUXCORE_E_ARGUMENT, "%s.outer_count is %lld, but there are %d sequences", name, static_cast<long long>(plane.outer_count),
+        cache.batch);
   const int unit = std::max(2, alignment_of(plane.format));
   for (const int64_t step : {plane.outer_step, plane.head_step})
     if (step < 0 || step % unit != 0)
@@ -38,7 +39,8 @@ void check_plane(const char* name, const auxcore_kv_cache& cache, const auxcore_
     fail(AUXCORE_E_ARGUMENT, "%s.first: 0x%llx is not a multiple of %d", name, static_cast<unsigned long long>(plane.first), unit);
   const bool needs_scales = plane.format == AUXCORE_KV_E4M3;
   if (needs_scales ? plane.scale_count != 1 && plane.scale_count != cache.kv_heads : plane.scale_count != 0)
-    fail(AUXCORE_E_ARGUMENT, "%s.scale_count is %d; %s", name, plane.scale_count, needs_scales ? "1 or kv_heads are needed" : "only E4M3 has scales");
+    fail(AUXCORE_E_ARGUMENT, "%s.scale_count is %d; %s", name, plane.scale_count,
+        needs_scales ? "1 or kv_heads are needed" : "only E4M3 has scales");
 }
 
 Plane plane_of(const auxcore_kv_cache& cache, const auxcore_kv_plane& given) {

@@ -46,7 +46,8 @@ struct Plan {
     heads = (group - 1) / head_blocks + 1;
     const int64_t units = kv::product("batch", {cache.batch, cache.kv_heads, head_blocks});
     // In pages, one sequence may have nearly all positions.
-    const int64_t most = cache.page_offsets == 0 ? int64_t{cache.positions} : kv::product("page_count", {cache.page_count, cache.positions});
+    const int64_t most =
+        cache.page_offsets == 0 ? int64_t{cache.positions} : kv::product("page_count", {cache.page_count, cache.positions});
     const int64_t useful = std::clamp<int64_t>(most / kLeastPositions + 1, 1, kMostSplits);
     splits = static_cast<int32_t>(std::clamp<int64_t>((kBlocks - 1) / units + 1, 1, useful));
     rows = kv::product("query_heads", {cache.batch, given.query_heads});
@@ -93,7 +94,8 @@ Arguments arguments_of(const kv::Cache& cache, const auxcore_kv_attention& given
   Arguments arguments = {};
   arguments.cache = cache;
   arguments.query = td::pointer<const float>(given.query);
-  arguments.lengths = td::pointer<const int32_t>(given.lengths != 0 ? given.lengths : given.workspace + static_cast<uint64_t>(plan.lengths));
+  arguments.lengths =
+      td::pointer<const int32_t>(given.lengths != 0 ? given.lengths : given.workspace + static_cast<uint64_t>(plan.lengths));
   arguments.output = td::pointer<float>(given.output);
   arguments.maxima = floats(plan.maxima);
   arguments.sums = floats(plan.sums);

@@ -85,8 +85,8 @@ __device__ __forceinline__ void halve(float (&partial)[kHeads], int r, int with)
   }
 }
 
-/// Adds each of kHeads numbers up over the lanes that share a row: lane r gets the sum of head r / (lanes / kHeads), by half of the shuffles
-/// that all sums in all lanes would take, or less.
+/// Adds each of kHeads numbers up over the lanes that share a row: lane r gets the sum of head r / (lanes / kHeads), by half of the
+/// shuffles that all sums in all lanes would take, or less.
 template <int kHeads>
 __device__ __forceinline__ float sum_of_row(float (&partial)[kHeads], int r, int lanes) {
   int with = lanes / 2;

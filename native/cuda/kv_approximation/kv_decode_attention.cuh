@@ -15,8 +15,8 @@ constexpr int kSlack = 32;          ///< bytes of a slot beyond its rows: their 
 constexpr int kMostSplits = 128;
 constexpr int kLeastPositions = 256;  ///< of the capacity, that a split is for
 
-/// The shared memory of a block: for each warp a slot of keys and one of values in each stage, then its scores. At the end of the kernel, in
-/// the same place, what its warps found.
+/// The shared memory of a block: for each warp a slot of keys and one of values in each stage, then its scores. At the end of the kernel,
+/// in the same place, what its warps found.
 struct Layout {
   int32_t tile;         ///< positions that a warp works on at a time: a power of two
   int32_t key_slot;     ///< bytes

@@ -79,8 +79,8 @@ __device__ __forceinline__ float load_row(const unsigned char* memory, int at, i
   }
 }
 
-/// A warp's copy of an even number of bytes into shared memory, which is aligned to 16, `at` so many bytes after its beginning: asynchronous
-/// where both places are alike modulo 16, but for the ends, and else two bytes at a time.
+/// A warp's copy of an even number of bytes into shared memory, which is aligned to 16, `at` so many bytes after its beginning:
+/// asynchronous where both places are alike modulo 16, but for the ends, and else two bytes at a time.
 __device__ __forceinline__ void copy_rows(unsigned char* memory, int at, uint64_t source, int bytes, int lane) {
   unsigned char* const to = memory + at;
   const unsigned char* const from = reinterpret_cast<const unsigned char*>(source);

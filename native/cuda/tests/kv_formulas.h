@@ -185,7 +185,8 @@ struct AttentionCase {
 
   /// The outputs; and the sums of probabilities [batch, kv_heads, capacity] that are added to.
   std::vector<double> expected(std::vector<double>* position_sums = nullptr) const {
-    const auto d = static_cast<std::size_t>(head_dim), heads = static_cast<std::size_t>(kv_heads), room = static_cast<std::size_t>(capacity);
+    const auto d = static_cast<std::size_t>(head_dim), heads = static_cast<std::size_t>(kv_heads);
+    const auto room = static_cast<std::size_t>(capacity);
     std::vector<double> output(query.size());
     for (std::size_t row = 0; row < query.size() / d; ++row) {
       const std::size_t b = row / static_cast<std::size_t>(query_heads), head = row % static_cast<std::size_t>(query_heads);
@@ -212,7 +213,8 @@ struct AttentionCase {
   }
 };
 
-/// The keys or values of a case in pages of so many positions, in an order of their own; each head has pages of its own, or all share theirs.
+/// The keys or values of a case in pages of so many positions, in an order of their own; each head has pages of its own, or all share
+/// theirs.
 struct PagedRows {
   std::vector<uint8_t> bytes;
   std::vector<int32_t> offsets = {0}, pages;

@@ -115,7 +115,7 @@ void formats_are_checked() {
   for (const float scale : {0.0f, -1.0f, HUGE_VALF, NAN})
     wrong(AUXCORE_E_ARGUMENT, "not finite and above 0", [=](Elements& e) { e.scale = scale; });
   wrong(AUXCORE_E_ARGUMENT, "it is 1 but for E4M3", [](Elements& e) { e.scale = 2; });
-  wrong(AUXCORE_E_ARGUMENT, "elements: 0x", [](Elements& e) { e.count = 1 << 30; });
+  wrong(AUXCORE_E_ARGUMENT, "is not device memory", [](Elements& e) { e.count = 1 << 30; });
   wrong(AUXCORE_E_ARGUMENT, "elements: 0x0", [](Elements& e) { e.elements = 0; });
   wrong(AUXCORE_E_ARGUMENT, "stored: 0x0", [](Elements& e) { e.stored = 0; });
   wrong(AUXCORE_E_ARGUMENT, "is not aligned to its elements of 4", [](Elements& e) { e.elements += 2; });

@@ -1,4 +1,5 @@
-// Every call that the functions of the successor measure and of KV caches make to the driver, made to fail once: the status is the driver's, and nothing leaks.
+// Every call that the functions of the successor measure and of KV caches make to the driver, made to fail once: the status is the
+// driver's, and nothing leaks.
 // Then random changes of their arguments, none of which may crash. Needs the stand-in.
 #include <random>
 #include <string>

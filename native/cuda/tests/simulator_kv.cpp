@@ -116,7 +116,8 @@ void quantise_agrees() {
           float value;
           std::memcpy(&value, back.data() + 4 * i, 4);
           const auto right = float(restored(format, expected.data(), i, scale));
-          if (!(std::isnan(right) ? std::isnan(value) : bits_as<uint32_t>(value) == bits_as<uint32_t>(right) || (value == 0 && right == 0))) {
+          const bool is_right = std::isnan(right) ? std::isnan(value) : value == right;
+          if (!is_right) {
             CHECK(false, "format %d: element %zu is %g, not %g", format, i, double(value), double(right));
             break;
           }

@@ -5,8 +5,8 @@ namespace AuxCore.Kernels;
 public static partial class KvDecodeAttention
 {
     /// <summary>
-    /// A block for each head of the cache and each split of its positions, then a merge of the splits, and where they are wanted the sums of
-    /// positions (<c>native/cuda/kv_approximation/kv_decode_attention.cu</c>).
+    /// A block for each head of the cache and each split of its positions, then a merge of the splits, and where they are wanted the sums
+    /// of positions (<c>native/cuda/kv_approximation/kv_decode_attention.cu</c>).
     /// </summary>
     private static unsafe void RunCuda(in KvAttentionWork work, in TensorView workspace, AuxDevice device, nint stream)
     {

@@ -17,9 +17,9 @@ namespace AuxCore.Kernels;
 /// <para>A paged cache gives the bits of a contiguous one. Heads may be ragged: each has a length of its own. Where they are wanted, each
 /// position's probabilities are summed over the query heads of its group, which H2O (Zhang et al. 2023, arXiv 2306.14048) and other
 /// methods of eviction rank positions by: the heads in their order, in float32, so that they too repeat bit by bit.</para>
-/// <para>On CUDA, heads have 8 to 256 elements, a multiple of 8, and addresses and strides of the cache are even. How many splits of positions
-/// merge is decided by sizes alone, so repeated calls give the same bits there too. What lengths and page tables in device memory say is not
-/// looked at before: it is held within what there is room for.</para>
+/// <para>On CUDA, heads have 8 to 256 elements, a multiple of 8, and addresses and strides of the cache are even. How many splits of
+/// positions merge is decided by sizes alone, so repeated calls give the same bits there too. What lengths and page tables in device memory
+/// say is not looked at before: it is held within what there is room for.</para>
 /// </remarks>
 public static partial class KvDecodeAttention
 {
@@ -82,7 +82,7 @@ public static partial class KvDecodeAttention
     /// <param name="workspace">
     /// For device memory: uint8 [n], aligned to 256 bytes, whose contents become undefined; <c>WorkspaceBytes</c> says how many.
     /// </param>
-    /// <param name="stream">For device memory: the stream to work on, without waiting for it; the default stream where there is none.</param>
+    /// <param name="stream">For device memory: the stream to work on, without waiting for it; without, the default one.</param>
     /// <exception cref="ArgumentException">
     /// Ranks, shapes, dtypes or devices do not fit, a tensor is not contiguous, heads or groups do not divide, a format is not supported,
     /// or the output overlaps something. Nothing was written.
@@ -128,7 +128,7 @@ public static partial class KvDecodeAttention
     /// <param name="workspace">
     /// For device memory: uint8 [n], aligned to 256 bytes, whose contents become undefined; <c>WorkspaceBytes</c> says how many.
     /// </param>
-    /// <param name="stream">For device memory: the stream to work on, without waiting for it; the default stream where there is none.</param>
+    /// <param name="stream">For device memory: the stream to work on, without waiting for it; without, the default one.</param>
     /// <exception cref="ArgumentException">
     /// Ranks, shapes, dtypes, strides or devices do not fit, heads or groups do not divide, page tables are none of this cache, or what is
     /// written overlaps something. Nothing was written.

@@ -81,7 +81,7 @@ public static partial class KvQuantise
     /// <param name="destination">uint8 [..., bytes of d elements], contiguous. Shares no memory with the source.</param>
     /// <param name="scale">For <see cref="KvFormat.Fp8E4M3"/>, what 1 stands for: finite and above 0. 1 for all others.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
-    /// <param name="stream">For device memory: the stream to work on, without waiting for it; the default stream where there is none.</param>
+    /// <param name="stream">For device memory: the stream to work on, without waiting for it; without, the default one.</param>
     /// <exception cref="ArgumentException">Dtypes, shapes or devices do not fit, a tensor is not contiguous, or they overlap. Nothing was
     /// written.</exception>
     /// <exception cref="ArgumentOutOfRangeException">Not a KvFormat, or not a scale for it. Nothing was written.</exception>
@@ -103,7 +103,7 @@ public static partial class KvQuantise
     /// <param name="destination">float32 [..., d], contiguous. Shares no memory with the source.</param>
     /// <param name="scale">The scale that <see cref="KvFormat.Fp8E4M3"/> was quantised with. 1 for all others.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
-    /// <param name="stream">For device memory: the stream to work on, without waiting for it; the default stream where there is none.</param>
+    /// <param name="stream">For device memory: the stream to work on, without waiting for it; without, the default one.</param>
     /// <exception cref="ArgumentException">Dtypes, shapes or devices do not fit, a tensor is not contiguous, or they overlap. Nothing was
     /// written.</exception>
     /// <exception cref="ArgumentOutOfRangeException">Not a KvFormat, or not a scale for it. Nothing was written.</exception>
