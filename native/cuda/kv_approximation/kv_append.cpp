@@ -96,7 +96,7 @@ kv::Cache check_memory(const auxcore_kv_cache& cache, const auxcore_kv_append& g
     if (apart)
       of_query.read(name, rows.first, count, size);
   };
-  const kv::Cache seen = kv::cache_of(cache, true, memory);
+  const kv::Cache seen = kv::cache_of(cache, true, memory, context);
   if (given.query.heads > 0) {
     read_rows("query", given.query, !is_in_place);
     const int64_t count = extent("rotated_query", cache, given, given.rotated_step, given.query.heads, 4) / 4;

@@ -56,6 +56,19 @@ Plane plane_of(const auxcore_kv_cache& cache, const auxcore_kv_plane& given) {
   return plane;
 }
 
+/// The rows of the first and the last head of the first and the last sequence or page. Where steps leave gaps, these may lie in memory of
+/// which the ends of the whole say nothing.
+void check_corners(const char* name, const auxcore_kv_cache& cache, const auxcore_kv_plane& plane, const Context& context) {
+  const int64_t head = product(name, {cache.positions, row_bytes_of(cache, plane)});
+  const int64_t heads = cache.pages_are_of_heads != 0 ? 1 : cache.kv_heads;
+  const bool has_gaps = (heads > 1 && plane.head_step != head) || (plane.outer_count > 1 && plane.outer_step != heads * head);
+  for (const int64_t outer : {int64_t{0}, plane.outer_count - 1})
+    for (const int64_t of_head : {int64_t{0}, heads - 1})
+      if (has_gaps)
+        context.check_device_memory(
+            name, plane.first + static_cast<uint64_t>(outer * plane.outer_step + of_head * plane.head_step), static_cast<std::size_t>(head));
+}
+
 /// Rows of one plane that share memory with each other, or halves of one pool that share more than its pages.
 void check_apart(const auxcore_kv_cache& cache) {
   for (const auto& [name, plane] : {std::pair("keys", &cache.keys), {"values", &cache.values}}) {
@@ -132,7 +145,7 @@ void check_cache(const auxcore_kv_cache& cache) {
   check_plane("values", cache, cache.values);
 }
 
-Cache cache_of(const auxcore_kv_cache& given, bool is_written, td::Memory& memory) {
+Cache cache_of(const auxcore_kv_cache& given, bool is_written, td::Memory& memory, const Context& context) {
   if (is_written) {
     check_apart(given);
     write_planes(given, memory);
@@ -140,6 +153,8 @@ Cache cache_of(const auxcore_kv_cache& given, bool is_written, td::Memory& memor
     memory.read("keys", given.keys.first, extent("keys", given, given.keys), 1);
     memory.read("values", given.values.first, extent("values", given, given.values), 1);
   }
+  check_corners("keys", given, given.keys, context);
+  check_corners("values", given, given.values, context);
   memory.read("keys.scales", given.keys.scales, given.keys.scale_count, 4);
   memory.read("values.scales", given.values.scales, given.values.scale_count, 4);
   if (given.page_offsets != 0) {

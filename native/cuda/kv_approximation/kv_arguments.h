@@ -31,6 +31,6 @@ int64_t bytes_of(const char* name, int32_t format, int64_t elements);
 void check_cache(const auxcore_kv_cache& cache);
 
 /// The rest of the checks of a cache that is read, or written: its memory, which is added to that of the call.
-Cache cache_of(const auxcore_kv_cache& cache, bool is_written, td::Memory& memory);
+Cache cache_of(const auxcore_kv_cache& cache, bool is_written, td::Memory& memory, const Context& context);
 
 }  // namespace auxcore::kv

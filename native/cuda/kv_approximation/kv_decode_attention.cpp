@@ -69,7 +69,7 @@ kv::Cache check_memory(const auxcore_kv_cache& cache, const auxcore_kv_attention
   const int64_t tokens = kv::product("query_heads", {plan.rows, cache.head_dim});
   td::Memory memory(context);
   memory.read("query", given.query, tokens, 4);
-  const kv::Cache seen = kv::cache_of(cache, false, memory);
+  const kv::Cache seen = kv::cache_of(cache, false, memory, context);
   if ((given.lengths != 0) == (given.host_lengths != nullptr))
     fail(AUXCORE_E_ARGUMENT, "lengths and host_lengths: one of them is to be given");
   if (given.lengths != 0)

@@ -208,6 +208,87 @@ void attention_is_checked() {
   CHECK(bytes == -1);
 }
 
+void tokens_are_appended() {
+  Memory memory;
+  const AttentionCase given(2, 4, 2, 64, 32, AUXCORE_KV_F32, AUXCORE_KV_Q8_0, {32, 32});
+  const AttentionCall call(memory, given);
+  AppendCall tokens(memory, call, {5, 31});
+  OK(auxcore_kv_append_tokens(context, nullptr, &tokens.cache, &tokens.append));
+  // Values have neither norm nor rotation.
+  const std::vector<uint8_t> values = read<uint8_t>(tokens.cache.values.first, given.values.size());
+  std::vector<uint8_t> expected = given.values;
+  const std::vector<float> x = pattern(2 * 2 * 64, 3);
+  for (std::size_t row = 0; row < 4; ++row)
+    store(AUXCORE_KV_Q8_0, {x.begin() + static_cast<std::ptrdiff_t>(row * 64), x.begin() + static_cast<std::ptrdiff_t>(row * 64 + 64)}, 1,
+        &expected[(row * 32 + (row < 2 ? 5 : 31)) * 68]);
+  CHECK(values == expected);
+  // Rotation keeps lengths, and the norm makes them the root of the number of elements.
+  const std::vector<float> keys = read<float>(tokens.cache.keys.first, 4 * 32 * 64);
+  double squares = 0;
+  for (std::size_t i = 0; i < 64; ++i)
+    squares += double{keys[5 * 64 + i]} * double{keys[5 * 64 + i]};
+  CHECK(std::fabs(squares - 64) < 0.01, "%g", squares);
+}
+
+void appending_is_checked() {
+  Memory memory;
+  const AttentionCase given(2, 4, 2, 64, 32, AUXCORE_KV_BF16, AUXCORE_KV_Q8_0, {32, 32});
+  const AttentionCall call(memory, given);
+  const AppendCall good(memory, call, {5, 31});
+  const auto wrong = [&](const char* text, auto change, auxcore_status status = AUXCORE_E_ARGUMENT) {
+    auxcore_kv_cache cache = good.cache;
+    auxcore_kv_append append = good.append;
+    change(cache, append);
+    REFUSED(status, text, auxcore_kv_append_tokens(context, nullptr, &cache, &append));
+  };
+  using C = auxcore_kv_cache;
+  using A = auxcore_kv_append;
+  REFUSED(AUXCORE_E_HANDLE, "no open context", auxcore_kv_append_tokens(0, nullptr, &good.cache, &good.append));
+  REFUSED(AUXCORE_E_ARGUMENT, "cache or append is NULL", auxcore_kv_append_tokens(context, nullptr, nullptr, &good.append));
+  REFUSED(AUXCORE_E_ARGUMENT, "cache or append is NULL", auxcore_kv_append_tokens(context, nullptr, &good.cache, nullptr));
+  wrong("append->struct_size is 4", [](C&, A& a) { a.struct_size = 4; }, AUXCORE_E_ABI);
+  wrong("cache->struct_size is 4", [](C& c, A&) { c.struct_size = 4; }, AUXCORE_E_ABI);
+  wrong("tokens is -1", [](C&, A& a) { a.tokens = -1; });
+  wrong("type 4 is not", [](C&, A& a) { a.type = AUXCORE_UINT8; });
+  wrong("slots_are_of_heads is 2", [](C&, A& a) { a.slots_are_of_heads = 2; });
+  wrong("query.heads is 3", [](C&, A& a) { a.query.heads = 3; });
+  wrong("keys.heads is 1", [](C&, A& a) { a.keys.heads = 1; });
+  wrong("values.heads is 4", [](C&, A& a) { a.values.heads = 4; });
+  wrong("query.reserved is 1", [](C&, A& a) { a.query.reserved = 1; });
+  wrong("keys: a step of 8 bytes", [](C&, A& a) { a.keys.step = 8; });
+  wrong("rotated_query: a step of 6 bytes", [](C&, A& a) { a.rotated_step = 6; });
+  wrong("query.heads is 0, but", [](C&, A& a) { a.query.heads = 0; });
+  wrong("values.norm is there", [](C&, A& a) { a.values.norm = a.keys.norm; });
+  wrong("sequences is 0, but 1 tokens", [](C&, A& a) { a.tokens = 1; });
+  for (const double epsilon : {-1.0, HUGE_VAL, std::nan("")})
+    wrong("norm_epsilon is", [=](C&, A& a) { a.norm_epsilon = epsilon; });
+  for (const int rotated : {-2, 3, 66})
+    wrong("rotated is", [=](C&, A& a) { a.rotated = rotated; });
+  wrong("is_in_pairs is 2", [](C&, A& a) { a.is_in_pairs = 2; });
+  wrong("frequencies is NULL", [](C&, A& a) { a.frequencies = nullptr; });
+  for (const double frequency : {1025.0, -HUGE_VAL, std::nan("")}) {
+    std::vector<double> frequencies = good.frequencies;
+    frequencies[7] = frequency;
+    wrong("frequencies[7] is", [&](C&, A& a) { a.frequencies = frequencies.data(); });
+  }
+  wrong("slots: 0x0", [](C&, A& a) { a.slots = 0; });
+  wrong("positions: 0x0", [](C&, A& a) { a.positions = 0; });
+  wrong("keys: 0x0", [](C&, A& a) { a.keys.first = 0; });
+  wrong("rotated_query: 0x0", [](C&, A& a) { a.rotated_query = 0; });
+  wrong("overlaps", [](C&, A& a) { a.rotated_query = a.keys.first; });
+  wrong("overlaps", [](C& c, A& a) { a.slots = c.keys.first; });
+  wrong("values overlaps keys", [](C& c, A&) { c.values.first = c.keys.first; });
+  wrong("so short that rows overlap", [](C& c, A&) { c.keys.head_step = 64; });
+  CHECK(read<uint8_t>(good.cache.keys.first, given.keys.size()) == given.keys, "what was refused was not done");
+  auxcore_kv_append none = good.append;
+  none.tokens = 0;
+  OK(auxcore_kv_append_tokens(context, nullptr, &good.cache, &none));
+  auxcore_kv_append in_place = good.append;
+  in_place.rotated_query = in_place.query.first;
+  in_place.rotated_step = in_place.query.step;
+  OK(auxcore_kv_append_tokens(context, nullptr, &good.cache, &in_place));
+}
+
 }  // namespace
 
 int main() {
@@ -218,6 +299,8 @@ int main() {
   lengths_may_be_on_the_host();
   formats_are_checked();
   attention_is_checked();
+  tokens_are_appended();
+  appending_is_checked();
   OK(auxcore_close(context));
   return result();
 }

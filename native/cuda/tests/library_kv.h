@@ -64,4 +64,37 @@ struct AttentionCall {
   }
 };
 
+/// Tokens for the cache of an AttentionCall: one of each sequence, at so many slots.
+struct AppendCall {
+  auxcore_kv_cache cache;
+  auxcore_kv_append append = {};
+  std::vector<double> frequencies;
+
+  AppendCall(Memory& memory, const AttentionCall& call, const std::vector<int32_t>& slots) : cache(call.cache) {
+    const int d = cache.head_dim, tokens = cache.batch, queries = call.attention.query_heads;
+    const auto rows = [&](int heads, int seed, bool has_norm) {
+      const auto count = static_cast<std::size_t>(heads * d);
+      return auxcore_kv_rows{memory.add(pattern(count * static_cast<std::size_t>(tokens), seed)), int64_t{heads} * d * 4,
+          has_norm ? memory.add(std::vector<float>(static_cast<std::size_t>(d), 1.0f)) : 0, heads, 0};
+    };
+    for (int pair = 0; pair < 128; ++pair)  // as many as any call may read
+      frequencies.push_back(std::pow(10000.0, -2.0 * pair / d));
+    append.struct_size = sizeof append;
+    append.tokens = tokens;
+    append.type = AUXCORE_FLOAT32;
+    append.query = rows(queries, 1, true);
+    append.keys = rows(cache.kv_heads, 2, true);
+    append.values = rows(cache.kv_heads, 3, false);
+    append.rotated_query = memory.add(std::vector<float>(static_cast<std::size_t>(tokens * queries * d)));
+    append.rotated_step = int64_t{queries} * d * 4;
+    append.slots = memory.add(slots);
+    append.positions = memory.add(slots);
+    append.norm_epsilon = 1e-5;
+    append.rotated = d;
+    append.frequencies = frequencies.data();
+  }
+  AppendCall(const AppendCall&) = delete;
+  AppendCall& operator=(const AppendCall&) = delete;
+};
+
 }  // namespace auxcore::test

@@ -30,6 +30,7 @@ struct Scenario {
   auxcore_kv_elements copied = kv_elements(memory, AUXCORE_KV_F32, pattern(96, 1));
   AttentionCase tokens{2, 4, 2, 64, 70, AUXCORE_KV_Q8_0, AUXCORE_KV_BF16, {70, 33}};
   AttentionCall attended{memory, tokens, 0, false, true}, paged{memory, tokens, 16};
+  AppendCall appended{memory, paged, {3, 4}};
   int32_t first = -7;
 
   std::vector<Call> calls(auxcore_context on) {
@@ -38,6 +39,7 @@ struct Scenario {
         [=, this] { return auxcore_kv_quantise(on, nullptr, &quantised); },
         [=, this] { return auxcore_kv_dequantise(on, nullptr, &quantised); },
         [=, this] { return auxcore_kv_quantise(on, nullptr, &copied); },
+        [=, this] { return auxcore_kv_append_tokens(on, nullptr, &appended.cache, &appended.append); },
         [=, this] { return auxcore_kv_decode_attention(on, nullptr, &attended.cache, &attended.attention); },
         [=, this] { return auxcore_kv_decode_attention(on, nullptr, &paged.cache, &paged.attention); },
         [=, this] { return auxcore_indicator_td(on, nullptr, &batch); },
@@ -132,13 +134,18 @@ void garbage_is_refused_or_computed_with(unsigned seed, int rounds) {
     auxcore_info_nce contrast = good.contrast;
     auxcore_kv_elements quantised = good.quantised, copied = good.copied;
     AttentionCall attended = good.attended, paged = good.paged;
+    auxcore_kv_cache appended_to = good.appended.cache;
+    auxcore_kv_append appended = good.appended.append;
+    spoil(appended_to, random);
+    spoil(appended, random);
+    appended.frequencies = good.appended.frequencies.data();  // host memory is the caller's to vouch for, as lengths are
     spoil(quantised, random);
     spoil(copied, random);
     spoil(attended.cache, random);
     spoil(attended.attention, random);
     spoil(paged.cache, random);
     spoil(paged.attention, random);
-    attended.attention.host_lengths = paged.attention.host_lengths = nullptr;  // host memory is the caller's to vouch for
+    attended.attention.host_lengths = paged.attention.host_lengths = nullptr;
     spoil(batch, random);
     spoil(pairs, random);
     spoil(contrast, random);
@@ -153,6 +160,7 @@ void garbage_is_refused_or_computed_with(unsigned seed, int rounds) {
     for (const auxcore_status status :
         {auxcore_forward_backward_loss(context, nullptr, &pairs), auxcore_info_nce_loss(context, nullptr, &contrast),
             auxcore_kv_quantise(context, nullptr, &quantised), auxcore_kv_dequantise(context, nullptr, &copied),
+            auxcore_kv_append_tokens(context, nullptr, &appended_to, &appended),
             auxcore_kv_decode_attention(context, nullptr, &attended.cache, &attended.attention),
             auxcore_kv_decode_attention(context, nullptr, &paged.cache, &paged.attention),
             auxcore_indicator_td(context, nullptr, &batch), auxcore_indicator_quantile(context, nullptr, &states, int32_t(random() % 12)),
