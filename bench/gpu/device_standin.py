@@ -68,6 +68,19 @@ class StandinDevice:
         self._context.call("auxcore_copy_to_host", self._stream, data, tensor.address, tensor.bytes)
         return unpack(bytes(data), tensor.dtype)
 
+    def raw(self, tensor, begin, end):
+        """Some of the tensor's bytes."""
+        data = (c.c_char * (end - begin))()
+        self._context.call("auxcore_copy_to_host", self._stream, data, tensor.address + begin, end - begin)
+        return bytes(data)
+
+    def integers(self, values):
+        """int32 in device memory."""
+        tensor = self.normal(len(values))
+        data = struct.pack(f"<{len(values)}i", *values)
+        self._context.call("auxcore_copy_to_device", self._stream, tensor.address, data, len(data))
+        return tensor
+
     # ---- arithmetic in float64, for checks ----
 
     def float64(self, tensors):

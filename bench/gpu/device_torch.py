@@ -46,6 +46,14 @@ class TorchDevice:
         """target <- target + 1e-6 source, asynchronously."""
         target.add_(source, alpha=1e-6)
 
+    def raw(self, tensor, begin, end):
+        """Some of the tensor's bytes."""
+        return tensor.view(torch.uint8)[begin:end].cpu().numpy().tobytes()
+
+    def integers(self, values):
+        """int32 in device memory."""
+        return torch.tensor(values, dtype=torch.int32, device=self._device)
+
     # ---- arithmetic in float64, for checks ----
 
     def float64(self, tensors):

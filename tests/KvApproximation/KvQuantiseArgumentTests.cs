@@ -98,7 +98,6 @@ public unsafe class KvQuantiseArgumentTests : IDisposable
     }
 
     [Theory]
-    [InlineData(AuxBackend.Cuda)]
     [InlineData(AuxBackend.Ilgpu)]
     public void A_backend_without_a_kernel_says_so(AuxBackend backend)
     {

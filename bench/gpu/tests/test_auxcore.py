@@ -40,7 +40,9 @@ class HeaderTests(unittest.TestCase):
     def test_structs_have_the_headers_fields(self):
         for struct, name in (
                 (auxcore.Device, "auxcore_device"), (auxcore.EmaTensorsStruct, "auxcore_ema_tensors"),
-                (auxcore.AdamWSettings, "auxcore_adamw_settings"), (auxcore.AdamWTensorsStruct, "auxcore_adamw_tensors")):
+                (auxcore.AdamWSettings, "auxcore_adamw_settings"), (auxcore.AdamWTensorsStruct, "auxcore_adamw_tensors"),
+                (auxcore.KvElements, "auxcore_kv_elements"), (auxcore.KvPlane, "auxcore_kv_plane"),
+                (auxcore.KvCache, "auxcore_kv_cache"), (auxcore.KvAttention, "auxcore_kv_attention")):
             body = re.search(rf"typedef struct {name} {{(.*?)}} {name};", self.text, re.DOTALL).group(1)
             fields = re.findall(r"(\w+)(?:\[\d+\])?;", body)
             self.assertEqual([field for field, _ in struct._fields_], fields)

@@ -93,8 +93,12 @@ AUXCORE_DEVICE float fmaxf(float a, float b) { return __builtin_fmaxf(a, b); }
 AUXCORE_DEVICE float fminf(float a, float b) { return __builtin_fminf(a, b); }
 AUXCORE_DEVICE float fabsf(float a) { return __builtin_fabsf(a); }
 AUXCORE_DEVICE float sqrtf(float a) { return __nvvm_sqrt_rn_f(a); }
+AUXCORE_DEVICE float __fadd_rn(float a, float b) { return __nvvm_add_rn_f(a, b); }
+AUXCORE_DEVICE float __fmul_rn(float a, float b) { return __nvvm_mul_rn_f(a, b); }
+AUXCORE_DEVICE unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) { return __nvvm_prmt(a, b, selector); }
 AUXCORE_DEVICE double __dadd_rn(double a, double b) { return __nvvm_add_rn_d(a, b); }
 AUXCORE_DEVICE double __dmul_rn(double a, double b) { return __nvvm_mul_rn_d(a, b); }
+AUXCORE_DEVICE double __fma_rn(double a, double b, double c) { return __nvvm_fma_rn_d(a, b, c); }
 AUXCORE_DEVICE double __dsqrt_rn(double a) { return __nvvm_sqrt_rn_d(a); }
 
 AUXCORE_DEVICE int atomicAdd(int* address, int value) { return __nvvm_atom_add_gen_i(address, value); }

@@ -459,6 +459,122 @@ AUXCORE_API auxcore_status auxcore_info_nce_workspace(const auxcore_info_nce* ba
 /* Loss and gradients of one batch. */
 AUXCORE_API auxcore_status auxcore_info_nce_loss(auxcore_context context, void* stream, const auxcore_info_nce* batch);
 
+/* ---- KV caches: KvQuantise, KvDecodeAttention (kv_approximation/) ----
+ *
+ * The formulas are in the C# files of the same names. Nothing is allocated and nothing waits for the device; what is written shares memory
+ * with nothing else. Calls can be captured in graphs, but where it is said. */
+
+/* How elements are stored; the numbers are those of AuxCore.Kernels.KvFormat. Q8_0 and Q4_0 are llama.cpp's: groups of 32 elements in 34
+ * and 18 bytes. Addresses are aligned to the elements, those of groups to 2 bytes. */
+enum {
+  AUXCORE_KV_F32 = 0,
+  AUXCORE_KV_F16 = 1,
+  AUXCORE_KV_BF16 = 2,
+  AUXCORE_KV_E4M3 = 3,
+  AUXCORE_KV_Q8_0 = 4,
+  AUXCORE_KV_Q4_0 = 5
+};
+
+typedef struct auxcore_kv_elements {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_elements) */
+  int32_t format;       /* AUXCORE_KV_F32, … */
+  int64_t count;        /* at least 0; a multiple of the format's groups */
+  float scale;          /* of E4M3, what 1 stands for: finite and above 0; 1 for all others */
+  uint32_t reserved;    /* 0 */
+  uint64_t elements;    /* [count], float32 */
+  uint64_t stored;      /* their bytes; here groups may be anywhere */
+} auxcore_kv_elements;
+
+/* stored <- elements. */
+AUXCORE_API auxcore_status auxcore_kv_quantise(auxcore_context context, void* stream, const auxcore_kv_elements* elements);
+
+/* elements <- stored. */
+AUXCORE_API auxcore_status auxcore_kv_dequantise(auxcore_context context, void* stream, const auxcore_kv_elements* elements);
+
+/* The keys, or the values, of a cache. The positions of a head within a sequence, or page, lie side by side. */
+typedef struct auxcore_kv_plane {
+  int32_t format;      /* AUXCORE_KV_F32, … */
+  int32_t scale_count; /* of E4M3: 1, or kv_heads; 0 for all others */
+  uint64_t first;      /* of the first element; addresses and steps are even, and those of F32 multiples of 4 */
+  int64_t outer_count; /* sequences, or pages */
+  int64_t outer_step;  /* bytes from one of them to the next */
+  int64_t head_step;   /* bytes from one head to the next; not looked at where a page holds one head */
+  uint64_t scales;     /* [scale_count], float32, finite and above 0; or 0 */
+} auxcore_kv_plane;
+
+/* The KV cache of one layer: contiguous, or in pages. What page tables say is held within the pool: a page that is none is read as page 0,
+ * and not written. */
+typedef struct auxcore_kv_cache {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_cache) */
+  int32_t batch;
+  int32_t kv_heads;
+  int32_t head_dim;     /* 8 to 256, a multiple of 8 and of the formats' groups */
+  int32_t positions;    /* of a head that lie side by side: the capacity, or those of a page */
+  uint32_t pages_are_of_heads; /* 0: a page holds all heads of a sequence; 1: one head, and each has a table of its own */
+  uint64_t page_offsets; /* [batch + 1] or [batch * kv_heads + 1], int32: where each table begins in pages, and the end; 0: contiguous */
+  uint64_t pages;        /* [page_count], int32; or 0 */
+  int64_t page_count;
+  auxcore_kv_plane keys;
+  auxcore_kv_plane values;
+} auxcore_kv_cache;
+
+typedef struct auxcore_kv_attention {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_attention) */
+  int32_t query_heads;  /* a multiple of kv_heads */
+  uint32_t lengths_are_of_heads; /* 0 or 1 */
+  int32_t sum_positions; /* of position_sums; 0 where they are left out */
+  double scale;         /* of the scores: finite */
+  uint64_t query;       /* [batch, query_heads, head_dim], float32 */
+  uint64_t lengths;     /* [batch] or [batch, kv_heads], int32: filled positions; held within what there is room for. Or 0 */
+  const int32_t* host_lengths; /* the same in host memory, where lengths is 0: read before the call returns. Not while capturing */
+  uint64_t output;      /* [batch, query_heads, head_dim], float32 */
+  uint64_t position_sums; /* [batch, kv_heads, sum_positions], float32: the probabilities of a group's heads are added; or 0 */
+  uint64_t workspace;   /* aligned to 256 bytes */
+  int64_t workspace_bytes;
+} auxcore_kv_attention;
+
+/* The bytes of workspace that a call needs; addresses may be 0. They depend on sizes, not on lengths or formats. */
+AUXCORE_API auxcore_status auxcore_kv_attention_workspace(
+    const auxcore_kv_cache* cache, const auxcore_kv_attention* attention, int64_t* bytes);
+
+/* Attention of one token of each sequence. */
+AUXCORE_API auxcore_status auxcore_kv_decode_attention(
+    auxcore_context context, void* stream, const auxcore_kv_cache* cache, const auxcore_kv_attention* attention);
+
+/* ---- KvAppend (kv_approximation/kv_append.cu) ---- */
+
+/* The heads of some tokens. Those of a token lie side by side. */
+typedef struct auxcore_kv_rows {
+  uint64_t first;   /* [tokens, heads, head_dim]; or 0 */
+  int64_t step;     /* bytes from one token to the next */
+  uint64_t norm;    /* [head_dim], float32: weights of an RMS norm of each head; or 0 */
+  int32_t heads;
+  uint32_t reserved; /* 0 */
+} auxcore_kv_rows;
+
+typedef struct auxcore_kv_append {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_append) */
+  int32_t tokens;       /* may be 0 */
+  auxcore_dtype type;   /* of queries, keys and values: float32, float16 or bfloat16 */
+  uint32_t slots_are_of_heads; /* 0 or 1 */
+  auxcore_kv_rows query;  /* heads: 0 where there are none, or a multiple of kv_heads */
+  auxcore_kv_rows keys;   /* heads: kv_heads */
+  auxcore_kv_rows values; /* likewise; norm is 0 */
+  uint64_t rotated_query; /* [tokens, query heads, head_dim], float32, written; may be the query in its place */
+  int64_t rotated_step;   /* bytes from one token to the next */
+  uint64_t sequences;     /* [tokens], int32; 0: token t is of sequence t / (tokens / batch) */
+  uint64_t slots;         /* [tokens] or [tokens, kv_heads], int32; a row that has no place in the cache is not written */
+  uint64_t positions;     /* [tokens], int32, that rotations are by; 0 only where nothing is rotated */
+  double norm_epsilon;    /* finite, at least 0 */
+  int32_t rotated;        /* elements of a head, even; 0 for none */
+  int32_t is_in_pairs;    /* 0: element i turns with i + rotated / 2; 1: 2 i with 2 i + 1 */
+  const double* frequencies; /* [rotated / 2], in host memory: radians a position, at most 1024; read before the call returns */
+} auxcore_kv_append;
+
+/* Norm, rotation and storing of some tokens of one layer, in one launch. */
+AUXCORE_API auxcore_status auxcore_kv_append_tokens(
+    auxcore_context context, void* stream, const auxcore_kv_cache* cache, const auxcore_kv_append* append);
+
 #ifdef __cplusplus
 }
 #endif

@@ -18,5 +18,7 @@ internal static class NativeExports
         "auxcore_tabular_td", "auxcore_first_bad_index", "auxcore_successor_sweep",
         "auxcore_pvn_head", "auxcore_pvn_head_workspace", "auxcore_pvn_mean_over_actions",
         "auxcore_forward_backward_loss", "auxcore_forward_backward_workspace", "auxcore_info_nce_loss", "auxcore_info_nce_workspace",
+        "auxcore_kv_quantise", "auxcore_kv_dequantise", "auxcore_kv_decode_attention", "auxcore_kv_attention_workspace",
+        "auxcore_kv_append_tokens",
     ];
 }

@@ -68,6 +68,7 @@ public static partial class KvDecodeAttention
             },
             Queries = query,
             Lengths = lengths,
+            LengthsAreOnHost = true,
             Scale = Scale(scale, shape),
             Outputs = output,
         };
