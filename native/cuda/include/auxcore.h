@@ -563,6 +563,63 @@ AUXCORE_API auxcore_status auxcore_token_pool(auxcore_context context, void* str
 /* source [batch, rows, columns, channels] -> destination [batch, height, width, channels] */
 AUXCORE_API auxcore_status auxcore_token_pool_backward(auxcore_context context, void* stream, const auxcore_token_pool_batch* batch);
 
+typedef struct auxcore_token_scores_batch {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_token_scores_batch) */
+  auxcore_dtype type;   /* of queries and keys: float32, bfloat16 or float16 */
+  int32_t batch;
+  int32_t query_heads;  /* a multiple of key_heads: neighbours share a head of keys */
+  int32_t key_heads;
+  int32_t rows;         /* of queries */
+  int32_t tokens;       /* keys */
+  int32_t depth;        /* elements of a head, which lie side by side */
+  float scale;
+  uint32_t causal;      /* 1: row i sees keys up to tokens - rows + i; 0: all */
+  int64_t query_steps[3]; /* in elements, from one sequence, head and row to the next */
+  int64_t key_steps[3];
+  uint64_t queries;
+  uint64_t keys;
+  uint64_t log_sum_exp;  /* [batch, query_heads, rows], float32, or 0: it is computed */
+  uint64_t head_weights; /* [query_heads], float32, or 0: 1 / (query_heads * rows) */
+  uint64_t scores;       /* [batch, tokens], float32 */
+  uint64_t workspace;
+  int64_t workspace_bytes;
+} auxcore_token_scores_batch;
+
+/* The bytes of workspace that scores need; addresses may be 0. */
+AUXCORE_API auxcore_status auxcore_token_scores_workspace(const auxcore_token_scores_batch* batch, int64_t* bytes);
+
+/* Two launches where fewer than 24 rows share a head of keys; otherwise three, or two where log_sum_exp is given. */
+AUXCORE_API auxcore_status auxcore_token_scores(auxcore_context context, void* stream, const auxcore_token_scores_batch* batch);
+
+/* The keys of one layer: [batch, heads, tokens, depth]. Steps are in elements; those of a head lie side by side. */
+typedef struct auxcore_key_layer {
+  uint64_t keys;
+  auxcore_dtype type; /* float32, bfloat16 or float16 */
+  int32_t batch;
+  int32_t heads;
+  uint32_t reserved;
+  int64_t batch_step;
+  int64_t head_step;
+  int64_t token_step;
+} auxcore_key_layer;
+
+typedef struct auxcore_key_rerotate_batch {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_key_rerotate_batch) */
+  int32_t tokens;
+  int32_t depth;
+  int32_t rotated;      /* elements of a head, from the first: even, from 2 to 256 */
+  uint32_t is_pairs;    /* 0: elements i and i + rotated / 2 are turned together; 1: 2 i and 2 i + 1 */
+  int32_t rows;         /* of differences */
+  uint64_t differences; /* [rows, tokens], int32: new position less old one */
+  const double* frequencies; /* [rotated / 2], in host memory: radians a position */
+  const int32_t* row_of;     /* [rotated / 2], in host memory: which row of differences a pair follows */
+  const auxcore_key_layer* layers; /* layer_count, in host memory */
+  int64_t layer_count;
+} auxcore_key_rerotate_batch;
+
+/* Turns keys in place: 48 layers a launch. Angles of 2^31 and more give NaN. */
+AUXCORE_API auxcore_status auxcore_key_rerotate(auxcore_context context, void* stream, const auxcore_key_rerotate_batch* batch);
+
 #ifdef __cplusplus
 }
 #endif

@@ -139,7 +139,7 @@ void moves_are_checked() {
   refused("tensors[0].destination: rows share memory", [](Selection&, Rows& rows) { rows.destination_step = 8; });
   refused("tensors[0].source: 0x0", [](Selection&, Rows& rows) { rows.source = 0; });
   refused("tensors[0].destination: 0x", [](Selection&, Rows& rows) { rows.destination = reinterpret_cast<uint64_t>(&rows); });
-  refused("overlaps tensors[-1], or the selection", [](Selection& selection, Rows& rows) { rows.destination = selection.map; rows.destination_tokens = 1; });
+  refused("tensors[0] overlaps tensors[-1]", [](Selection& selection, Rows& rows) { rows.destination = selection.map, rows.destination_tokens = 1; });
   refused("tensors[0] overlaps tensors[0]", [](Selection&, Rows& rows) { rows.destination = rows.source + 12; });
   refused("tensors[1] overlaps tensors[0]", [&](Selection&, Rows& rows) { rows.destination = given.in_place.source + 96; });
   REFUSED(AUXCORE_E_ARGUMENT, "tensor_count is -1", auxcore_token_compact(context, nullptr, &given.indices, &given.rows, -1));

@@ -19,13 +19,6 @@ enum class Direction { kForward, kBackward };
 
 constexpr int64_t kMostBytes = int64_t{1} << 50;  ///< of a tensor: more than there is, and far from overflowing
 
-/// A stretch of memory of the call.
-struct Range {
-  uint64_t begin, end;
-  int64_t tensor;  ///< -1 for the selection
-  bool is_written;
-};
-
 /// a · b + c, held below what could overflow later.
 int64_t reach(const char* what, int64_t tensor, int64_t count, int64_t step, int64_t so_far) {
   if (step < 0 || (count > 1 && step > (kMostBytes - so_far) / (count - 1)))
@@ -95,32 +88,6 @@ void check_tensor(int64_t number, const auxcore_token_rows& rows, const auxcore_
     refuse("clears_rest", rows.clears_rest);
 }
 
-void add_range(std::vector<Range>& ranges, const Context& context, const char* what, int64_t number, uint64_t address, int64_t bytes,
-    bool is_written) {
-  if (bytes == 0)
-    return;
-  char name[64];
-  std::snprintf(name, sizeof name, "tensors[%lld].%s", static_cast<long long>(number), what);
-  context.check_device_memory(name, address, static_cast<std::size_t>(bytes));
-  ranges.push_back({address, address + static_cast<uint64_t>(bytes), number, is_written});
-}
-
-/// What is written shares no byte with anything else: one sweep over the sorted ranges.
-void check_disjoint(std::vector<Range>& ranges) {
-  std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
-  const Range *furthest = nullptr, *written = nullptr;
-  for (const Range& range : ranges) {
-    const Range* const other = range.is_written ? furthest : written;
-    if (other != nullptr && other->end > range.begin)
-      fail(AUXCORE_E_ARGUMENT, "tensors[%lld] overlaps tensors[%lld], or the selection",
-          static_cast<long long>(std::max(range.tensor, other->tensor)), static_cast<long long>(std::min(range.tensor, other->tensor)));
-    if (furthest == nullptr || range.end > furthest->end)
-      furthest = &range;
-    if (range.is_written)
-      written = &range;
-  }
-}
-
 void check(const auxcore_token_selection& selection, const auxcore_token_rows* tensors, int64_t count, Direction direction,
     const Context& context) {
   tokens::check_not_negative("segments", selection.segments);
@@ -133,11 +100,10 @@ void check(const auxcore_token_selection& selection, const auxcore_token_rows* t
   memory.read("bounds", selection.bounds, bounds, 4);
   memory.read("offsets", selection.offsets, bounds, 4);
   memory.read("map", selection.map, selection.map_length, 4);
-  std::vector<Range> ranges;
+  tokens::Ranges ranges(context);
   for (const auto& [address, elements] : {std::pair(selection.bounds, bounds), std::pair(selection.offsets, bounds),
            std::pair(selection.map, int64_t{selection.map_length})})
-    if (elements > 0)
-      ranges.push_back({address, address + static_cast<uint64_t>(elements) * 4, -1, false});
+    ranges.add_checked(address, elements * 4);
   for (int64_t i = 0; i < count; ++i) {
     const auxcore_token_rows& rows = tensors[i];
     check_tensor(i, rows, selection);
@@ -147,12 +113,12 @@ void check(const auxcore_token_selection& selection, const auxcore_token_rows* t
       check_no_sharing(i, rows);
     const bool in_place = direction == Direction::kForward && is_in_place(rows);
     if (!in_place)
-      add_range(ranges, context, "source", i, rows.source, from, false);
+      ranges.add("tensors", i, ".source", rows.source, from, false);
     else if (from > to)  // what only the source reaches is read
-      add_range(ranges, context, "source", i, rows.source + static_cast<uint64_t>(to), from - to, false);
-    add_range(ranges, context, "destination", i, rows.destination, to, true);
+      ranges.add("tensors", i, ".source", rows.source + static_cast<uint64_t>(to), from - to, false);
+    ranges.add("tensors", i, ".destination", rows.destination, to, true);
   }
-  check_disjoint(ranges);
+  ranges.check_disjoint("tensors");
 }
 
 /// The widest access that all rows of a tensor allow.

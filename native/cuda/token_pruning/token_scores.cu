@@ -59,18 +59,19 @@ __device__ __forceinline__ int64_t key_at(const Arguments& arguments, int64_t b,
   return b * arguments.key_steps.batch + head * arguments.key_steps.head + token * arguments.key_steps.row;
 }
 
-/// The sums over lanes of 32 numbers a lane; lane l has that of number l.
+/// The sums over lanes of 2 kHalf numbers a lane; in the end, lane l has that of number l.
+template <int kHalf>
 __device__ __forceinline__ float transposed_sum(float (&values)[kWarp]) {
+  const bool is_upper = (own_lane() & kHalf) != 0;
 #pragma unroll
-  for (int half = kWarp / 2; half > 0; half /= 2) {
-    const bool is_upper = (own_lane() & half) != 0;
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const float given = is_upper ? values[i] : values[i + half], kept = is_upper ? values[i + half] : values[i];
-      values[i] = kept + __shfl_xor_sync(kAllLanes, given, half);
-    }
+  for (int i = 0; i < kHalf; ++i) {
+    const float low = values[i], high = values[i + kHalf];
+    values[i] = (is_upper ? high : low) + __shfl_xor_sync(kAllLanes, is_upper ? low : high, kHalf);
   }
-  return values[0];
+  if constexpr (kHalf > 1)
+    return transposed_sum<kHalf / 2>(values);
+  else
+    return values[0];
 }
 
 /// Products of kKeys keys with kRows staged queries; T is the type of the keys.
@@ -117,7 +118,10 @@ __device__ AUXCORE_TOKEN_INLINE void few_rows(const Arguments& arguments) {
 #pragma unroll
       for (int j = 0; j < kKeys; ++j)  // what is behind the last key is not looked at
         keys[j] = key_at(arguments, b, key_head, least(first_key + j, arguments.tokens - 1));
-      float sums[kWarp] = {};
+      float sums[kWarp];
+#pragma unroll
+      for (int i = 0; i < kWarp; ++i)
+        sums[i] = 0;
       for (int32_t from = 0; from < arguments.depth; from += kStagedDepth) {
         const int32_t count = least(kStagedDepth, arguments.depth - from);
         if (step == first_step || arguments.depth > kStagedDepth) {
@@ -140,7 +144,7 @@ __device__ AUXCORE_TOKEN_INLINE void few_rows(const Arguments& arguments) {
             add_products<float16, kRows>(arguments, keys, from, count, staged, sums);
         }
       }
-      const float logit = transposed_sum(sums);
+      const float logit = transposed_sum<kWarp / 2>(sums);
       const int32_t token = first_key + own_lane() % kKeys;
       if (row >= rows || token >= arguments.tokens)
         continue;
@@ -165,8 +169,8 @@ __device__ AUXCORE_TOKEN_INLINE void few_rows(const Arguments& arguments) {
   }
 }
 
-__device__ __forceinline__ float weight(const Arguments& arguments, int32_t head) {
-  return arguments.head_weights == nullptr ? arguments.weight : arguments.head_weights[head];
+__device__ __forceinline__ double weight(const Arguments& arguments, int32_t head) {
+  return arguments.head_weights == nullptr ? arguments.weight : double(arguments.head_weights[head]);
 }
 
 /// exp(logit - largest) · factor is what a row gives to a key.

@@ -35,7 +35,8 @@ struct Arguments {
   int32_t type, batch, query_heads, key_heads, rows, tokens, depth, causal;
   int32_t chunks;  ///< of a head's keys, few rows; 1 where there are many
   int32_t splits;  ///< of the heads, many rows
-  float scale, weight;
+  float scale;
+  double weight;  ///< of a head where none is given; a float32
 };
 
 }  // namespace auxcore::token_scores
