@@ -102,12 +102,12 @@ public class TokenScoresCudaTests
     public unsafe void What_does_not_fit_is_refused_before_anything_is_written()
     {
         using var devices = new Devices();
-        var good = Tensors(devices, [1, 2], [3, 4, 5, 6], 1) with { Scores = devices.Add(new float[] { -7 }, 1, 1) };
+        var good = Tensors(devices, [1, 2], [3, 4, 5, 6], 1) with { Scores = devices.Add(new float[] { -7, -7 }, 1, 2) };
         void Refused<TException>(string message, ScoreTensors tensors, AuxBackend backend = AuxBackend.Auto) where TException : Exception
         {
             var error = Assert.ThrowsAny<TException>(() => TokenScores.Run(tensors, backend: backend));
             Assert.Contains(message, error.Message, StringComparison.Ordinal);
-            Assert.Equal([-7], Devices.Read<float>(good.Scores));
+            Assert.Equal([-7, -7], Devices.Read<float>(good.Scores));
         }
 
         Refused<ArgumentException>("Workspace: missing; uint8[", good with { Workspace = default });
@@ -115,12 +115,12 @@ public class TokenScoresCudaTests
         Refused<ArgumentException>("or more is needed on cuda:0", good with { Workspace = small.View(64) });
         Refused<ArgumentException>("Scores overlaps Keys", good with
         {
-            Scores = TensorView.FromPointer((void*)good.Keys.Address, DType.Float32, [1, 1], device: good.Keys.Device),
+            Scores = TensorView.FromPointer((void*)good.Keys.Address, DType.Float32, [1, 2], device: good.Keys.Device),
         });
         float* host = stackalloc float[4];
         Refused<ArgumentException>("is not device memory", good with
         {
-            Keys = TensorView.FromPointer(host, DType.Float32, [1, 1, 1, 4], device: good.Keys.Device),
+            Keys = TensorView.FromPointer(host, DType.Float32, [1, 1, 2, 2], device: good.Keys.Device),
         });
         Refused<BackendUnavailableException>("the tensors are on cuda:0", good, AuxBackend.Reference);
         devices.CheckMargins();

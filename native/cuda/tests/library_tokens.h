@@ -1,6 +1,8 @@
 // Batches for the tests of the C functions of token pruning.
 #pragma once
 
+#include <algorithm>
+
 #include "library_td.h"
 
 namespace auxcore::test {
@@ -70,5 +72,54 @@ inline auxcore_token_pool_batch pool_batch(Memory& memory) {
   batch.destination = memory.add(std::vector<float>(2 * 3 * 4 * 8, -7));
   return batch;
 }
+
+/// Two heads of queries that share one of keys.
+inline auxcore_token_scores_batch scores_batch(Memory& memory, int rows) {
+  const int tokens = 40, depth = 5, heads = 2;
+  const auto size = [](int count) { return static_cast<std::size_t>(count); };
+  auxcore_token_scores_batch batch = {};
+  batch.struct_size = sizeof batch;
+  batch.type = AUXCORE_FLOAT32;
+  batch.batch = batch.key_heads = 1;
+  batch.query_heads = heads;
+  batch.rows = rows;
+  batch.tokens = tokens;
+  batch.depth = depth;
+  batch.scale = 0.03125f;
+  const int64_t queries[] = {heads * rows * depth, rows * depth, depth}, keys[] = {tokens * depth, tokens * depth, depth};
+  std::copy_n(queries, 3, batch.query_steps);
+  std::copy_n(keys, 3, batch.key_steps);
+  batch.queries = memory.add(pattern(size(heads * rows * depth), 1));
+  batch.keys = memory.add(pattern(size(tokens * depth), 2));
+  batch.log_sum_exp = memory.add(pattern(size(heads * rows), 3));
+  batch.head_weights = memory.add(std::vector<float>{0.25f, 0.5f});
+  batch.scores = memory.add(std::vector<float>(size(tokens), -7));
+  OK(auxcore_token_scores_workspace(&batch, &batch.workspace_bytes));
+  batch.workspace = memory.add(std::vector<uint8_t>(static_cast<std::size_t>(batch.workspace_bytes), 0xff));
+  return batch;
+}
+
+/// Two layers of [1, 2, 3, 4], of which all elements are rotated. What lies on the host is the case's own.
+struct RerotateCase {
+  double frequencies[2] = {1, 0.5};
+  int32_t row_of[2] = {0, 1};
+  auxcore_key_layer layers[2] = {};
+  auxcore_key_rerotate_batch batch = {};
+
+  explicit RerotateCase(Memory& memory) {
+    for (auxcore_key_layer& layer : layers)
+      layer = {memory.add(pattern(24, 4)), AUXCORE_FLOAT32, 1, 2, 0, 24, 12, 4};
+    batch = {sizeof batch, 3, 4, 4, 0, 2, memory.add(std::vector<int32_t>{0, 1, 0, 0, 2, -3}), nullptr, nullptr, nullptr, 2};
+  }
+
+  auxcore_status run(auxcore_context on) const {
+    auxcore_key_rerotate_batch given = batch;
+    given.frequencies = frequencies;
+    given.row_of = row_of;
+    given.layers = layers;
+    given.layer_count = std::min<int64_t>(given.layer_count, 2);
+    return auxcore_key_rerotate(on, nullptr, &given);
+  }
+};
 
 }  // namespace auxcore::test

@@ -12,15 +12,23 @@ struct Structures {
   auxcore_token_select_batch select;
   CompactCase compact;
   auxcore_token_pool_batch pool;
+  auxcore_token_scores_batch few, many;
+  RerotateCase rerotate;
 
-  explicit Structures(Memory& memory) : select(select_batch(memory)), compact(compact_case(memory)), pool(pool_batch(memory)) {}
+  explicit Structures(Memory& memory)
+      : select(select_batch(memory)), compact(compact_case(memory)), pool(pool_batch(memory)), few(scores_batch(memory, 3)),
+        many(scores_batch(memory, 20)), rerotate(memory) {
+    many.log_sum_exp = 0;
+  }
 
   std::vector<std::function<auxcore_status()>> calls(auxcore_context on) {
     return {[=, this] { return auxcore_token_select(on, nullptr, &select); },
         [=, this] { return auxcore_token_compact(on, nullptr, &compact.indices, &compact.rows, 1); },
         [=, this] { return auxcore_token_compact_backward(on, nullptr, &compact.slots, &compact.spread, 1); },
         [=, this] { return auxcore_token_pool(on, nullptr, &pool); },
-        [=, this] { return auxcore_token_pool_backward(on, nullptr, &pool); }};
+        [=, this] { return auxcore_token_pool_backward(on, nullptr, &pool); },
+        [=, this] { return auxcore_token_scores(on, nullptr, &few); }, [=, this] { return auxcore_token_scores(on, nullptr, &many); },
+        [=, this] { return rerotate.run(on); }};
   }
 
   void spoil(std::mt19937_64& random) {
@@ -30,6 +38,12 @@ struct Structures {
     auxcore::test::spoil(compact.rows, random);
     auxcore::test::spoil(compact.spread, random);
     auxcore::test::spoil(pool, random);
+    auxcore::test::spoil(few, random);
+    auxcore::test::spoil(many, random);
+    auxcore::test::spoil(rerotate.batch, random);
+    auxcore::test::spoil(rerotate.layers, random);
+    auxcore::test::spoil(rerotate.frequencies, random);
+    auxcore::test::spoil(rerotate.row_of, random);
   }
 };
 
