@@ -4,6 +4,8 @@ Whoever owns memory and stream (PyTorch, say) hands over addresses; nothing here
 
 import ctypes as c
 
+import auxcore_tokens
+
 ABI_VERSION = 1
 
 STATUS = {
@@ -19,7 +21,7 @@ STATUS = {
 }
 
 DTYPES = {"float32": 0, "float16": 2, "bfloat16": 3}
-SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+SIZES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4}
 
 
 class Device(c.Structure):
@@ -108,6 +110,7 @@ FUNCTIONS = {
     "auxcore_adamw_destroy": [_handle],
     "auxcore_adamw_set": [_handle, _stream, _out(AdamWSettings), c.c_int32, _out(c.c_double)],
     "auxcore_adamw_update": [_handle, _stream, _out(AdamWTensorsStruct), c.c_uint32],
+    **auxcore_tokens.FUNCTIONS,
 }
 
 RESULTS = {"auxcore_abi_version": c.c_uint32, "auxcore_last_error": c.c_char_p, "auxcore_device_image": c.c_char_p}
@@ -197,6 +200,20 @@ class Context:
 
     def synchronize(self, stream):
         self.call("auxcore_stream_synchronize", stream)
+
+    def caller(self, stream_of, *calls):
+        """A function that makes calls (name, arguments behind the stream …) one after the other; all but the stream is made beforehand."""
+        bound = [(self.library.function(name), name, arguments) for name, *arguments in calls]
+        handle = self.handle
+
+        def call():
+            stream = stream_of()
+            for function, name, arguments in bound:
+                status = function(handle, stream, *arguments)
+                if status:
+                    raise AuxCoreError(name, status, self.library.function("auxcore_last_error")().decode())
+
+        return call
 
     def ema(self, average_count):
         handle = c.c_uint64()
