@@ -459,7 +459,7 @@ AUXCORE_API auxcore_status auxcore_info_nce_workspace(const auxcore_info_nce* ba
 /* Loss and gradients of one batch. */
 AUXCORE_API auxcore_status auxcore_info_nce_loss(auxcore_context context, void* stream, const auxcore_info_nce* batch);
 
-/* ---- token pruning: TokenSelect, TokenCompact, TokenScores, TokenPool, TokenMerge, TokenDiversity, KeyRerotate (token_pruning/) ----
+/* ---- token pruning: TokenSelect, TokenCompact, TokenPool, TokenScores, KeyRerotate (token_pruning/) ----
  *
  * The definitions are in the C# files of the same names. Addresses are of device memory of the context's device; tensors are contiguous
  * and row-major but where steps are given; 0 leaves out what may be left out. What is written shares memory with nothing else, but where it

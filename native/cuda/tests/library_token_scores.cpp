@@ -99,8 +99,8 @@ void keys_are_turned() {
     for (int head = 0; head < 2; ++head)
       for (int token = 0; token < 3; ++token)
         for (int pair = 0; pair < 2; ++pair) {
-          const std::size_t at = static_cast<std::size_t>((head * 3 + token) * 4), i = at + static_cast<std::size_t>(is_pairs ? 2 * pair : pair),
-                            j = i + (is_pairs ? 1 : 2);
+          const std::size_t at = static_cast<std::size_t>((head * 3 + token) * 4),
+                            i = at + static_cast<std::size_t>(is_pairs ? 2 * pair : pair), j = i + (is_pairs ? 1 : 2);
           const double angle = differences[pair][token] * given.frequencies[pair];
           CHECK(std::fabs(after[i] - (before[i] * std::cos(angle) - before[j] * std::sin(angle))) < 3e-6);
           CHECK(std::fabs(after[j] - (before[j] * std::cos(angle) + before[i] * std::sin(angle))) < 3e-6);

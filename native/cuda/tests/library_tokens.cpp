@@ -139,7 +139,10 @@ void moves_are_checked() {
   refused("tensors[0].destination: rows share memory", [](Selection&, Rows& rows) { rows.destination_step = 8; });
   refused("tensors[0].source: 0x0", [](Selection&, Rows& rows) { rows.source = 0; });
   refused("tensors[0].destination: 0x", [](Selection&, Rows& rows) { rows.destination = reinterpret_cast<uint64_t>(&rows); });
-  refused("tensors[0] overlaps tensors[-1]", [](Selection& selection, Rows& rows) { rows.destination = selection.map, rows.destination_tokens = 1; });
+  refused("tensors[0] overlaps tensors[-1]", [](Selection& selection, Rows& rows) {
+    rows.destination = selection.map;
+    rows.destination_tokens = 1;
+  });
   refused("tensors[0] overlaps tensors[0]", [](Selection&, Rows& rows) { rows.destination = rows.source + 12; });
   refused("tensors[1] overlaps tensors[0]", [&](Selection&, Rows& rows) { rows.destination = given.in_place.source + 96; });
   REFUSED(AUXCORE_E_ARGUMENT, "tensor_count is -1", auxcore_token_compact(context, nullptr, &given.indices, &given.rows, -1));
@@ -157,7 +160,9 @@ void cells_are_pooled() {
   auxcore_token_pool_batch batch = pool_batch(memory);
   OK(auxcore_token_pool(context, nullptr, &batch));
   const std::vector<float> given = pattern(2 * 3 * 4 * 8, 1), pooled = read<float>(batch.destination, 2 * 2 * 2 * 8 + 1);
-  const auto token = [&](int image, int row, int column, int c) { return given[static_cast<std::size_t>(((image * 3 + row) * 4 + column) * 8 + c)]; };
+  const auto token = [&](int image, int row, int column, int c) {
+    return given[static_cast<std::size_t>(((image * 3 + row) * 4 + column) * 8 + c)];
+  };
   for (int c = 0; c < 8; ++c) {
     CHECK(pooled[static_cast<std::size_t>(c)] == (token(0, 0, 0, c) + token(0, 0, 1, c) + token(0, 1, 0, c) + token(0, 1, 1, c)) / 4);
     CHECK(pooled[static_cast<std::size_t>(((1 * 2 + 1) * 2 + 1) * 8 + c)] == (token(1, 2, 2, c) + token(1, 2, 3, c)) / 2);
@@ -186,9 +191,15 @@ void pools_are_checked() {
   refused("rows is 3, with height 3 and window_height 2", [](Batch& batch) { batch.rows = 3; });
   refused("columns is 1, with width 4", [](Batch& batch) { batch.columns = 1; });
   refused("window_width is -1", [](Batch& batch) { batch.window_width = -1; });
-  refused("rows is 4, with height 3 and window_height 0", [](Batch& batch) { batch.window_height = batch.window_width = 0, batch.rows = 4; });
+  refused("rows is 4, with height 3 and window_height 0", [](Batch& batch) {
+    batch.window_height = batch.window_width = 0;
+    batch.rows = 4;
+  });
   refused("both are 0 or none is", [](Batch& batch) { batch.window_height = 0; });
-  refused("more than 32 bits count", [](Batch& batch) { batch.height = batch.width = batch.rows = batch.columns = 1 << 20, batch.window_height = batch.window_width = 1; });
+  refused("more than 32 bits count", [](Batch& batch) {
+    batch.height = batch.width = batch.rows = batch.columns = 1 << 20;
+    batch.window_height = batch.window_width = 1;
+  });
   refused("source: 0x0", [](Batch& batch) { batch.source = 0; });
   refused("destination overlaps source", [](Batch& batch) { batch.destination = batch.source; });
   Batch batch = good;

@@ -1,5 +1,5 @@
-// KeyRerotate on CUDA: a thread has one pair of elements of one token, forms its cosine and sine once, in double, and turns that pair in all
-// heads of some layers. Neighbouring threads have neighbouring pairs.
+// KeyRerotate on CUDA: a thread has one pair of elements of one token, forms its cosine and sine once, in double, and turns that pair in
+// all heads of some layers. Neighbouring threads have neighbouring pairs.
 #include "key_rerotate.cuh"
 
 #include "token_device.cuh"

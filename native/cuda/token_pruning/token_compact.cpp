@@ -175,7 +175,8 @@ class Launches {
     if (group.row_bytes == 0 || group.strips == 0 || group.destination_tokens == 0)
       return;
     if (group.strips > INT32_MAX / group.parts)
-      fail(AUXCORE_E_ARGUMENT, "%lld strips of %d blocks are more than one launch takes", static_cast<long long>(group.strips), group.parts);
+      fail(AUXCORE_E_ARGUMENT, "%lld strips of %d blocks are more than one launch takes", static_cast<long long>(group.strips),
+          group.parts);
     const int64_t blocks = group.strips * group.parts;
     if (launches_.empty() || tensors_ == kTensors || blocks_ + blocks > INT32_MAX ||
         (!is_last(group) && launches_.back().group_count == kGroups))

@@ -1,8 +1,8 @@
 // TokenScores on CUDA. Nothing is added atomically: every sum has one order, and the bits are the same each time.
 //
 // Few rows share a head of keys (the last row, a class token): a first launch reads the keys once and leaves logits and, for each chunk of
-// keys, softmaxes; a second one merges those and adds up columns. A warp takes 32 logits at a time, of 1 x 32, 4 x 8 or 8 x 4 rows and keys,
-// its lanes the elements of a head; the sums over lanes change places as they are formed, so 32 of them take 31 shuffles.
+// keys, softmaxes; a second one merges those and adds up columns. A warp takes 32 logits at a time, of 1 x 32, 4 x 8 or 8 x 4 rows and
+// keys, its lanes the elements of a head; the sums over lanes change places as they are formed, so 32 of them take 31 shuffles.
 //
 // Many rows: tiles of 64 x 64 logits. If the log-sum-exp is not given, a first launch finds it, row by row; the next one forms the tiles
 // once more, a tile of keys and some heads a block, and adds up columns; the last one adds the blocks' sums. No matrix is ever stored.
