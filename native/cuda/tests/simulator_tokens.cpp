@@ -54,7 +54,7 @@ float random_score() {
   }
 }
 
-/// What each segment keeps, by a stable sort.
+/// What each segment keeps, by a sort.
 std::vector<std::vector<int32_t>> selected(const std::vector<float>& scores, const std::vector<uint8_t>& always,
     const std::vector<int32_t>& bounds, const tokens::Budget& budget) {
   std::vector<std::vector<int32_t>> all;
@@ -62,11 +62,13 @@ std::vector<std::vector<int32_t>> selected(const std::vector<float>& scores, con
     std::vector<int32_t> order(size_t(bounds[b + 1] - bounds[b]));
     std::iota(order.begin(), order.end(), bounds[b]);
     const auto is_always = [&](int32_t token) { return !always.empty() && always[size_t(token)] != 0; };
-    std::stable_sort(order.begin(), order.end(), [&](int32_t left, int32_t right) {
+    std::sort(order.begin(), order.end(), [&](int32_t left, int32_t right) {
       if (is_always(left) != is_always(right))
         return is_always(left);
-      const float a = scores[size_t(left)], c = scores[size_t(right)];
-      return !is_always(left) && (std::isnan(c) ? !std::isnan(a) : a > c);
+      const float a = is_always(left) ? 0 : scores[size_t(left)], c = is_always(right) ? 0 : scores[size_t(right)];
+      if (std::isnan(a) != std::isnan(c))
+        return std::isnan(c);
+      return a > c || (!(a < c) && left < right);
     });
     const auto kept = [&](auto&& predicate) { return int32_t(std::count_if(order.begin(), order.end(), predicate)); };
     int32_t count = 0;

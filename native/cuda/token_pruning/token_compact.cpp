@@ -3,6 +3,7 @@
 #include "token_compact.cuh"
 
 #include <algorithm>
+#include <tuple>
 #include <vector>
 
 #include "token_arguments.h"
@@ -229,8 +230,8 @@ auxcore_status run(const char* function, auxcore_context context, void* stream, 
     for (int64_t i = 0; i < count; ++i)
       order.push_back(tensors + i);
     // Keys and values of all layers lie alike, and come together whatever is between them.
-    std::stable_sort(order.begin(), order.end(), [](const auxcore_token_rows* a, const auxcore_token_rows* b) {
-      return std::pair(a->row_bytes, a->destination_tokens) < std::pair(b->row_bytes, b->destination_tokens);
+    std::sort(order.begin(), order.end(), [](const auxcore_token_rows* a, const auxcore_token_rows* b) {
+      return std::tuple(a->row_bytes, a->destination_tokens, a) < std::tuple(b->row_bytes, b->destination_tokens, b);
     });
     for (const auxcore_token_rows* rows : order)
       launches.add(*rows, direction);
