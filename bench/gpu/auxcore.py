@@ -4,6 +4,8 @@ Whoever owns memory and stream (PyTorch, say) hands over addresses; nothing here
 
 import ctypes as c
 
+import auxcore_tokens
+
 ABI_VERSION = 1
 
 STATUS = {
@@ -19,7 +21,7 @@ STATUS = {
 }
 
 DTYPES = {"float32": 0, "float16": 2, "bfloat16": 3}
-SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+SIZES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4}
 
 
 class Device(c.Structure):
@@ -177,6 +179,7 @@ FUNCTIONS = {
     "auxcore_kv_dequantise": [_handle, _stream, _out(KvElements)],
     "auxcore_kv_attention_workspace": [_out(KvCache), _out(KvAttention), _out(c.c_int64)],
     "auxcore_kv_decode_attention": [_handle, _stream, _out(KvCache), _out(KvAttention)],
+    **auxcore_tokens.FUNCTIONS,
 }
 
 RESULTS = {"auxcore_abi_version": c.c_uint32, "auxcore_last_error": c.c_char_p, "auxcore_device_image": c.c_char_p}
@@ -266,6 +269,20 @@ class Context:
 
     def synchronize(self, stream):
         self.call("auxcore_stream_synchronize", stream)
+
+    def caller(self, stream_of, *calls):
+        """A function that makes calls (name, arguments behind the stream …) one after the other; all but the stream is made beforehand."""
+        bound = [(self.library.function(name), name, arguments) for name, *arguments in calls]
+        handle = self.handle
+
+        def call():
+            stream = stream_of()
+            for function, name, arguments in bound:
+                status = function(handle, stream, *arguments)
+                if status:
+                    raise AuxCoreError(name, status, self.library.function("auxcore_last_error")().decode())
+
+        return call
 
     def ema(self, average_count):
         handle = c.c_uint64()

@@ -34,6 +34,11 @@ class StandinDevice:
         self.randomize(tensor)
         return tensor
 
+    def integers(self, values):
+        tensor = Tensor(self._context.allocate(max(1, len(values)) * SIZES["int32"]), len(values), "int32")
+        self._write(tensor, values)
+        return tensor
+
     def randomize(self, tensor):
         self._write(tensor, [self._random.gauss(0, 1) for _ in range(tensor.count)])
 
@@ -214,6 +219,8 @@ class Driver:
 
 
 def pack(values, dtype):
+    if dtype == "int32":
+        return struct.pack(f"<{len(values)}i", *map(int, values))
     if dtype == "float32":
         return struct.pack(f"<{len(values)}f", *values)
     if dtype == "float16":
@@ -223,6 +230,8 @@ def pack(values, dtype):
 
 
 def unpack(data, dtype):
+    if dtype == "int32":
+        return struct.unpack(f"<{len(data) // 4}i", data)
     if dtype == "float32":
         return struct.unpack(f"<{len(data) // 4}f", data)
     if dtype == "float16":

@@ -29,6 +29,10 @@ class TorchDevice:
         wide = torch.randn(count, generator=self._generator, device=self._device, dtype=torch.float32)
         return wide if dtype == "float32" else wide.to(getattr(torch, dtype))
 
+    def integers(self, values):
+        """An int32 tensor."""
+        return torch.tensor(values, dtype=torch.int32, device=self._device)
+
     def randomize(self, tensor):
         tensor.normal_(generator=self._generator)
 

@@ -6,6 +6,7 @@
 
 #include "library_kv.h"
 #include "library_pairs.h"
+#include "library_spoil.h"
 
 using namespace auxcore::test;
 
@@ -59,63 +60,7 @@ void every_call_may_fail(const Standin& standin) {
   scenario.paged.attention.lengths = 0;
   scenario.paged.attention.host_lengths = scenario.tokens.lengths.data();
   scenario.tabular.snapshot = scenario.memory.add(std::vector<float>(33 * 33));
-  for (const bool waits : {false, true}) {
-    // Contexts of the same device: memory is that of both. The second loads the kernels anew.
-    auxcore_context on = 0;
-    OK(auxcore_open(AUXCORE_ABI_VERSION, 0, waits ? AUXCORE_OPEN_SYNCHRONOUS : 0, &on));
-    int failed = 0;
-    std::size_t which = 0;
-    for (const Call& call : scenario.calls(on)) {
-      OK(call());
-      const auxcore_standin_state before = standin.state();
-      const int64_t start = standin.calls();
-      OK(call());
-      const int64_t calls = standin.calls() - start;
-      CHECK(calls > 3);
-      for (int64_t nth = 1; nth <= calls; ++nth) {
-        standin.fail(nth, 719);
-        const auxcore_status status = call();
-        standin.fail(0, 0);
-        const std::string function = standin.failed();
-        CHECK(status == 719 || function == "cuCtxPopCurrent_v2", "function %zu, call %lld, %s: %d", which, static_cast<long long>(nth),
-            function.c_str(), status);
-        failed += status == 719;
-      }
-      const auxcore_standin_state now = standin.state();
-      CHECK(now.allocations == before.allocations && now.pushed_contexts == before.pushed_contexts && now.events == before.events);
-      ++which;
-    }
-    std::printf("%d calls to the driver failed\n", failed);
-    OK(auxcore_close(on));
-  }
-}
-
-/// Writes garbage, or nearly the right thing, over some of a structure's bytes.
-template <class Struct>
-void spoil(Struct& value, std::mt19937_64& random) {
-  auto* const bytes = reinterpret_cast<unsigned char*>(&value);
-  for (auto changes = random() % 3; changes > 0; --changes) {
-    const std::size_t field = random() % (sizeof value / 4) * 4;
-    uint32_t word = 0;
-    std::memcpy(&word, bytes + field, 4);
-    switch (random() % 5) {
-      case 0:
-        word += static_cast<uint32_t>(random() % 9) - 4;
-        break;
-      case 1:
-        word = static_cast<uint32_t>(random());
-        break;
-      case 2:
-        word = 0;
-        break;
-      case 3:
-        word ^= 1u << random() % 32;
-        break;
-      default:
-        std::memcpy(&word, bytes + random() % (sizeof value / 4) * 4, 4);
-    }
-    std::memcpy(bytes + field, &word, 4);
-  }
+  every_driver_call_may_fail(standin, [&](auxcore_context on) { return scenario.calls(on); });
 }
 
 // Addresses stay the device's or are refused, so kernels run on whatever memory the caller named; sizes are held by what that memory is.

@@ -25,6 +25,12 @@ public readonly struct ScoreTensors
     /// <summary>float32 [B, L], written: a score for each key.</summary>
     public TensorView Scores { get; init; }
 
-    internal void KeepAlive() =>
-        TensorArguments.KeepAlive(Queries.Owner, Keys.Owner, LogSumExp.Owner, HeadWeights.Owner, Scores.Owner);
+    /// <summary>
+    /// On a device: uint8, one dimension of at least <see cref="TokenScores.WorkspaceBytes"/>, on an address divisible by 256, whose
+    /// contents become undefined. Not looked at on the host.
+    /// </summary>
+    public TensorView Workspace { get; init; }
+
+    internal void KeepAlive() => TensorArguments.KeepAlive(
+        Queries.Owner, Keys.Owner, LogSumExp.Owner, HeadWeights.Owner, Scores.Owner, Workspace.Owner);
 }

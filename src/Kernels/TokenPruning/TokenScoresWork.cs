@@ -2,7 +2,7 @@ using AuxCore.Interop;
 
 namespace AuxCore.Kernels;
 
-/// <summary>The operands of one call of <see cref="TokenScores"/>, in host memory. Steps are in elements.</summary>
+/// <summary>The operands of one call of <see cref="TokenScores"/>. Steps are in elements.</summary>
 internal readonly unsafe struct TokenScoresWork
 {
     public required DType DType { get; init; }
