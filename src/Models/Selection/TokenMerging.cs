@@ -183,7 +183,7 @@ public sealed class TokenMerging : TokenReduction
         var flat = before is null ? _sizes ?? torch.ones_like(_places, dtype: torch.ScalarType.Float32) : SizesOf(before);
         var sums = torch.zeros(Rows, device: _places.device);
         var members = _places.ge(0).nonzero().squeeze(1);
-        sums.index_add_(0, _places.index_select(0, members), flat.index_select(0, members), 1);
+        sums.index_add_(0, _places.index_select(0, members).to(torch.ScalarType.Int64), flat.index_select(0, members), 1);
         return (IsPadded ? sums.view(Images, Length) : sums).MoveToOuterDisposeScope();
     }
 
