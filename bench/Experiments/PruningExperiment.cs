@@ -14,10 +14,13 @@ namespace AuxCore.Bench.Experiments;
 /// </summary>
 internal sealed class PruningExperiment : ModelExperiment
 {
-    private const long Steps = 2000, QuickSteps = 8;
-    private const int TestSeed = 1_000_003, TimedImages = 64, TimedRounds = 15, QuickTimedRounds = 1;
+    private const long CanvasSteps = 1200, PlainSteps = 500, QuickSteps = 4;
+    private const int TestSeed = 1_000_003, QuickImages = 200, TimedImages = 64, TimedRounds = 7, QuickTimedRounds = 1;
 
-    private static readonly string[] Data = ["canvas", "plain"];
+    private const string Varies = "keep varies";
+    private const string Canvas = "canvas", Plain = "plain";
+
+    private static readonly string[] Data = [Canvas, Plain];
 
     public override string Name => "pruning";
 
@@ -27,10 +30,13 @@ internal sealed class PruningExperiment : ModelExperiment
     public override ModelResults Run(ModelSettings settings, IProgress<double> progress, CancellationToken cancellation)
     {
         FashionMnist data = FashionMnist.LoadBest();
-        long steps = settings.Quick ? QuickSteps : Steps;
-        int count = settings.Quick ? 500 : data.Test.Count;
+        var steps = new Dictionary<string, long>
+        {
+            [Canvas] = settings.Quick ? QuickSteps : CanvasSteps, [Plain] = settings.Quick ? QuickSteps : PlainSteps,
+        };
+        int count = settings.Quick ? QuickImages : data.Test.Count;
         var journal = new ExperimentJournal(Name, string.Create(CultureInfo.InvariantCulture,
-            $"{data.Source}, {count} test images, {steps} steps, {settings.Backend}, {settings.Threads} threads"));
+            $"{data.Source}, {count} test images, {steps[Canvas]} and {steps[Plain]} steps, {settings.Backend}, {settings.Threads} threads"));
         IReadOnlyList<PruningArm> arms = [.. ArmsOf(1).Select(entry => entry.Arm)];
         int parts = Data.Length * settings.Seeds.Count, done = 0;
         var outcomes = new Dictionary<string, List<double[]>>();
@@ -50,24 +56,24 @@ internal sealed class PruningExperiment : ModelExperiment
 
         double[] Part(string name, int seed, Action<double> report)
         {
-            const double Training = 0.75; // of the time of a part
-            LabelledImages train = name == Data[0] ? ClutteredCanvas.Of(data.Train, seed) : data.Train;
-            LabelledImages test = name == Data[0] ? ClutteredCanvas.Of(data.Test, TestSeed) : data.Test;
+            const double Training = 0.5; // of the time of a part
+            LabelledImages train = name == Canvas ? ClutteredCanvas.Of(data.Train, seed) : data.Train;
+            LabelledImages test = name == Canvas ? ClutteredCanvas.Of(data.Test, TestSeed) : data.Test;
             using var learned = new ByteImages(train);
             using var tested = new ByteImages(test.First(count), like: learned);
-            using var training = new PruningTraining(learned, train.Rows, steps, seed);
-            for (long step = 0; step < steps; step++)
+            using var training = new PruningTraining(learned, train.Rows, steps[name], seed);
+            for (long step = 0; step < steps[name]; step++)
             {
                 cancellation.ThrowIfCancellationRequested();
                 training.Step();
-                report(Training * (step + 1) / steps);
+                report(Training * (step + 1) / steps[name]);
             }
 
             training.Model.eval();
             IReadOnlyList<PruningArm> own = [.. ArmsOf(seed).Select(entry => entry.Arm)];
             var (unpruned, pruned) = PruningEvaluation.Run(
                 training.Model, tested, own, share => report(Training + (1 - Training) * share), cancellation);
-            double[] times = Times(training.Model, tested, own, seed);
+            double[] times = name == Canvas ? Times(training.Model, tested, own, seed) : [];
             return [Percent(unpruned), .. pruned.SelectMany(block => block).SelectMany(Figures), .. times];
 
             double Percent(PruningOutcome outcome) => 100.0 * outcome.Right / count;
@@ -110,20 +116,23 @@ internal sealed class PruningExperiment : ModelExperiment
     [
         .. PruningArms.Keeps.SelectMany(keep => PruningArms.Of(keep.Ratio, keep.Cells, seed).Select(arm => (
             string.Create(CultureInfo.InvariantCulture, $"keep {keep.Ratio}"), arm))),
-        .. PruningArms.Dynamic.Select(arm => ("keep varies", arm)),
+        .. PruningArms.Dynamic.Select(arm => (Varies, arm)),
     ];
 
     private ModelResults ResultsOf(
-        string source, int count, long steps, IReadOnlyList<PruningArm> arms, Dictionary<string, List<double[]>> outcomes)
+        string source, int count, Dictionary<string, long> steps, IReadOnlyList<PruningArm> arms, Dictionary<string, List<double[]>> outcomes)
     {
         string[] keeps = [.. ArmsOf(1).Select(entry => entry.Keep)];
         var options = PruningTraining.OptionsFor(ClutteredCanvas.Side);
-        List<ModelRow> accuracy = [], kept = [], flops = [], times = [];
-        int cases = arms.Count * PruningEvaluation.Blocks.Count;
+        List<ModelRow> accuracy = [], kept = [];
+        int cases = arms.Count * PruningEvaluation.Blocks.Count, tokens = options.Grid * options.Grid;
+        double whole = PruningEvaluation.MegaFlops(options, options.Depth - 1, tokens);
+        List<ModelRow> flops = [new("all tokens", true, $"{Canvas}, no pruning, MFLOP", [.. outcomes[Canvas].Select(_ => whole)])];
+        List<ModelRow> times =
+            [new("all tokens", true, $"{Canvas}, no pruning, ms", [.. outcomes[Canvas].Select(figures => figures[1 + 2 * cases])])];
         foreach (string name in Data)
         {
             accuracy.Add(new("all tokens", true, $"{name}, no pruning", [.. outcomes[name].Select(figures => figures[0])]));
-            times.Add(new("all tokens", true, $"{name}, ms", [.. outcomes[name].Select(figures => figures[1 + 2 * cases])]));
             for (int place = 0; place < PruningEvaluation.Blocks.Count; place++)
             {
                 int block = PruningEvaluation.Blocks[place];
@@ -133,8 +142,9 @@ internal sealed class PruningExperiment : ModelExperiment
                     string where = $"{name}, block {block + 1}, {keeps[arm]}";
                     double[] left = [.. outcomes[name].Select(figures => figures[2 + 2 * at])];
                     accuracy.Add(Row(where, [.. outcomes[name].Select(figures => figures[1 + 2 * at])]));
-                    kept.Add(Row($"{where}, tokens", left));
-                    flops.Add(Row($"{where}, MFLOP", [.. left.Select(tokens => PruningEvaluation.MegaFlops(options, block, tokens))]));
+                    if (keeps[arm] == Varies) kept.Add(Row($"{where}, tokens", left));
+                    if (name != Canvas) continue;
+                    flops.Add(Row($"{where}, MFLOP", [.. left.Select(n => PruningEvaluation.MegaFlops(options, block, n))]));
                     times.Add(Row($"{where}, ms", [.. outcomes[name].Select(figures => figures[2 + 2 * cases + at])]));
 
                     ModelRow Row(string metric, double[] values) => new(arms[arm].Name, arms[arm].IsControl, metric, values);
@@ -143,17 +153,18 @@ internal sealed class PruningExperiment : ModelExperiment
         }
 
         string what = string.Create(CultureInfo.InvariantCulture,
-            $"{Claim} (accuracy, % of {count:N0} test images; {source}; {steps:N0} steps of {PruningTraining.BatchSize}; a vision "
+            $"{Claim} (accuracy, % of {count:N0} test images; {source}; {steps[Canvas]:N0} steps of "
+            + $"{PruningTraining.BatchSize} on canvases, {steps[Plain]:N0} on plain images; a vision "
             + $"transformer of width {options.Width}, {options.Depth} blocks, 49 patches; ms of processor time an image, in batches of "
             + $"{TimedImages}; FLOPs without those of the policy itself)");
-        return new(Name, what, [.. accuracy, .. kept, .. flops, .. times], Between(0.25, "canvas", 3, PruningArms.Random))
+        return new(Name, what, [.. accuracy, .. kept, .. flops, .. times], Between(0.25, Canvas, 3, PruningArms.Random))
         {
             Others =
             [
-                Named(0.5, "canvas", 3, PruningArms.Random), Named(0.5, "canvas", 2, PruningArms.Random),
-                Named(0.25, "canvas", 2, PruningArms.Random), Named(0.25, "canvas", 3, PruningArms.Stride),
-                Named(0.5, "plain", 3, PruningArms.Stride), Named(0.25, "plain", 3, PruningArms.Stride),
-                Named(0.5, "plain", 2, PruningArms.Stride), Named(0.25, "plain", 2, PruningArms.Stride),
+                Named(0.5, Canvas, 3, PruningArms.Random), Named(0.5, Canvas, 2, PruningArms.Random),
+                Named(0.25, Canvas, 2, PruningArms.Random), Named(0.25, Canvas, 3, PruningArms.Stride),
+                Named(0.5, Plain, 3, PruningArms.Stride), Named(0.25, Plain, 3, PruningArms.Stride),
+                Named(0.5, Plain, 2, PruningArms.Stride), Named(0.25, Plain, 2, PruningArms.Stride),
             ],
         };
 

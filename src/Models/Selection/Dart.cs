@@ -8,7 +8,9 @@ namespace AuxCore.Models;
 /// in turn those of the others whose hidden states are least like its own, by cosine. Duplicates of pivots are what is dropped.
 /// </summary>
 /// <param name="budget">How many are kept, pivots included: <see cref="Budget.Count"/> or <see cref="Budget.Ratio"/>.</param>
-/// <param name="pivots">How many pivots; half the budget where that is less. The authors take four of the image and four of the text.</param>
+/// <param name="pivots">
+/// How many pivots; half the budget where that is less. The authors take four of the image and four of the text.
+/// </param>
 /// <remarks>
 /// An encoder has no text, so all pivots are of the image. Each pivot gets an equal share of the budget among what is left, so that the
 /// number kept is the budget's; the authors' sets may overlap.

@@ -39,9 +39,7 @@ public sealed class PoolingPolicy(PoolGrid grid) : TokenPolicy
             RequireLive();
             Layout.Require(tokens, 1, 0, nameof(tokens), "pooling");
             using var scope = torch.NewDisposeScope();
-            var rows = tokens.flatten(2);
-            if (tokens.shape.Length == 2)
-                rows = tokens.unsqueeze(2);
+            var rows = tokens.shape.Length == 2 ? tokens.unsqueeze(2) : tokens.flatten(2);
             var pooled = Pool(rows.narrow(1, first, grid.Tokens).contiguous());
             long[] shape = [images, Length, .. tokens.shape[2..]];
             return torch.cat([rows.narrow(1, 0, first), pooled], 1).view(shape).MoveToOuterDisposeScope();

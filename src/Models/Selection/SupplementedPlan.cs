@@ -3,7 +3,9 @@ using Tensor = TorchSharp.torch.Tensor;
 
 namespace AuxCore.Models;
 
-/// <summary>Kept tokens, to whose rows something of the dropped ones is added: VisionZip's contextual tokens, PruMerge's neighbours.</summary>
+/// <summary>
+/// Kept tokens, to whose rows something of the dropped ones is added: VisionZip's contextual tokens, PruMerge's neighbours.
+/// </summary>
 /// <param name="plan">What is kept; disposed with this.</param>
 /// <param name="supplement">What is added, with a row for each kept token; disposed with this.</param>
 internal sealed class SupplementedPlan(TokenPlan plan, TokenReduction supplement) : TokenReduction(plan.Layout, plan.Counts)

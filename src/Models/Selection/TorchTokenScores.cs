@@ -95,8 +95,9 @@ public static class TorchTokenScores
             for (var b = 0; b < lengths.Count; b++)
             {
                 // Rows behind a sequence's tokens are padding too.
-                var own = Score(queries.narrow(0, b, 1).narrow(2, 0, lengths[b]), keys.narrow(0, b, 1).narrow(2, 0, lengths[b]), null, backend);
-                scores[b].narrow(0, 0, lengths[b]).copy_(own[0]);
+                var length = lengths[b];
+                Tensor Own(Tensor tensor) => tensor.narrow(0, b, 1).narrow(2, 0, length);
+                scores[b].narrow(0, 0, length).copy_(Score(Own(queries), Own(keys), null, backend)[0]);
             }
 
             return scores.MoveToOuterDisposeScope();

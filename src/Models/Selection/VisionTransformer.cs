@@ -6,8 +6,8 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Models;
 
 /// <summary>
-/// A pre-norm vision transformer with a class token (Dosovitskiy et al. 2021, arXiv 2010.11929) that reduces its tokens in any block, by any
-/// <see cref="TokenPolicy"/>, in evaluation and in training.
+/// A pre-norm vision transformer with a class token (Dosovitskiy et al. 2021, arXiv 2010.11929) that reduces its tokens in any block, by
+/// any <see cref="TokenPolicy"/>, in evaluation and in training.
 /// <code>
 /// var model = new VisionTransformer(new() { Side = 224, Patch = 16, Channels = 3, Width = 384, Depth = 12, Heads = 6 });
 /// model.Pruning = [(3, new ClsAttentionPolicy(Budget.Ratio(0.5)))];
@@ -110,7 +110,8 @@ public sealed class VisionTransformer : Module<Tensor, Tensor>
             || channels != Options.Channels || height != Options.Side || width != Options.Side)
         {
             throw new ArgumentException(
-                $"images: {Batches.Describe(images)} is not Float32[n, {Options.Channels}, {Options.Side}, {Options.Side}]", nameof(images));
+                $"images: {Batches.Describe(images)} is not Float32[n, {Options.Channels}, {Options.Side}, {Options.Side}]",
+                nameof(images));
         }
 
         using var scope = torch.NewDisposeScope();
