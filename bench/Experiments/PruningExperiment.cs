@@ -36,7 +36,8 @@ internal sealed class PruningExperiment : ModelExperiment
         };
         int count = settings.Quick ? QuickImages : data.Test.Count;
         var journal = new ExperimentJournal(Name, string.Create(CultureInfo.InvariantCulture,
-            $"{data.Source}, {count} test images, {steps[Canvas]} and {steps[Plain]} steps, {settings.Backend}, {settings.Threads} threads"));
+            $"{data.Source}, {count} test images, {steps[Canvas]} and {steps[Plain]} steps, {settings.Backend}, {settings.Threads} "
+            + $"threads"));
         IReadOnlyList<PruningArm> arms = [.. ArmsOf(1).Select(entry => entry.Arm)];
         int parts = Data.Length * settings.Seeds.Count, done = 0;
         var outcomes = new Dictionary<string, List<double[]>>();
@@ -60,7 +61,7 @@ internal sealed class PruningExperiment : ModelExperiment
             LabelledImages train = name == Canvas ? ClutteredCanvas.Of(data.Train, seed) : data.Train;
             LabelledImages test = name == Canvas ? ClutteredCanvas.Of(data.Test, TestSeed) : data.Test;
             using var learned = new ByteImages(train);
-            using var tested = new ByteImages(test.First(count), like: learned);
+            using var tested = new ByteImages(test.First(count), learned.Moments);
             using var training = new PruningTraining(learned, train.Rows, steps[name], seed);
             for (long step = 0; step < steps[name]; step++)
             {
@@ -70,6 +71,7 @@ internal sealed class PruningExperiment : ModelExperiment
             }
 
             training.Model.eval();
+            if (name == Canvas && seed == settings.Seeds[0] && !settings.Quick) CanvasModel.Save(training.Model, learned);
             IReadOnlyList<PruningArm> own = [.. ArmsOf(seed).Select(entry => entry.Arm)];
             var (unpruned, pruned) = PruningEvaluation.Run(
                 training.Model, tested, own, share => report(Training + (1 - Training) * share), cancellation);
@@ -120,7 +122,8 @@ internal sealed class PruningExperiment : ModelExperiment
     ];
 
     private ModelResults ResultsOf(
-        string source, int count, Dictionary<string, long> steps, IReadOnlyList<PruningArm> arms, Dictionary<string, List<double[]>> outcomes)
+        string source, int count, Dictionary<string, long> steps, IReadOnlyList<PruningArm> arms,
+        Dictionary<string, List<double[]>> outcomes)
     {
         string[] keeps = [.. ArmsOf(1).Select(entry => entry.Keep)];
         var options = PruningTraining.OptionsFor(ClutteredCanvas.Side);

@@ -8,17 +8,19 @@ namespace AuxCore.Bench.Workloads;
 internal sealed class ByteImages : IDisposable
 {
     private readonly Tensor _images, _labels;
-    private readonly double _mean, _deviation;
 
     /// <param name="images">The images.</param>
-    /// <param name="like">Whose mean and deviation are taken out; null: these images' own.</param>
-    public ByteImages(LabelledImages images, ByteImages? like = null)
+    /// <param name="moments">Mean and deviation to take out; null: these images' own.</param>
+    public ByteImages(LabelledImages images, (double Mean, double Deviation)? moments = null)
     {
         using var scope = NewDisposeScope();
         _images = tensor(images.Images, ScalarType.Byte).view(images.Count, 1, images.Rows, images.Columns).DetachFromDisposeScope();
         _labels = tensor(images.Labels, ScalarType.Int64).DetachFromDisposeScope();
-        (_mean, _deviation) = like is null ? Moments(images.Images) : (like._mean, like._deviation);
+        Moments = moments ?? MomentsOf(images.Images);
     }
+
+    /// <summary>What is taken out.</summary>
+    public (double Mean, double Deviation) Moments { get; }
 
     public long Count => _labels.shape[0];
 
@@ -36,9 +38,9 @@ internal sealed class ByteImages : IDisposable
         _labels.Dispose();
     }
 
-    private Tensor Normalised(Tensor bytes) => bytes.to(float32).sub_(_mean).div_(_deviation);
+    private Tensor Normalised(Tensor bytes) => bytes.to(float32).sub_(Moments.Mean).div_(Moments.Deviation);
 
-    private static (double Mean, double Deviation) Moments(byte[] pixels)
+    private static (double Mean, double Deviation) MomentsOf(byte[] pixels)
     {
         var (sum, squares) = (0L, 0L);
         foreach (byte pixel in pixels) (sum, squares) = (sum + pixel, squares + (long)pixel * pixel);

@@ -8,8 +8,8 @@ namespace AuxCore.Models;
 /// to any tensor with a row for each of the tokens that it was made for.
 /// </summary>
 /// <remarks>
-/// <para>Two layouts, by what it was made from. Padded: [B, L, …], a dimension for images and one for tokens; the result is [B, K, …], K
-/// being the most that any image has then, and rows behind an image's tokens are 0. Ragged: [N, …], images one after the other; the
+/// <para>Two layouts, by what it was made from. Padded: [B, L, …], a dimension for images and one for tokens; the result is [B, K, …],
+/// K being the most that any image has then, and rows behind an image's tokens are 0. Ragged: [N, …], images one after the other; the
 /// result is [K, …], K being the number of all.</para>
 /// <para>Results join the caller's dispose scope. What the reduction itself keeps does not: dispose it when it is no longer needed, and the
 /// graphs of its results live on. Not thread-safe.</para>
