@@ -1,6 +1,7 @@
 using AuxCore.Kernels;
 using AuxCore.Models;
 using TorchSharp;
+using static AuxCore.Tests.TokenPruning.PruningScene;
 using static AuxCore.Tests.TokenPruning.TokenPlanTests;
 using Tensor = TorchSharp.torch.Tensor;
 
@@ -10,8 +11,6 @@ namespace AuxCore.Tests.TokenPruning;
 [RequiresLibtorch]
 public class TokenPolicyTests
 {
-    private const int Images = 3, Length = 17, Visual = Length - 1, Heads = 2, Depth = 4, Width = 6;
-
     [Fact]
     public void Cls_attention_keeps_what_the_class_token_attends_to_most()
     {
@@ -359,33 +358,6 @@ public class TokenPolicyTests
         Assert.InRange((expected - actual).abs().max().item<float>(), 0, 1e-6);
     }
 
-    private static PruningLayer Layer(int seed, Tensor? sizes = null, int[]? lengths = null, double scale = 1)
-    {
-        using var random = new torch.Generator((ulong)seed);
-        Tensor Normal(params long[] shape) => torch.randn(shape, generator: random);
-        return new()
-        {
-            Hidden = Normal(Images, Length, Width),
-            Queries = Normal(Images, Heads, Length, Depth).mul_(scale),
-            Keys = Normal(Images, Heads, Length, Depth),
-            Protected = 1,
-            Sizes = sizes,
-            Lengths = lengths,
-        };
-    }
-
-    private static PruningLayer With(
-        PruningLayer layer, Tensor? hidden = null, Tensor? queries = null, Tensor? keys = null, int[]? lengths = null,
-        Tensor? sizes = null, int first = 1) => new()
-        {
-            Hidden = hidden ?? layer.Hidden,
-            Queries = queries ?? layer.Queries,
-            Keys = keys ?? layer.Keys,
-            Lengths = lengths,
-            Sizes = sizes,
-            Protected = first,
-        };
-
     // The plan keeps the class token and, of the visual ones, those that are expected.
     private static void Keeps(PruningLayer layer, TokenPolicy policy, Func<int, int[]> expected)
     {
@@ -396,53 +368,6 @@ public class TokenPolicyTests
             Assert.Equal(kept.Length, plan.Counts[b]);
             Assert.Equal(kept, plan.Positions()[b].narrow(0, 0, kept.Length).data<long>().Select(i => (int)i));
         }
-    }
-
-    private static double[][] Rows(Tensor matrix)
-    {
-        var (rows, columns) = ((int)matrix.shape[0], (int)matrix.shape[1]);
-        float[] flat = [.. matrix.contiguous().data<float>()];
-        return [.. Enumerable.Range(0, rows).Select(i => flat.Skip(i * columns).Take(columns).Select(x => (double)x).ToArray())];
-    }
-
-    private static double[][] KeyMeans(PruningLayer layer, int b) => Rows(layer.Keys[b].mean([0]));
-
-    // What the class token gives to each visual token, a mean over heads.
-    private static double[] Attention(PruningLayer layer, int b)
-    {
-        var sums = new double[Visual];
-        for (var head = 0; head < Heads; head++)
-        {
-            var (query, keys) = (Rows(layer.Queries[b, head])[0], Rows(layer.Keys[b, head]));
-            double[] weights = [.. keys.Select(key => Math.Exp(key.Zip(query, (a, c) => a * c).Sum() / Math.Sqrt(Depth)))];
-            for (var i = 0; i < Visual; i++)
-                sums[i] += weights[i + 1] / weights.Sum() / Heads;
-        }
-
-        return sums;
-    }
-
-    private static int[] Highest(double[] scores, int count) =>
-        [.. Enumerable.Range(0, scores.Length).OrderByDescending(i => scores[i]).Take(count).Order()];
-
-    private static double Cosine(double[] a, double[] b) =>
-        a.Zip(b, (x, y) => x * y).Sum() / Math.Sqrt(a.Sum(x => x * x) * b.Sum(x => x * x));
-
-    private static void Merge(List<(double[] Key, double[] Row, double Size)> groups, int merged)
-    {
-        int[] odd = [.. Enumerable.Range(0, groups.Count).Where(i => i % 2 == 1)];
-        var pairs = Enumerable.Range(0, groups.Count).Where(i => i % 2 == 0)
-            .Select(i => (From: i, To: odd.MaxBy(j => Cosine(groups[i].Key, groups[j].Key))))
-            .OrderByDescending(pair => Cosine(groups[pair.From].Key, groups[pair.To].Key)).Take(merged).ToArray();
-        foreach (var (from, to) in pairs)
-        {
-            var (a, b) = (groups[from], groups[to]);
-            double[] Mean(double[] x, double[] y) => [.. x.Zip(y, (p, q) => (p * a.Size + q * b.Size) / (a.Size + b.Size))];
-            groups[to] = (Mean(a.Key, b.Key), Mean(a.Row, b.Row), a.Size + b.Size);
-        }
-
-        foreach (var gone in pairs.Select(pair => pair.From).OrderDescending())
-            groups.RemoveAt(gone);
     }
 
     private static void Near(double[][] expected, Tensor actual, double tolerance)
