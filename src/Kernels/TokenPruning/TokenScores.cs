@@ -86,7 +86,10 @@ public static partial class TokenScores
 
     /// <summary>Scores the keys of a batch, in memory of any framework.</summary>
     /// <param name="tensors">What is read and written; scores share memory with nothing.</param>
-    /// <param name="causal">Whether row i sees keys up to L − R + i only, so that the last row sees all. Needs R ≤ L.</param>
+    /// <param name="causal">
+    /// Whether row i sees keys up to L − R + i only, so that the last row sees all; with lengths, those of its sequence in place of L.
+    /// Needs R ≤ L.
+    /// </param>
     /// <param name="scale">What products are multiplied by; 1 / √d where it is left out.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
     /// <param name="stream">Where work on a device is ordered; the default stream without.</param>
@@ -102,14 +105,35 @@ public static partial class TokenScores
         var work = TokenScoresWork.Of(tensors, causal, scale);
         var device = tensors.Scores.Device;
         backend = Support.Resolve(backend, device);
+        var padded = tensors.Lengths.ElementCount > 0;
+        if (backend == AuxBackend.Cuda && padded)
+            throw new BackendUnavailableException(nameof(TokenScores), backend, "it takes no Lengths; score each sequence by itself");
         if (backend == AuxBackend.Cuda)
             RunCuda(work, tensors.Workspace, device, CudaStream.HandleOn(stream, device, nameof(stream)));
-        else if (backend == AuxBackend.Cpu)
-            RunCpu(work);
+        else if (padded)
+            RunPadded(work, backend);
         else
-            RunReference(work);
+            RunOnHost(work, backend);
         Support.Count(backend);
         tensors.KeepAlive();
         TensorArguments.KeepAlive(stream);
+    }
+
+    private static void RunOnHost(in TokenScoresWork work, AuxBackend backend)
+    {
+        if (backend == AuxBackend.Cpu)
+            RunCpu(work);
+        else
+            RunReference(work);
+    }
+
+    private static unsafe void RunPadded(in TokenScoresWork work, AuxBackend backend)
+    {
+        for (var b = 0; b < work.Batch; b++)
+        {
+            var sequence = work.Sequence(b);
+            RunOnHost(sequence, backend);
+            new Span<float>(sequence.Scores + sequence.Tokens, work.Tokens - sequence.Tokens).Clear();
+        }
     }
 }
