@@ -36,7 +36,7 @@ public abstract class DecoderPruning
     /// <param name="state">What the decoder has so far.</param>
     /// <param name="cut">Which of <see cref="Cuts"/> it is, from 0.</param>
     /// <returns>What goes on, for the layout of the state.</returns>
-    protected internal abstract VisualSelection Select(DecoderState state, int cut);
+    protected internal abstract VisualSelection Choose(DecoderState state, int cut);
 }
 
 /// <summary>A policy that keeps the tokens of highest score; one budget a cut.</summary>
@@ -52,7 +52,7 @@ public abstract class ScoredPruning : DecoderPruning
         _budgets = [.. cuts.Select(cut => cut.Budget)];
 
     /// <inheritdoc/>
-    protected internal override VisualSelection Select(DecoderState state, int cut)
+    protected internal override VisualSelection Choose(DecoderState state, int cut)
     {
         ArgumentNullException.ThrowIfNull(state);
         return VisualSelection.Highest(Scores(state), state.Layout, _budgets[cut]);

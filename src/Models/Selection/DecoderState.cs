@@ -69,7 +69,8 @@ public sealed class DecoderState
                 if (row < 0 || row >= Layout.Length(b))
                     throw new ArgumentException($"rows[{b}]: {row} is outside the {Layout.Length(b)} tokens", nameof(rows));
                 OfRow(queries, keys, b, row, attention.AsSpan(0, row + 1));
-                var (visual, slot) = (Layout.Visual(b), Layout.VisualSegments[b]);
+                var visual = Layout.Visual(b);
+                var slot = Layout.VisualSegments[b];
                 for (var token = 0; token < visual.Length; token++)
                 {
                     if (!visual[token])

@@ -64,7 +64,7 @@ public sealed class PooledPruning(int layers, PoolGrid grid) : DecoderPruning([l
 
     /// <inheritdoc/>
     /// <exception cref="ArgumentException">A sequence has another number of visual tokens than the grid.</exception>
-    protected internal override VisualSelection Select(DecoderState state, int cut)
+    protected internal override VisualSelection Choose(DecoderState state, int cut)
     {
         ArgumentNullException.ThrowIfNull(state);
         var segments = state.Layout.VisualSegments;

@@ -48,7 +48,7 @@ public sealed class SparseVlm : DecoderPruning
     }
 
     /// <inheritdoc/>
-    protected internal override VisualSelection Select(DecoderState state, int cut)
+    protected internal override VisualSelection Choose(DecoderState state, int cut)
     {
         ArgumentNullException.ThrowIfNull(state);
         var layout = state.Layout;

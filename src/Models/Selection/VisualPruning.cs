@@ -135,7 +135,7 @@ public sealed class VisualPruning : DecoderHook, IDisposable
         layout.Require(rows.Hidden, nameof(rows));
         if (rows.KeyMask is not null)
             throw new ArgumentException("rows: pruning takes sequences that are padded at the end, without a key mask", nameof(rows));
-        var selection = _policy.Select(
+        var selection = _policy.Choose(
             new DecoderState(() => _decoder.Project(layer + 1, rows))
             {
                 Layers = layer + 1,
@@ -188,7 +188,8 @@ public sealed class VisualPruning : DecoderHook, IDisposable
         var rowOf = new int[selection.Owners.Length];
         for (var b = 0; b < layout.Batch; b++)
         {
-            var (flags, first, row) = (layout.Visual(b), b * layout.Longest, 0);
+            var flags = layout.Visual(b);
+            var (first, row) = (b * layout.Longest, 0);
             for (int i = 0, token = layout.VisualSegments[b]; i < flags.Length; i++)
             {
                 var slot = flags[i] ? selection.Slots[token] : -1;
