@@ -1,0 +1,123 @@
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch.nn;
+using Tensor = TorchSharp.torch.Tensor;
+
+namespace AuxCore.Models;
+
+/// <summary>
+/// One layer of a <see cref="CausalDecoder"/>: h + attention(norm(h)), then h + down(silu(gate(norm(h))) · up(norm(h))) (SwiGLU, Shazeer
+/// 2020, arXiv 2002.05202).
+/// </summary>
+public sealed class DecoderBlock : Module
+{
+    private readonly DecoderLayerSizes _sizes;
+    private readonly int _headDim;
+    private readonly RootMeanSquareNorm _attentionNorm, _feedForwardNorm;
+    private readonly RootMeanSquareNorm? _queryNorm, _keyNorm;
+    private readonly Linear _query, _key, _value, _output, _gate, _up, _down;
+
+    internal DecoderBlock(DecoderOptions options, DecoderLayerSizes sizes) : base(nameof(DecoderBlock))
+    {
+        (_sizes, _headDim) = (sizes, options.HeadDim);
+        long width = options.Width, inner = (long)sizes.QueryHeads * _headDim, kv = (long)sizes.KvHeads * _headDim;
+        _attentionNorm = new(width, options.NormEpsilon);
+        _feedForwardNorm = new(width, options.NormEpsilon);
+        (_query, _key, _value) = (Project(width, inner, options.QkvBias), Project(width, kv, options.QkvBias),
+            Project(width, kv, options.QkvBias));
+        _output = Project(inner, width, options.OutputBias);
+        (_gate, _up) = (Project(width, sizes.FeedForward, options.FeedForwardBias),
+            Project(width, sizes.FeedForward, options.FeedForwardBias));
+        _down = Project(sizes.FeedForward, width, options.FeedForwardBias);
+        register_module("input_norm", _attentionNorm);
+        foreach (var (name, projection) in ((string, Linear)[])
+            [("q_proj", _query), ("k_proj", _key), ("v_proj", _value), ("o_proj", _output)])
+            register_module(name, projection);
+        if (options.QueryKeyNorm)
+        {
+            (_queryNorm, _keyNorm) = (new(_headDim, options.NormEpsilon), new(_headDim, options.NormEpsilon));
+            register_module("q_norm", _queryNorm);
+            register_module("k_norm", _keyNorm);
+        }
+
+        register_module("post_attention_norm", _feedForwardNorm);
+        register_module("gate_proj", _gate);
+        register_module("up_proj", _up);
+        register_module("down_proj", _down);
+
+        Linear Project(long from, long to, bool bias)
+        {
+            var layer = Linear(from, to, hasBias: bias);
+            init.normal_(layer.weight, 0, options.InitialDeviation);
+            if (bias)
+                init.zeros_(layer.bias!);
+            return layer;
+        }
+    }
+
+    /// <summary>The layer's output, of rows that were checked.</summary>
+    internal Tensor Forward(
+        int layer, DecoderPhase phase, DecoderRows rows, RotaryTables rotary, HostRows host, KvCache? cache,
+        IReadOnlyList<DecoderHook> hooks)
+    {
+        using var scope = torch.NewDisposeScope();
+        var normed = _attentionNorm.forward(rows.Hidden);
+        var (unrotated, keys, values) = (Heads(_query, normed, _sizes.QueryHeads, _queryNorm),
+            rotary.Rotate(Heads(_key, normed, _sizes.KvHeads, _keyNorm)), Heads(_value, normed, _sizes.KvHeads, null));
+        var queries = rotary.Rotate(unrotated);
+        var seen = Attend(layer, queries, keys, values, rows, host, cache);
+        if (hooks.Count > 0)
+        {
+            var attention = new LayerAttention(layer, phase, unrotated, queries, keys, values, rows, cache);
+            foreach (var hook in hooks)
+                hook.AfterAttention(attention);
+        }
+
+        var (batch, length) = (seen.shape[0], seen.shape[2]);
+        var hidden = rows.Hidden
+            + _output.forward(seen.transpose(1, 2).reshape(batch, length, (long)_sizes.QueryHeads * _headDim));
+        normed = _feedForwardNorm.forward(hidden);
+        return (hidden + _down.forward(functional.silu(_gate.forward(normed)) * _up.forward(normed))).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Rotated queries and keys alone, of rows that were checked: what a pruning policy may ask of the layer that comes next.</summary>
+    internal (Tensor Queries, Tensor Keys) Project(DecoderRows rows, RotaryTables rotary)
+    {
+        using var scope = torch.NewDisposeScope();
+        var normed = _attentionNorm.forward(rows.Hidden);
+        return (
+            rotary.Rotate(Heads(_query, normed, _sizes.QueryHeads, _queryNorm)).MoveToOuterDisposeScope(),
+            rotary.Rotate(Heads(_key, normed, _sizes.KvHeads, _keyNorm)).MoveToOuterDisposeScope());
+    }
+
+    private static Tensor Attend(
+        int layer, Tensor queries, Tensor keys, Tensor values, DecoderRows rows, HostRows host, KvCache? cache)
+    {
+        if (cache is null)
+            return GroupedAttention.Causal(queries, keys, values, rows.KeyMask);
+        if (queries.shape[2] == 1)
+        {
+            cache.Append(layer, keys, values, host.Positions);
+            return cache.Attend(layer, queries.squeeze(2)).unsqueeze(2);
+        }
+
+        // A prompt attends to its own keys and values before they are rounded to the cache's format.
+        var past = cache.IsEmpty(layer) ? null : cache.Materialise(layer);
+        cache.Append(layer, keys, values, host.Positions, host.Lengths);
+        return past is null
+            ? GroupedAttention.Causal(queries, keys, values, null)
+            : GroupedAttention.AfterCache(queries, keys, values, past);
+    }
+
+    /// <summary>[B, H, L, d].</summary>
+    private Tensor Heads(Linear projection, Tensor normed, int heads, RootMeanSquareNorm? norm)
+    {
+        var split = projection.forward(normed).view(normed.shape[0], normed.shape[1], heads, _headDim);
+        return (norm is null ? split : norm.forward(split)).transpose(1, 2);
+    }
+}
+
+/// <summary>What caches want to know of rows, read from tensors once where the rows stay the same from layer to layer.</summary>
+/// <param name="Positions">[B · L].</param>
+/// <param name="Lengths">[B].</param>
+internal sealed record HostRows(int[] Positions, int[] Lengths);
