@@ -96,8 +96,8 @@ internal sealed class VlmPruningExperiment : ModelExperiment
             for (int at = 0; at < canvases; at += Batch)
             {
                 using var scope = torch.NewDisposeScope();
-                (Tensor patches, Tensor questions, Tensor answers) = test.Draw(Math.Min(Batch, canvases - at), random, question);
-                right += reader.Answer(patches, questions).argmax(1).eq(answers).sum().item<long>();
+                (Tensor patches, Tensor questions, Tensor answers) = test.Draw(Math.Min(Batch, canvases - at), 1, random, question);
+                right += reader.Answer(patches, questions).argmax(2).eq(answers).sum().item<long>();
                 flops = reader.DecoderFlops();
             }
 
@@ -108,7 +108,7 @@ internal sealed class VlmPruningExperiment : ModelExperiment
         double[] Times(CanvasReader reader, int rounds, int seed)
         {
             using var scope = torch.NewDisposeScope();
-            (Tensor patches, Tensor questions, _) = test.Draw(TimedBatch, new Random(seed));
+            (Tensor patches, Tensor questions, _) = test.Draw(TimedBatch, 1, new Random(seed));
             List<double>[] times = [.. Arms.Select(_ => new List<double>())];
             int[] order = [.. Enumerable.Range(0, Arms.Length)];
             var random = new Random(seed);

@@ -11,8 +11,8 @@ internal sealed class CanvasReader : IDisposable
 {
     public const int Layers = 4;
 
-    private const int Width = 64, Heads = 4, KvHeads = 2, FeedForward = 128, BatchSize = 32;
-    private const double Rate = 2e-3, WeightDecay = 0.01;
+    private const int Width = 64, Heads = 4, KvHeads = 2, FeedForward = 128, BatchSize = 32, Questions = 4;
+    private const double Rate = 3e-3, WeightDecay = 0.01;
 
     private readonly FashionCanvas _train;
     private readonly AdamW _optimizer;
@@ -40,17 +40,20 @@ internal sealed class CanvasReader : IDisposable
         using var scope = NewDisposeScope();
         double done = (double)_step++ / _steps;
         _optimizer.ParamGroups.First().LearningRate = Rate * Math.Min(1, done / 0.05) * 0.5 * (1 + Math.Cos(Math.PI * done));
-        (Tensor patches, Tensor questions, Tensor answers) = _train.Draw(BatchSize, _random);
+        (Tensor patches, Tensor questions, Tensor answers) = _train.Draw(BatchSize, Questions, _random);
         _optimizer.zero_grad();
-        Tensor loss = nn.functional.cross_entropy(Answer(patches, questions), answers);
+        Tensor loss = nn.functional.cross_entropy(Answer(patches, questions).flatten(0, 1), answers.flatten());
         loss.backward();
         _optimizer.step();
         return loss.item<float>();
     }
 
-    /// <summary>Logits of the answers, [n, words].</summary>
-    public Tensor Answer(Tensor patches, Tensor questions) =>
-        Model.forward(patches, questions).select(1, FashionCanvas.QuestionTokens - 1);
+    /// <summary>Logits of the answers, [n, questions, words]: behind the last token of each.</summary>
+    public Tensor Answer(Tensor patches, Tensor questions)
+    {
+        Tensor logits = Model.forward(patches, questions);
+        return logits.view(logits.shape[0], -1, FashionCanvas.QuestionTokens, logits.shape[2]).select(2, FashionCanvas.QuestionTokens - 1);
+    }
 
     /// <summary>
     /// Floating-point operations of the decoder's layers over one prompt: products of matrices, and attention to what is seen. The policy

@@ -14,14 +14,14 @@ internal enum CanvasQuestion
 }
 
 /// <summary>
-/// Canvases of 3 × 3 cells, each empty or with an item of Fashion-MNIST in half its size, and questions about them in three tokens. Patches
-/// are 7 × 7, four to a cell, row by row over the canvas.
+/// Canvases of 3 × 3 cells, each empty or with an item of Fashion-MNIST in half its size, and questions about them in two tokens, behind the
+/// second of which the answer is wanted. Patches are 7 × 7, four to a cell, row by row over the canvas.
 /// </summary>
 internal sealed class FashionCanvas : IDisposable
 {
-    public const int Cells = 3, Side = 6, VisualTokens = Side * Side, PatchPixels = 49, QuestionTokens = 3;
+    public const int Cells = 3, Side = 6, VisualTokens = Side * Side, PatchPixels = 49, QuestionTokens = 2;
 
-    private const int What = 0, HowMany = 1, QuestionMark = 2, FirstCell = 3, Everywhere = FirstCell + Cells * Cells,
+    private const int What = 0, HowMany = 1, FirstCell = 2, Everywhere = FirstCell + Cells * Cells,
         FirstClass = Everywhere + 1, FirstCount = FirstClass + 10;
 
     private const double Occupied = 0.6;
@@ -42,45 +42,46 @@ internal sealed class FashionCanvas : IDisposable
     /// <summary>How many tokens there are: words, cells, classes, counts.</summary>
     public static int Vocabulary => FirstCount + Cells * Cells + 1;
 
-    /// <summary>Canvases with a question each, in the caller's dispose scope.</summary>
-    /// <param name="count">How many.</param>
+    /// <summary>Canvases with questions, in the caller's dispose scope.</summary>
+    /// <param name="count">How many canvases.</param>
+    /// <param name="questions">How many questions about each.</param>
     /// <param name="random">Decides all.</param>
-    /// <param name="question">The question; null: each at random.</param>
-    /// <returns>Patches [count, 36, 49], questions [count, 3] and answers [count], int64.</returns>
-    public (Tensor Patches, Tensor Questions, Tensor Answers) Draw(int count, Random random, CanvasQuestion? question = null)
+    /// <param name="kind">What is asked; null: three times in four what there is, else how many.</param>
+    /// <returns>Patches [count, 36, 49], questions [count, 2 · questions] and answers [count, questions], int64.</returns>
+    public (Tensor Patches, Tensor Questions, Tensor Answers) Draw(int count, int questions, Random random, CanvasQuestion? kind = null)
     {
         using var scope = NewDisposeScope();
         const int PerCanvas = Cells * Cells;
         var items = new long[count * PerCanvas];
-        var filled = new float[count * PerCanvas];
-        long[] questions = new long[count * QuestionTokens], cells = new long[count], counts = new long[count];
-        var asksWhat = new bool[count];
+        var filled = new float[items.Length];
+        long[] words = new long[count * questions * QuestionTokens], cells = new long[count * questions];
+        var counts = new long[cells.Length];
+        var asksWhat = new bool[cells.Length];
         for (int i = 0; i < count; i++)
         {
-            for (int cell = 0; cell < PerCanvas; cell++)
+            for (int cell = i * PerCanvas; cell < (i + 1) * PerCanvas; cell++)
+                (items[cell], filled[cell]) = (random.NextInt64(_items.shape[0]), random.NextDouble() < Occupied ? 1 : 0);
+            for (int q = i * questions; q < (i + 1) * questions; q++)
             {
-                items[i * PerCanvas + cell] = random.NextInt64(_items.shape[0]);
-                filled[i * PerCanvas + cell] = random.NextDouble() < Occupied ? 1 : 0;
+                cells[q] = random.Next(PerCanvas);
+                asksWhat[q] = (kind ?? (random.Next(4) < 3 ? CanvasQuestion.What : CanvasQuestion.HowMany)) == CanvasQuestion.What;
+                if (asksWhat[q]) filled[i * PerCanvas + cells[q]] = 1; // there is something to name
+                (words[2 * q], words[2 * q + 1]) = asksWhat[q] ? (What, FirstCell + cells[q]) : (HowMany, Everywhere);
             }
 
-            cells[i] = random.Next(PerCanvas);
-            asksWhat[i] = (question ?? (random.Next(4) < 3 ? CanvasQuestion.What : CanvasQuestion.HowMany)) == CanvasQuestion.What;
-            if (asksWhat[i]) filled[i * PerCanvas + cells[i]] = 1; // there is something to name
-            counts[i] = (long)filled.AsSpan(i * PerCanvas, PerCanvas).ToArray().Sum();
-            (questions[i * QuestionTokens], questions[i * QuestionTokens + 1], questions[i * QuestionTokens + 2]) =
-                (asksWhat[i] ? What : HowMany, asksWhat[i] ? FirstCell + cells[i] : Everywhere, QuestionMark);
+            counts.AsSpan(i * questions, questions).Fill((long)filled[(i * PerCanvas)..((i + 1) * PerCanvas)].Sum());
         }
 
-        Tensor chosen = tensor(items);
-        Tensor empty = _items.min(); // the background of an item
+        Tensor chosen = tensor(items), place = tensor(cells, [count, questions]);
         Tensor mask = tensor(filled).view(-1, 1, 1);
-        Tensor patches = _items.index_select(0, chosen) * mask + empty * (1 - mask);
+        Tensor patches = _items.index_select(0, chosen) * mask + _items.min() * (1 - mask); // the least is the background
         // [count, cell row, cell column, patch row, patch column, pixels] to rows of patches over the canvas.
         patches = patches.view(count, Cells, Cells, 2, 2, PatchPixels).permute(0, 1, 3, 2, 4, 5).reshape(count, VisualTokens, PatchPixels);
-        Tensor classes = _labels.index_select(0, chosen).view(count, PerCanvas).gather(1, tensor(cells).unsqueeze(1)).squeeze(1);
-        Tensor answers = where(tensor(asksWhat), classes + FirstClass, tensor(counts) + FirstCount);
+        Tensor classes = _labels.index_select(0, chosen).view(count, PerCanvas).gather(1, place) + FirstClass;
+        Tensor answers = where(
+            tensor(asksWhat, [count, questions]), classes, tensor(counts, [count, questions]) + FirstCount);
         return (
-            patches.MoveToOuterDisposeScope(), tensor(questions, [count, QuestionTokens]).MoveToOuterDisposeScope(),
+            patches.MoveToOuterDisposeScope(), tensor(words, [count, questions * QuestionTokens]).MoveToOuterDisposeScope(),
             answers.MoveToOuterDisposeScope());
     }
 

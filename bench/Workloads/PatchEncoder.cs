@@ -19,7 +19,7 @@ internal sealed class PatchEncoder : Module<Tensor, Tensor>
     public PatchEncoder(int tokens, int pixels, int width, int depth) : base(nameof(PatchEncoder))
     {
         embed = Linear(pixels, width);
-        positions = new Parameter(randn(1, tokens, width) * 0.2);
+        positions = new Parameter(randn(1, tokens, width) * 0.5);
         blocks = ModuleList<Module<Tensor, Tensor>>([.. Enumerable.Range(0, depth).Select(_ => new TransformerBlock(width, heads: 4))]);
         norm = LayerNorm(width);
         RegisterComponents();

@@ -37,8 +37,8 @@ public sealed class VisionLanguageModel : Module<Tensor, Tensor, Tensor>
         _first = Linear(encoderWidth, decoder.Options.Width);
         _second = Linear(decoder.Options.Width, decoder.Options.Width);
         register_module("encoder", encoder);
-        register_module("projector.0", _first);
-        register_module("projector.2", _second);
+        register_module("projector_in", _first);
+        register_module("projector_out", _second);
         register_module("decoder", decoder);
     }
 
