@@ -9,6 +9,9 @@ internal enum CanvasQuestion
     /// <summary>What is in a cell: one of ten classes. A ninth of the image matters.</summary>
     What,
 
+    /// <summary>Which cell an item is in, named by a class that is there once. Where to look is part of the answer.</summary>
+    Where,
+
     /// <summary>How many items there are: every cell matters.</summary>
     HowMany,
 }
@@ -21,12 +24,14 @@ internal sealed class FashionCanvas : IDisposable
 {
     public const int Cells = 3, Side = 6, VisualTokens = Side * Side, PatchPixels = 49, QuestionTokens = 2;
 
-    private const int What = 0, HowMany = 1, FirstCell = 2, Everywhere = FirstCell + Cells * Cells,
-        FirstClass = Everywhere + 1, FirstCount = FirstClass + 10;
+    private const int What = 0, Where = 1, HowMany = 2, Everywhere = 3, FirstCell = 4, FirstClass = FirstCell + Cells * Cells,
+        FirstCount = FirstClass + Classes;
 
+    private const int Classes = 10, PerCanvas = Cells * Cells;
     private const double Occupied = 0.6;
 
-    private readonly Tensor _items, _labels; // [n, 4, 49] and [n]
+    private readonly Tensor _items; // [n, 4, 49]
+    private readonly byte[] _labels;
 
     /// <param name="images">28 × 28, of ten classes.</param>
     public FashionCanvas(LabelledImages images)
@@ -36,7 +41,7 @@ internal sealed class FashionCanvas : IDisposable
         // [n, 2 patches, 7, 2 patches, 7] to patches.
         _items = nn.functional.avg_pool2d(pixels, 2).view(-1, 2, 7, 2, 7).permute(0, 1, 3, 2, 4).reshape(-1, 4, PatchPixels)
             .DetachFromDisposeScope();
-        _labels = tensor(images.Labels, ScalarType.Int64).DetachFromDisposeScope();
+        _labels = images.Labels;
     }
 
     /// <summary>How many tokens there are: words, cells, classes, counts.</summary>
@@ -46,48 +51,52 @@ internal sealed class FashionCanvas : IDisposable
     /// <param name="count">How many canvases.</param>
     /// <param name="questions">How many questions about each.</param>
     /// <param name="random">Decides all.</param>
-    /// <param name="kind">What is asked; null: three times in four what there is, else how many.</param>
+    /// <param name="kind">What is asked; null: what there is half of the time, else where it is, or how many there are.</param>
     /// <returns>Patches [count, 36, 49], questions [count, 2 · questions] and answers [count, questions], int64.</returns>
     public (Tensor Patches, Tensor Questions, Tensor Answers) Draw(int count, int questions, Random random, CanvasQuestion? kind = null)
     {
         using var scope = NewDisposeScope();
-        const int PerCanvas = Cells * Cells;
         var items = new long[count * PerCanvas];
         var filled = new float[items.Length];
-        long[] words = new long[count * questions * QuestionTokens], cells = new long[count * questions];
-        var counts = new long[cells.Length];
-        var asksWhat = new bool[cells.Length];
+        long[] words = new long[count * questions * QuestionTokens], answers = new long[count * questions];
         for (int i = 0; i < count; i++)
         {
             for (int cell = i * PerCanvas; cell < (i + 1) * PerCanvas; cell++)
-                (items[cell], filled[cell]) = (random.NextInt64(_items.shape[0]), random.NextDouble() < Occupied ? 1 : 0);
+                (items[cell], filled[cell]) = (random.NextInt64(_labels.Length), random.NextDouble() < Occupied ? 1 : 0);
+            filled[i * PerCanvas + random.Next(PerCanvas)] = 1; // there is something to name
+            int[] classes =
+                [.. Enumerable.Range(i * PerCanvas, PerCanvas).Select(cell => filled[cell] > 0 ? _labels[items[cell]] : -1)];
             for (int q = i * questions; q < (i + 1) * questions; q++)
-            {
-                cells[q] = random.Next(PerCanvas);
-                asksWhat[q] = (kind ?? (random.Next(4) < 3 ? CanvasQuestion.What : CanvasQuestion.HowMany)) == CanvasQuestion.What;
-                if (asksWhat[q]) filled[i * PerCanvas + cells[q]] = 1; // there is something to name
-                (words[2 * q], words[2 * q + 1]) = asksWhat[q] ? (What, FirstCell + cells[q]) : (HowMany, Everywhere);
-            }
-
-            counts.AsSpan(i * questions, questions).Fill((long)filled[(i * PerCanvas)..((i + 1) * PerCanvas)].Sum());
+                (words[2 * q], words[2 * q + 1], answers[q]) = Ask(kind ?? random.Next(4) switch
+                {
+                    0 => CanvasQuestion.Where, 1 => CanvasQuestion.HowMany, _ => CanvasQuestion.What,
+                }, classes, random);
         }
 
-        Tensor chosen = tensor(items), place = tensor(cells, [count, questions]);
         Tensor mask = tensor(filled).view(-1, 1, 1);
-        Tensor patches = _items.index_select(0, chosen) * mask + _items.min() * (1 - mask); // the least is the background
+        Tensor patches = _items.index_select(0, tensor(items)) * mask + _items.min() * (1 - mask); // the least is the background
         // [count, cell row, cell column, patch row, patch column, pixels] to rows of patches over the canvas.
         patches = patches.view(count, Cells, Cells, 2, 2, PatchPixels).permute(0, 1, 3, 2, 4, 5).reshape(count, VisualTokens, PatchPixels);
-        Tensor classes = _labels.index_select(0, chosen).view(count, PerCanvas).gather(1, place) + FirstClass;
-        Tensor answers = where(
-            tensor(asksWhat, [count, questions]), classes, tensor(counts, [count, questions]) + FirstCount);
         return (
             patches.MoveToOuterDisposeScope(), tensor(words, [count, questions * QuestionTokens]).MoveToOuterDisposeScope(),
-            answers.MoveToOuterDisposeScope());
+            tensor(answers, [count, questions]).MoveToOuterDisposeScope());
     }
 
-    public void Dispose()
+    public void Dispose() => _items.Dispose();
+
+    // Two words and the answer. Of a canvas on which no class is there just once, it is asked what there is.
+    private static (int First, int Second, int Answer) Ask(CanvasQuestion kind, int[] classes, Random random)
     {
-        _items.Dispose();
-        _labels.Dispose();
+        int[] occupied = [.. Enumerable.Range(0, PerCanvas).Where(cell => classes[cell] >= 0)];
+        int[] unique = [.. occupied.Where(cell => classes.Count(other => other == classes[cell]) == 1)];
+        if (kind == CanvasQuestion.HowMany) return (HowMany, Everywhere, FirstCount + occupied.Length);
+        if (kind == CanvasQuestion.Where && unique.Length > 0)
+        {
+            int cell = unique[random.Next(unique.Length)];
+            return (Where, FirstClass + classes[cell], FirstCell + cell);
+        }
+
+        int named = occupied[random.Next(occupied.Length)];
+        return (What, FirstCell + named, FirstClass + classes[named]);
     }
 }

@@ -2,7 +2,7 @@ using AuxCore.Models;
 using TorchSharp;
 using Tensor = TorchSharp.torch.Tensor;
 
-namespace AuxCore.Tests.Selection;
+namespace AuxCore.Tests.VisualTokens;
 
 /// <summary>A small decoder with grouped-query heads, and prompts of a word, an image and some words.</summary>
 internal sealed class PruningScene : IDisposable

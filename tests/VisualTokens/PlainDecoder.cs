@@ -2,7 +2,7 @@ using AuxCore.Models;
 using TorchSharp;
 using Tensor = TorchSharp.torch.Tensor;
 
-namespace AuxCore.Tests.Selection;
+namespace AuxCore.Tests.VisualTokens;
 
 /// <summary>
 /// The formulas of a <see cref="CausalDecoder"/> in plain operations over its parameters, layer by layer, with any mask: what pruned
@@ -37,8 +37,8 @@ internal sealed class PlainDecoder(CausalDecoder decoder)
         var values = Heads(Norm(hidden, $"layers.{layer}.input_norm.weight"), layer, "v_proj", sizes.KvHeads);
         var group = sizes.QueryHeads / sizes.KvHeads;
         (keys, values) = (keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1));
-        var mask = torch.ones(length, length, torch.@bool).tril().logical_and(visible.view(batch, 1, 1, length))
-            .logical_or(torch.eye(length, torch.@bool)); // a masked row still sees itself
+        var mask = torch.ones([length, length], torch.@bool).tril().logical_and(visible.view(batch, 1, 1, length))
+            .logical_or(torch.eye(length, dtype: torch.@bool)); // a masked row still sees itself
         var logits = torch.matmul(queries, keys.transpose(2, 3)) / Math.Sqrt(_options.HeadDim);
         var mixed = torch.matmul(logits.masked_fill(mask.logical_not(), double.NegativeInfinity).softmax(3), values);
         hidden = hidden + Linear(mixed.transpose(1, 2).reshape(batch, length, -1), $"layers.{layer}.o_proj.weight");
