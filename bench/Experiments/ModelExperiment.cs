@@ -40,5 +40,6 @@ internal static class ModelCatalogue
         () => new ManExperiment(),
         () => new LaeExperiment(),
         () => new VlmPruningExperiment(),
+        () => new TvcExperiment(),
     ];
 }

@@ -16,13 +16,13 @@ namespace AuxCore.Bench.Experiments;
 /// </summary>
 internal sealed class VlmPruningExperiment : ModelExperiment
 {
-    private const long Steps = 2000, QuickSteps = 4;
-    private const int Cut = 2, Canvases = 2000, QuickCanvases = 100, Batch = 250, TimedBatch = 64, Rounds = 9, QuickRounds = 2, Figures = 4;
+    private const long Steps = 800, QuickSteps = 3;
+    private const int Canvases = 1000, QuickCanvases = 40, Batch = 250, TimedBatch = 64, Rounds = 7, QuickRounds = 1, Figures = 4;
 
-    // What goes on after two of four layers; staged policies cut after each layer to the same mean over layers.
-    private static readonly double[] Ratios = [0.5, 0.25, 0.125];
+    // After how many of four layers, and what goes on. Staged policies cut after each layer, to the mean over layers of the first three.
+    private static readonly (int Cut, double Ratio)[] Budgets = [(2, 0.5), (2, 0.25), (2, 0.125), (1, 0.25)];
 
-    private static readonly Arm[] Arms = [new("no pruning", null, _ => null!, IsControl: true), .. Ratios.SelectMany(ArmsOf)];
+    private static readonly Arm[] Arms = [new("no pruning", null, IsControl: true), .. Budgets.SelectMany(b => ArmsOf(b.Cut, b.Ratio))];
 
     public override string Name => "vlm-pruning";
 
@@ -132,27 +132,27 @@ internal sealed class VlmPruningExperiment : ModelExperiment
     // The claim first; then each policy against each control, by question and ratio.
     private static IEnumerable<ModelDifference> Differences(ModelRow[] rows, string[] metrics)
     {
-        yield return Of("FastV", "random", 0.25, 0) with { Metric = null };
+        yield return Of("FastV", "random", (2, 0.25), 0) with { Metric = null };
         foreach (int question in (int[])[0, 1])
         {
-            foreach (double ratio in Ratios)
+            foreach ((int cut, double ratio) in Budgets)
             {
-                foreach (string policy in (string[])["FastV", "PyramidDrop", "SparseVLM"])
+                foreach (string policy in cut == 1 ? (string[])["FastV"] : ["FastV", "PyramidDrop", "SparseVLM"])
                 {
                     foreach (string control in (string[])["random", "stride", "pooling", "least attended"])
-                        yield return Of(policy, control, ratio, question);
+                        yield return Of(policy, control, (cut, ratio), question);
                 }
             }
         }
 
-        ModelDifference Of(string arm, string control, double ratio, int question) =>
-            ModelDifference.Between(Row(arm, ratio, question), Row(control, ratio, question)) with { Metric = metrics[question] };
+        ModelDifference Of(string arm, string control, (int Cut, double Ratio) budget, int question) =>
+            ModelDifference.Between(Row(arm, budget, question), Row(control, budget, question)) with { Metric = metrics[question] };
 
-        ModelRow Row(string arm, double ratio, int question) =>
-            rows.First(row => row.Arm == NameOf(arm, ratio) && row.Metric == metrics[question]);
+        ModelRow Row(string arm, (int Cut, double Ratio) budget, int question) =>
+            rows.First(row => row.Arm == NameOf(arm, budget.Cut, budget.Ratio) && row.Metric == metrics[question]);
     }
 
-    private static IEnumerable<Arm> ArmsOf(double ratio)
+    private static IEnumerable<Arm> ArmsOf(int cut, double ratio)
     {
         const int Visual = FashionCanvas.VisualTokens;
         Budget budget = Budget.Ratio(ratio);
@@ -164,16 +164,20 @@ internal sealed class VlmPruningExperiment : ModelExperiment
             0.25 => PoolGrid.Window(FashionCanvas.Side, FashionCanvas.Side, 2, 2),
             _ => PoolGrid.Window(FashionCanvas.Side, FashionCanvas.Side, 2, 4),
         };
-        yield return Of("FastV", _ => new FastV(Cut, budget), false);
-        yield return Of("PyramidDrop", _ => new PyramidDrop([.. counts.Select((_, i) => (i + 1, stage))]), false);
-        // One or two clusters of recycled tokens come on top.
-        yield return Of("SparseVLM", _ => new SparseVlm([.. counts.Select((count, i) => (i + 1, count - 1))]), false);
-        yield return Of("random", seed => new RandomPruning(Cut, budget, seed), true);
-        yield return Of("stride", _ => new StridePruning(Cut, ratio), true);
-        yield return Of("pooling", _ => new PooledPruning(Cut, windows), true);
-        yield return Of("least attended", _ => new LeastAttended(Cut, budget), true);
+        yield return Of("FastV", _ => new FastV(cut, budget), false);
+        if (cut == 2)
+        {
+            // SparseVLM adds one or two clusters of recycled tokens.
+            yield return Of("PyramidDrop", _ => new PyramidDrop([.. counts.Select((_, i) => (i + 1, stage))]), false);
+            yield return Of("SparseVLM", _ => new SparseVlm([.. counts.Select((count, i) => (i + 1, count - 1))]), false);
+        }
 
-        Arm Of(string name, Func<int, DecoderPruning> policy, bool isControl) => new(NameOf(name, ratio), ratio, policy, isControl);
+        yield return Of("random", seed => new RandomPruning(cut, budget, seed), true);
+        yield return Of("stride", _ => new StridePruning(cut, ratio), true);
+        yield return Of("pooling", _ => new PooledPruning(cut, windows), true);
+        yield return Of("least attended", _ => new LeastAttended(cut, budget), true);
+
+        Arm Of(string name, Func<int, DecoderPruning> policy, bool isControl) => new(NameOf(name, cut, ratio), policy, isControl);
     }
 
     // r₁ + r₁² + r₁³ of the layers behind the first is what two layers at r and one at 1 are.
@@ -189,10 +193,11 @@ internal sealed class VlmPruningExperiment : ModelExperiment
         return low;
     }
 
-    private static string NameOf(string policy, double ratio) => string.Create(CultureInfo.InvariantCulture, $"{policy}, keep {ratio}");
+    private static string NameOf(string policy, int cut, double ratio) => string.Create(
+        CultureInfo.InvariantCulture, $"{policy}{(policy is "PyramidDrop" or "SparseVLM" ? "" : $" after {cut}")}, keep {ratio}");
 
-    private sealed record Arm(string Name, double? Ratio, Func<int, DecoderPruning> Policy, bool IsControl)
+    private sealed record Arm(string Name, Func<int, DecoderPruning>? Policy, bool IsControl)
     {
-        public IDisposable? Prune(VisionLanguageModel model, int seed) => Ratio is null ? null : model.Prune(Policy(seed));
+        public IDisposable? Prune(VisionLanguageModel model, int seed) => Policy is null ? null : model.Prune(Policy(seed));
     }
 }

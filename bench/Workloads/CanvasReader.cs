@@ -9,7 +9,7 @@ namespace AuxCore.Bench.Workloads;
 /// </summary>
 internal sealed class CanvasReader : IDisposable
 {
-    public const int Layers = 6;
+    public const int Layers = 4;
 
     private const int Width = 64, Heads = 4, KvHeads = 2, FeedForward = 128, BatchSize = 32, Questions = 4;
     private const double Rate = 3e-3, WeightDecay = 0.01;
@@ -27,7 +27,7 @@ internal sealed class CanvasReader : IDisposable
         var decoder = new CausalDecoder(
             DecoderOptions.Uniform(FashionCanvas.Vocabulary, Width, Layers, Heads, KvHeads, FeedForward) with { InitialDeviation = 0.08 });
         Model = new VisionLanguageModel(
-            new PatchEncoder(FashionCanvas.VisualTokens, FashionCanvas.PatchPixels, Width, depth: 0), Width, decoder);
+            new PatchEncoder(FashionCanvas.VisualTokens, FashionCanvas.PatchPixels, Width, depth: 1), Width, decoder);
         _optimizer = new AdamW(Model.parameters(), Rate, weight_decay: WeightDecay) { MaxGradientNorm = 1 };
     }
 

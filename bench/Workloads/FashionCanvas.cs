@@ -9,9 +9,6 @@ internal enum CanvasQuestion
     /// <summary>What is in a cell: one of ten classes. A ninth of the image matters.</summary>
     What,
 
-    /// <summary>Which cell an item is in, named by a class that is there once. Where to look is part of the answer.</summary>
-    Where,
-
     /// <summary>How many items there are: every cell matters.</summary>
     HowMany,
 }
@@ -24,7 +21,7 @@ internal sealed class FashionCanvas : IDisposable
 {
     public const int Cells = 3, Side = 6, VisualTokens = Side * Side, PatchPixels = 49, QuestionTokens = 2;
 
-    private const int What = 0, Where = 1, HowMany = 2, Everywhere = 3, FirstCell = 4, FirstClass = FirstCell + Cells * Cells,
+    private const int What = 0, HowMany = 1, Everywhere = 2, FirstCell = 3, FirstClass = FirstCell + Cells * Cells,
         FirstCount = FirstClass + Classes;
 
     private const int Classes = 10, PerCanvas = Cells * Cells;
@@ -51,7 +48,7 @@ internal sealed class FashionCanvas : IDisposable
     /// <param name="count">How many canvases.</param>
     /// <param name="questions">How many questions about each.</param>
     /// <param name="random">Decides all.</param>
-    /// <param name="kind">What is asked; null: what there is half of the time, else where it is, or how many there are.</param>
+    /// <param name="kind">What is asked; null: three times in four what there is, else how many.</param>
     /// <returns>Patches [count, 36, 49], questions [count, 2 · questions] and answers [count, questions], int64.</returns>
     public (Tensor Patches, Tensor Questions, Tensor Answers) Draw(int count, int questions, Random random, CanvasQuestion? kind = null)
     {
@@ -67,10 +64,8 @@ internal sealed class FashionCanvas : IDisposable
             int[] classes =
                 [.. Enumerable.Range(i * PerCanvas, PerCanvas).Select(cell => filled[cell] > 0 ? _labels[items[cell]] : -1)];
             for (int q = i * questions; q < (i + 1) * questions; q++)
-                (words[2 * q], words[2 * q + 1], answers[q]) = Ask(kind ?? random.Next(4) switch
-                {
-                    0 => CanvasQuestion.Where, 1 => CanvasQuestion.HowMany, _ => CanvasQuestion.What,
-                }, classes, random);
+                (words[2 * q], words[2 * q + 1], answers[q]) =
+                    Ask(kind ?? (random.Next(4) > 0 ? CanvasQuestion.What : CanvasQuestion.HowMany), classes, random);
         }
 
         Tensor mask = tensor(filled).view(-1, 1, 1);
@@ -84,19 +79,12 @@ internal sealed class FashionCanvas : IDisposable
 
     public void Dispose() => _items.Dispose();
 
-    // Two words and the answer. Of a canvas on which no class is there just once, it is asked what there is.
+    // Two words and the answer.
     private static (int First, int Second, int Answer) Ask(CanvasQuestion kind, int[] classes, Random random)
     {
         int[] occupied = [.. Enumerable.Range(0, PerCanvas).Where(cell => classes[cell] >= 0)];
-        int[] unique = [.. occupied.Where(cell => classes.Count(other => other == classes[cell]) == 1)];
         if (kind == CanvasQuestion.HowMany) return (HowMany, Everywhere, FirstCount + occupied.Length);
-        if (kind == CanvasQuestion.Where && unique.Length > 0)
-        {
-            int cell = unique[random.Next(unique.Length)];
-            return (Where, FirstClass + classes[cell], FirstCell + cell);
-        }
-
-        int named = occupied[random.Next(occupied.Length)];
-        return (What, FirstCell + named, FirstClass + classes[named]);
+        int cell = occupied[random.Next(occupied.Length)];
+        return (What, FirstCell + cell, FirstClass + classes[cell]);
     }
 }
