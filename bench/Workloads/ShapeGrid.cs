@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 namespace AuxCore.Bench.Workloads;
 
 /// <summary>Images, text and answers of a batch of <see cref="ShapeGrid"/>, all int64 but the patches.</summary>
-/// <param name="Patches">float32 [n, 64, 48].</param>
+/// <param name="Patches">float32 [n, 16, 192]: a patch a cell.</param>
 /// <param name="Prompt">[n, 17]: the caption, of which some words are wrong, then the colour that is asked for.</param>
 /// <param name="Answers">[n, 8]: how many cells have it, counted up to the end of each step.</param>
 internal sealed record ShapeGridBatch(Tensor Patches, Tensor Prompt, Tensor Answers) : IDisposable
@@ -22,13 +22,14 @@ internal sealed record ShapeGridBatch(Tensor Patches, Tensor Prompt, Tensor Answ
 /// </summary>
 internal static class ShapeGrid
 {
-    public const int Cells = 16, Colours = 4, Steps = 8, Side = 8, VisualTokens = Side * Side, PatchPixels = 4 * 4 * 3;
+    public const int Cells = 16, Colours = 4, Steps = 8, Side = 4, VisualTokens = Cells,
+        PatchPixels = CellPixels * CellPixels * 3;
 
     /// <summary>Words: counts 0 to 16, four colours as a caption has them, four as a question does, the bridge.</summary>
     public const int FirstCaption = Cells + 1, FirstQuestion = FirstCaption + Colours, Bridge = FirstQuestion + Colours,
         Vocabulary = Bridge + 1;
 
-    private const int CellPixels = 8, Row = 4, Shapes = 3;
+    private const int CellPixels = 8, Shapes = 3;
     private const double WrongWords = 0.25, Noise = 0.1;
 
     // Red, green, blue, yellow.
@@ -60,7 +61,7 @@ internal static class ShapeGrid
             tensor(patches, [count, VisualTokens, PatchPixels]), tensor(prompt, [count, Cells + 1]), tensor(answers, [count, Steps]));
     }
 
-    // A square, a disc or a diamond on a dark ground. A cell is 8 × 8 pixels, a patch 4 × 4, so a cell is two by two patches.
+    // A square, a disc or a diamond on a dark ground, in 8 × 8 pixels.
     private static void Paint(Span<float> patches, int cell, int colour, Random random)
     {
         int shape = random.Next(Shapes);
@@ -70,8 +71,7 @@ internal static class ShapeGrid
             {
                 double dy = Math.Abs(y - 3.5), dx = Math.Abs(x - 3.5);
                 bool inside = shape switch { 0 => Math.Max(dx, dy) < 3, 1 => dx * dx + dy * dy < 12, _ => dx + dy < 4.5 };
-                int patch = (cell / Row * 2 + y / 4) * Side + cell % Row * 2 + x / 4;
-                int pixel = patch * PatchPixels + (y % 4 * 4 + x % 4) * 3;
+                int pixel = cell * PatchPixels + (y * CellPixels + x) * 3;
                 for (int channel = 0; channel < 3; channel++)
                 {
                     patches[pixel + channel] =

@@ -190,7 +190,7 @@ public class DecoderPoliciesTests
     public void Density_peaks_are_dense_and_far_from_denser_points()
     {
         Assert.Equal([0, 0, 0, 3, 3, 3], DensityPeaks.Cluster([0, 0.1f, 0.25f, 5, 5.05f, 5.3f], 1, 2)); // 3 and 4 are equally dense
-        Assert.Equal([1, 1, 1], DensityPeaks.Cluster([0, 0, 2, 0.5f, 3, 0.5f], 2, 1));
+        Assert.Equal([0, 0, 0], DensityPeaks.Cluster([0, 0, 2, 0.5f, 3, 0.5f], 2, 1)); // all are equally dense
         Assert.Equal([0, 1, 2], DensityPeaks.Cluster([0, 1, 2], 1, 3));
         Assert.Equal([0, 0, 0], DensityPeaks.Cluster([1, 1, 1], 1, 1));
         Assert.Equal([], DensityPeaks.Cluster([], 4, 1));
