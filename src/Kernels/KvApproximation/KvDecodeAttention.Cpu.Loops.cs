@@ -8,12 +8,12 @@ public static partial class KvDecodeAttention
 {
     /// <summary>The loops over a chunk for one vector width and the formats of keys and values.</summary>
     private readonly unsafe struct KvAttentionLoops(
-        delegate*<float*, byte*, int, int, int, float*, float*, void> score, delegate*<float*, int, float*, void> weigh,
-        delegate*<float*, byte*, int, int, int, float*, float*, void> mix)
+        delegate*<float*, byte*, int, int, int, float*, float, float*, void> score, delegate*<float*, int, float*, void> weigh,
+        delegate*<float*, byte*, int, int, int, float*, float, float*, void> mix)
     {
-        private readonly delegate*<float*, byte*, int, int, int, float*, float*, void> _score = score;
+        private readonly delegate*<float*, byte*, int, int, int, float*, float, float*, void> _score = score;
         private readonly delegate*<float*, int, float*, void> _weigh = weigh;
-        private readonly delegate*<float*, byte*, int, int, int, float*, float*, void> _mix = mix;
+        private readonly delegate*<float*, byte*, int, int, int, float*, float, float*, void> _mix = mix;
 
         public static KvAttentionLoops For(SimdWidth width, KvFormat keys, KvFormat values) => width switch
         {
@@ -32,8 +32,10 @@ public static partial class KvDecodeAttention
                     KvFormat.F32 => &Score<TVector, ElementRow<float>>,
                     KvFormat.F16 => &Score<TVector, ElementRow<Half>>,
                     KvFormat.BF16 => &Score<TVector, ElementRow<BFloat16>>,
+                    KvFormat.Fp8E4M3 => &Score<TVector, E4M3Row>,
                     KvFormat.Q8_0 => &Score<TVector, Q8Row>,
-                    _ => &Score<TVector, Q4Row>,
+                    KvFormat.Q4_0 => &Score<TVector, Q4Row>,
+                    _ => &ScoreBlocks<TVector>,
                 },
                 &Weigh<TLanes>,
                 values switch
@@ -41,33 +43,35 @@ public static partial class KvDecodeAttention
                     KvFormat.F32 => &Mix<TVector, ElementRow<float>>,
                     KvFormat.F16 => &Mix<TVector, ElementRow<Half>>,
                     KvFormat.BF16 => &Mix<TVector, ElementRow<BFloat16>>,
+                    KvFormat.Fp8E4M3 => &Mix<TVector, E4M3Row>,
                     KvFormat.Q8_0 => &Mix<TVector, Q8Row>,
-                    _ => &Mix<TVector, Q4Row>,
+                    KvFormat.Q4_0 => &Mix<TVector, Q4Row>,
+                    _ => &Mix<TVector, KiviRow>,
                 });
 
-        /// <summary>Scores [count, block] of queries [block, d] and the keys of a chunk.</summary>
-        public void Score(float* query, byte* keys, int count, int d, int heads, float* scores, float* scales) =>
-            _score(query, keys, count, d, heads, scores, scales);
+        /// <summary>Scores [count, block] of queries [block, d] and keys that lie side by side.</summary>
+        public void Score(float* query, byte* keys, int count, int d, int heads, float* scores, float headScale, float* scales) =>
+            _score(query, keys, count, d, heads, scores, headScale, scales);
 
         /// <summary>Scores become weights; a block's maxima, then its sums of weights, are stored.</summary>
         public void Weigh(float* scores, int count, float* result) => _weigh(scores, count, result);
 
-        /// <summary>Adds values of a chunk, by their weights [count, block], to [block, d].</summary>
-        public void Mix(float* weights, byte* values, int count, int d, int heads, float* sums, float* scales) =>
-            _mix(weights, values, count, d, heads, sums, scales);
+        /// <summary>Adds values that lie side by side, by their weights [count, block], to [block, d].</summary>
+        public void Mix(float* weights, byte* values, int count, int d, int heads, float* sums, float headScale, float* scales) =>
+            _mix(weights, values, count, d, heads, sums, headScale, scales);
     }
 
     private static unsafe void Score<TVector, TRow>(
-        float* query, byte* keys, int count, int d, int heads, float* scores, float* scales)
+        float* query, byte* keys, int count, int d, int heads, float* scores, float headScale, float* scales)
         where TVector : struct, IFloatVector<TVector>
         where TRow : struct, IKvRow
     {
-        var (bytes, groups) = (TRow.Bytes(d), KvRows.Groups(d));
+        var (bytes, groups) = (TRow.Bytes(d), TRow.Scales(d));
         for (var from = 0; from < count; from += KvRows.Tile)
         {
             var some = Math.Min(KvRows.Tile, count - from);
             var rows = keys + from * bytes;
-            TRow.LoadScales(rows, some, d, scales);
+            TRow.LoadScales(rows, some, d, headScale, scales);
             if (heads == 1)
                 ScoreOne<TVector, TRow>(query, rows, bytes, some, d, scores + from * Block, scales, groups);
             else
@@ -97,7 +101,7 @@ public static partial class KvDecodeAttention
             var (b0, b1, b2, b3) = (zero, zero, zero, zero);
             for (var i = 0; i < d; i += TVector.Count)
             {
-                var (at, group) = (TRow.Offset(i), KvRows.Group(i));
+                var (at, group) = (TRow.Offset(i), TRow.ScaleOf(i));
                 var k0 = TRow.Load<TVector>(r0 + at, i, s0 + group);
                 var k1 = TRow.Load<TVector>(r1 + at, i, s1 + group);
                 var q = TVector.Load(query + i);
@@ -133,7 +137,7 @@ public static partial class KvDecodeAttention
             var (a, b, c, e) = (zero, zero, zero, zero);
             for (var i = 0; i < d; i += TVector.Count)
             {
-                var (at, group) = (TRow.Offset(i), KvRows.Group(i));
+                var (at, group) = (TRow.Offset(i), TRow.ScaleOf(i));
                 var q = TVector.Load(query + i);
                 a = TVector.MultiplyAdd(q, TRow.Load<TVector>(rows + t * bytes + at, i, scales + t * groups + group), a);
                 b = TVector.MultiplyAdd(q, TRow.Load<TVector>(rows + t1 * bytes + at, i, scales + t1 * groups + group), b);
@@ -207,7 +211,8 @@ public static partial class KvDecodeAttention
         return TVector.ZeroBelow(p * TVector.PowerOfTwo(shifted), x, TVector.Broadcast(-126));
     }
 
-    private static unsafe void Mix<TVector, TRow>(float* weights, byte* values, int count, int d, int heads, float* sums, float* scales)
+    private static unsafe void Mix<TVector, TRow>(
+        float* weights, byte* values, int count, int d, int heads, float* sums, float headScale, float* scales)
         where TVector : struct, IFloatVector<TVector>
         where TRow : struct, IKvRow
     {
@@ -216,7 +221,7 @@ public static partial class KvDecodeAttention
         {
             var some = Math.Min(KvRows.Tile, count - from);
             var rows = values + from * bytes;
-            TRow.LoadScales(rows, some, d, scales);
+            TRow.LoadScales(rows, some, d, headScale, scales);
             for (var i = 0; i < d;)
             {
                 // Two vectors of a row at a time, for as long as there are two.
@@ -237,11 +242,11 @@ public static partial class KvDecodeAttention
         where TVector : struct, IFloatVector<TVector>
         where TRow : struct, IKvRow
     {
-        var (bytes, groups, n) = (TRow.Bytes(d), KvRows.Groups(d), TVector.Count);
+        var (bytes, groups, n) = (TRow.Bytes(d), TRow.Scales(d), TVector.Count);
         var at = rows + TRow.Offset(i);
         var next = rows + TRow.Offset(i + n);
-        var scale = scales + KvRows.Group(i);
-        var nextScale = scales + KvRows.Group(i + n);
+        var scale = scales + TRow.ScaleOf(i);
+        var nextScale = scales + TRow.ScaleOf(i + n);
         var sum = sums + i;
         var (a0, b0) = (TVector.Load(sum), TVector.Load(sum + n));
         var (a1, b1) = (TVector.Load(sum + d), TVector.Load(sum + d + n));
@@ -284,9 +289,9 @@ public static partial class KvDecodeAttention
         where TVector : struct, IFloatVector<TVector>
         where TRow : struct, IKvRow
     {
-        var (bytes, groups) = (TRow.Bytes(d), KvRows.Groups(d));
+        var (bytes, groups) = (TRow.Bytes(d), TRow.Scales(d));
         var at = rows + TRow.Offset(i);
-        var scale = scales + KvRows.Group(i);
+        var scale = scales + TRow.ScaleOf(i);
         var sum = sums + i;
         var (a0, a1) = (TVector.Load(sum), TVector.Load(sum + d));
         var (a2, a3) = (TVector.Load(sum + 2 * d), TVector.Load(sum + 3 * d));
@@ -311,11 +316,11 @@ public static partial class KvDecodeAttention
         where TVector : struct, IFloatVector<TVector>
         where TRow : struct, IKvRow
     {
-        var (bytes, groups) = (TRow.Bytes(d), KvRows.Groups(d));
+        var (bytes, groups) = (TRow.Bytes(d), TRow.Scales(d));
         for (var last = two ? i + TVector.Count : i; i <= last; i += TVector.Count)
         {
             var at = rows + TRow.Offset(i);
-            var scale = scales + KvRows.Group(i);
+            var scale = scales + TRow.ScaleOf(i);
             var weight = weights;
             var sum = TVector.Load(sums + i);
             for (var t = 0; t < count; t++, weight += Block, at += bytes, scale += groups)

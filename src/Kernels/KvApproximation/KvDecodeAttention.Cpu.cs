@@ -13,7 +13,9 @@ public static partial class KvDecodeAttention
 
     private static unsafe void RunCpu(in KvAttentionWork work)
     {
-        var loops = KvAttentionLoops.For(WidthFor(work.Shape.HeadDim), work.KeyFormat, work.ValueFormat);
+        var width = WidthFor(work.Shape.HeadDim);
+        var loops = new BothLoops(
+            KvAttentionLoops.For(width, work.KeyFormat, work.ValueFormat), KvAttentionLoops.For(width, KvFormat.F32, KvFormat.F32));
         using var scratch = new Scratch();
         var parts = new KvAttentionParts(work, scratch);
         var threads = (int)Math.Min(ThreadTeam.Count(parts.Elements, MinimumElementsPerThread), parts.Count);
@@ -25,13 +27,18 @@ public static partial class KvDecodeAttention
         {
             for (var head = 0; head < work.Shape.QueryHeads; head++)
                 Merge(work, parts, b, head);
+            for (var kvHead = 0; kvHead < work.Shape.KvHeads && work.PositionSums != null; kvHead++)
+                AddPositionSums(work, parts, b, kvHead);
         }
     }
 
     // Apart from RunCpu, so that one thread pays for no closure.
-    private static void RunThreads(KvAttentionWork work, KvAttentionLoops loops, KvAttentionParts parts, int threads) =>
+    private static void RunThreads(KvAttentionWork work, BothLoops loops, KvAttentionParts parts, int threads) =>
         ThreadTeam.Run(
             threads, part => Chunks(work, loops, parts, parts.Count * part / threads, parts.Count * (part + 1) / threads));
+
+    /// <summary>The loops of the cache's formats, and those of what a cache keeps in float32 for a while.</summary>
+    private readonly record struct BothLoops(KvAttentionLoops Stored, KvAttentionLoops Exact);
 
     /// <summary>The greatest width whose vectors fill a head.</summary>
     private static SimdWidth WidthFor(int headDim)
@@ -42,28 +49,58 @@ public static partial class KvDecodeAttention
         return width == 2 ? SimdWidth.Scalar : (SimdWidth)width;
     }
 
-    private static unsafe void Chunks(KvAttentionWork work, KvAttentionLoops loops, KvAttentionParts parts, long from, long to)
+    private static unsafe void Chunks(KvAttentionWork work, BothLoops both, KvAttentionParts parts, long from, long to)
     {
-        const int MostPositions = ChunkPositions + 4; // scores are padded to whole vectors
-        var d = work.Shape.HeadDim;
+        var (loops, exact) = both;
+        var (d, keys, values) = (work.Shape.HeadDim, work.Cache.Keys, work.Cache.Values);
         using var scratch = new Scratch();
         var query = scratch.Take<float>(Block * (long)d);
-        var scores = scratch.Take<float>(Block * MostPositions);
-        var scales = scratch.Take<float>(KvRows.ScaleFloats(d));
+        var ownScores = scratch.Take<float>(KvAttentionParts.Weights);
+        var scales = scratch.Take<float>(ScaleFloats(d));
         for (var unit = from; unit < to; unit++)
         {
             var (b, kvHead, block, chunk) = parts.Unit(unit);
             var heads = Math.Min(Block, work.Shape.HeadsPerGroup - block * Block);
             var first = chunk * ChunkPositions;
-            var count = Math.Min(ChunkPositions, work.Length(b) - first);
+            var length = work.Length(b, kvHead);
+            var count = Math.Min(ChunkPositions, length - first);
+            var scores = work.PositionSums == null ? ownScores : parts.WeightsOf(unit);
             LoadQuery(work, b, kvHead * work.Shape.HeadsPerGroup + block * Block, heads, query);
 
-            loops.Score(query, work.Keys(b, kvHead) + first * work.KeyRowBytes, count, d, heads, scores, scales);
+            // The rows of a page, or all. Scores and sums of positions do not depend on how they are parted.
+            var stored = Math.Clamp(keys.Quantised(length) - first, 0, count);
+            for (int t = 0, run; t < stored; t += run)
+            {
+                var rows = keys.Rows(b, kvHead, first + t, out run);
+                run = Math.Min(run, stored - t);
+                loops.Score(query, rows, run, d, heads, scores + t * Block, keys.Scale(kvHead), scales);
+            }
+
+            for (int t = stored, run; t < count; t += run)
+            {
+                var rows = keys.RingRows(b, kvHead, first + t, out run);
+                run = Math.Min(run, count - t);
+                exact.Score(query, (byte*)rows, run, d, heads, scores + t * Block, 1, scales);
+            }
+
             var result = parts.Result(unit);
             loops.Weigh(scores, count, result);
             new Span<float>(result + KvAttentionParts.Head, Block * d).Clear();
-            loops.Mix(
-                scores, work.Values(b, kvHead) + first * work.ValueRowBytes, count, d, heads, result + KvAttentionParts.Head, scales);
+            stored = Math.Clamp(values.Quantised(length) - first, 0, count);
+            for (int t = 0, run; t < stored; t += run)
+            {
+                var rows = values.Rows(b, kvHead, first + t, out run);
+                run = Math.Min(run, stored - t);
+                loops.Mix(
+                    scores + t * Block, rows, run, d, heads, result + KvAttentionParts.Head, values.Scale(kvHead), scales);
+            }
+
+            for (int t = stored, run; t < count; t += run)
+            {
+                var rows = values.RingRows(b, kvHead, first + t, out run);
+                run = Math.Min(run, count - t);
+                exact.Mix(scores + t * Block, (byte*)rows, run, d, heads, result + KvAttentionParts.Head, 1, scales);
+            }
         }
     }
 
@@ -88,17 +125,14 @@ public static partial class KvDecodeAttention
         var (d, inBlock) = (work.Shape.HeadDim, head % work.Shape.HeadsPerGroup % Block);
         var output = new Span<float>(work.Output(b, head), d);
         output.Clear();
-        if (work.Length(b) == 0)
-            return;
         var (first, chunks) = parts.UnitsOf(b, head);
-        var (greatest, total) = (float.NegativeInfinity, 0f);
-        for (var chunk = 0; chunk < chunks; chunk++)
-            greatest = MathF.Max(greatest, parts.Result(first + chunk)[inBlock]);
+        if (chunks == 0)
+            return;
+        var (greatest, total) = (Greatest(parts, first, chunks, inBlock), 0f);
         for (var chunk = 0; chunk < chunks; chunk++)
         {
             var result = parts.Result(first + chunk);
-            // Where all scores of a chunk are −∞, so is its maximum, perhaps of all chunks; −∞ less −∞ would be NaN.
-            var weight = float.IsNegativeInfinity(result[inBlock]) ? 0 : float.Exp2(result[inBlock] - greatest);
+            var weight = Weight(result[inBlock], greatest);
             total = MathF.FusedMultiplyAdd(weight, result[Block + inBlock], total);
             var values = result + KvAttentionParts.Head + inBlock * (long)d;
             for (var i = 0; i < d; i++)
@@ -109,63 +143,42 @@ public static partial class KvDecodeAttention
             output[i] /= total;
     }
 
-    /// <summary>
-    /// The units of work, a chunk of positions of a block of heads each, and where their results lie: the maxima and sums of a block's
-    /// heads, then [heads, d] of weighted values.
-    /// </summary>
-    private sealed unsafe class KvAttentionParts
+    /// <summary>Adds each position's share of the attention of a group's heads, in the heads' order.</summary>
+    private static unsafe void AddPositionSums(in KvAttentionWork work, KvAttentionParts parts, int b, int kvHead)
     {
-        /// <summary>Floats before the values.</summary>
-        public const int Head = 2 * Block;
-
-        private readonly int _blocks;
-        private readonly int _kvHeads;
-        private readonly int _headsPerGroup;
-        private readonly long[] _first; // units before each sequence
-        private readonly int[] _chunks;
-        private readonly long _floats;
-        private readonly float* _results;
-
-        public KvAttentionParts(in KvAttentionWork work, Scratch scratch)
+        var sums = work.Sums(b, kvHead);
+        for (var inGroup = 0; inGroup < work.Shape.HeadsPerGroup; inGroup++)
         {
-            var shape = work.Shape;
-            (_kvHeads, _headsPerGroup, _blocks) = (shape.KvHeads, shape.HeadsPerGroup, (shape.HeadsPerGroup + Block - 1) / Block);
-            (_first, _chunks) = (new long[shape.Batch], new int[shape.Batch]);
-            for (var b = 0; b < shape.Batch; b++)
+            var (first, chunks) = parts.UnitsOf(b, kvHead * work.Shape.HeadsPerGroup + inGroup);
+            var inBlock = inGroup % Block;
+            var (greatest, total) = (Greatest(parts, first, chunks, inBlock), 0f);
+            for (var chunk = 0; chunk < chunks; chunk++)
             {
-                _first[b] = Count;
-                _chunks[b] = (work.Length(b) + ChunkPositions - 1) / ChunkPositions;
-                Count += (long)_kvHeads * _blocks * _chunks[b];
-                Elements += 2L * work.Length(b) * shape.KvHeads * shape.HeadDim * _blocks;
+                var result = parts.Result(first + chunk);
+                total = MathF.FusedMultiplyAdd(Weight(result[inBlock], greatest), result[Block + inBlock], total);
             }
 
-            _floats = Head + Block * (long)shape.HeadDim;
-            _results = scratch.Take<float>(Count * _floats);
-        }
-
-        /// <summary>How many units there are.</summary>
-        public long Count { get; }
-
-        /// <summary>Elements of the cache that are read.</summary>
-        public long Elements { get; }
-
-        public float* Result(long unit) => _results + unit * _floats;
-
-        /// <summary>What a unit is of. Chunks that follow each other are neighbours.</summary>
-        public (int Sequence, int KvHead, int Block, int Chunk) Unit(long unit)
-        {
-            var b = 0;
-            while (b + 1 < _first.Length && _first[b + 1] <= unit)
-                b++;
-            var (rest, chunk) = Math.DivRem(unit - _first[b], _chunks[b]);
-            return (b, (int)(rest / _blocks), (int)(rest % _blocks), (int)chunk);
-        }
-
-        /// <summary>The units of a query head.</summary>
-        public (long First, int Count) UnitsOf(int b, int head)
-        {
-            var block = (long)(head / _headsPerGroup) * _blocks + head % _headsPerGroup / Block;
-            return (_first[b] + block * _chunks[b], _chunks[b]);
+            for (var chunk = 0; chunk < chunks; chunk++)
+            {
+                var weights = parts.WeightsOf(first + chunk);
+                var share = Weight(parts.Result(first + chunk)[inBlock], greatest) / total;
+                var from = chunk * ChunkPositions;
+                var count = Math.Min(ChunkPositions, work.Length(b, kvHead) - from);
+                for (var t = 0; t < count; t++)
+                    sums[from + t] = MathF.FusedMultiplyAdd(weights[t * Block + inBlock], share, sums[from + t]);
+            }
         }
     }
+
+    private static unsafe float Greatest(KvAttentionParts parts, long first, int chunks, int inBlock)
+    {
+        var greatest = float.NegativeInfinity;
+        for (var chunk = 0; chunk < chunks; chunk++)
+            greatest = MathF.Max(greatest, parts.Result(first + chunk)[inBlock]);
+        return greatest;
+    }
+
+    // Where all scores of a chunk are −∞, so is its maximum, perhaps of all chunks; −∞ less −∞ would be NaN.
+    private static float Weight(float maximum, float greatest) =>
+        float.IsNegativeInfinity(maximum) ? 0 : float.Exp2(maximum - greatest);
 }

@@ -8,19 +8,18 @@ public static partial class KvDecodeAttention
     private static unsafe void RunReference(in KvAttentionWork work)
     {
         var (shape, d) = (work.Shape, work.Shape.HeadDim);
-        var (row, scores, sums) = (new float[d], new double[shape.Capacity], new double[d]);
+        var (row, sums) = (new float[d], new double[d]);
         for (var b = 0; b < shape.Batch; b++)
         {
             for (var head = 0; head < shape.QueryHeads; head++)
             {
+                var kvHead = head / shape.HeadsPerGroup;
+                var scores = new double[work.Length(b, kvHead)];
                 var query = new ReadOnlySpan<float>(work.Query(b, head), d);
-                var (keys, values) = (new StoredRows(work.Keys(b, head / shape.HeadsPerGroup), work.KeyFormat, d),
-                    new StoredRows(work.Values(b, head / shape.HeadsPerGroup), work.ValueFormat, d));
-                var (greatest, total) = (double.NegativeInfinity, 0.0);
-                for (var t = 0; t < work.Length(b); t++)
+                var greatest = double.NegativeInfinity;
+                for (var t = 0; t < scores.Length; t++)
                 {
-                    keys.Restore(t, row);
-                    scores[t] = 0;
+                    Restore(work.Cache.Keys, b, kvHead, t, scores.Length, row);
                     for (var i = 0; i < d; i++)
                         scores[t] += (double)query[i] * row[i];
                     scores[t] *= work.Scale;
@@ -28,31 +27,56 @@ public static partial class KvDecodeAttention
                 }
 
                 Array.Clear(sums);
-                for (var t = 0; t < work.Length(b); t++)
+                var total = 0.0;
+                for (var t = 0; t < scores.Length; t++)
                 {
-                    values.Restore(t, row);
+                    Restore(work.Cache.Values, b, kvHead, t, scores.Length, row);
                     var weight = Math.Exp(scores[t] - greatest);
+                    scores[t] = weight;
                     total += weight;
                     for (var i = 0; i < d; i++)
                         sums[i] += weight * row[i];
                 }
 
                 for (var i = 0; i < d; i++)
-                    work.Output(b, head)[i] = work.Length(b) == 0 ? 0 : (float)(sums[i] / total);
+                    work.Output(b, head)[i] = scores.Length == 0 ? 0 : (float)(sums[i] / total);
+                for (var t = 0; t < scores.Length && work.PositionSums != null; t++)
+                    work.Sums(b, kvHead)[t] += (float)(scores[t] / total);
             }
         }
     }
 
-    /// <summary>The stored rows of a head.</summary>
-    private readonly unsafe struct StoredRows(byte* first, KvFormat format, int elements)
+    private static unsafe void Restore(in KvPlane plane, int b, int kvHead, int position, int length, float[] row)
     {
-        public void Restore(int position, float[] row)
+        fixed (float* destination = row)
         {
-            fixed (float* destination = row)
+            if (position >= plane.Quantised(length))
             {
-                var bytes = first + position * format.ByteCount(elements);
-                KvQuantise.RunReference(new(elements, format, 1, destination, bytes, isRestore: true));
+                new ReadOnlySpan<float>(plane.RingRows(b, kvHead, position, out _), row.Length).CopyTo(row);
+                return;
             }
+
+            if (plane.IsBlocked)
+            {
+                RestoreFromBlock(plane, b, kvHead, position, row);
+                return;
+            }
+
+            KvQuantise.RunReference(
+                new(row.Length, plane.Format, plane.Scale(kvHead), destination, plane.Row(b, kvHead, position), isRestore: true));
+        }
+    }
+
+    // A block of 32 positions is a group for each channel.
+    private static unsafe void RestoreFromBlock(in KvPlane plane, int b, int kvHead, int position, float[] row)
+    {
+        var block = position / KiviGroup.Elements * KiviGroup.Elements;
+        var group = stackalloc float[KiviGroup.Elements];
+        for (var channel = 0; channel < row.Length; channel++)
+        {
+            var bytes = plane.Row(b, kvHead, block) + channel * KiviGroup.Bytes;
+            KvQuantise.RunReference(new(KiviGroup.Elements, plane.Format, 1, group, bytes, isRestore: true));
+            row[channel] = group[position - block];
         }
     }
 }

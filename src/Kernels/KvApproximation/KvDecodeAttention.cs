@@ -14,12 +14,12 @@ namespace AuxCore.Kernels;
 /// within a chunk depends on the vector width.</para>
 /// <para>A sequence of length 0 gives zeros. A NaN in a query, or in a key or value of a position that is filled, gives NaN in the heads
 /// that read it; so do scores that are all −∞, or +∞. Positions from the length on are never read. The methods are thread-safe.</para>
-/// <para><see cref="KvFormat.Fp8E4M3"/> is refused: its scales have no place here yet.</para>
+/// <para>A paged cache gives the bits of a contiguous one. Heads may be ragged: each has a length of its own. Where they are wanted, each
+/// position's probabilities are summed over the query heads of its group, which H2O (Zhang et al. 2023, arXiv 2306.14048) and other
+/// methods of eviction rank positions by: the heads in their order, in float32, so that they too repeat bit by bit.</para>
 /// </remarks>
 public static partial class KvDecodeAttention
 {
-    private static readonly KvFormat[] Formats = [KvFormat.F32, KvFormat.F16, KvFormat.BF16, KvFormat.Q8_0, KvFormat.Q4_0];
-
     internal static readonly OpSupport Support = new(
         nameof(KvDecodeAttention),
         (AuxBackend.Cpu, null),
@@ -35,9 +35,9 @@ public static partial class KvDecodeAttention
     /// <summary>One token of each sequence.</summary>
     /// <param name="query">[B, Hq, d], row-major.</param>
     /// <param name="keys">The bytes of [B, Hkv, Nmax, d] elements.</param>
-    /// <param name="keyFormat">How keys are stored; d is a multiple of its groups. Not FP8.</param>
+    /// <param name="keyFormat">How keys are stored; d is a multiple of its groups. Neither FP8 nor KIVI.</param>
     /// <param name="values">The bytes of [B, Hkv, Nmax, d] elements.</param>
-    /// <param name="valueFormat">How values are stored; d is a multiple of its groups. Not FP8.</param>
+    /// <param name="valueFormat">How values are stored; d is a multiple of its groups. Neither FP8 nor KIVI.</param>
     /// <param name="lengths">[B]: how many positions are filled, within 0 and Nmax.</param>
     /// <param name="shape">B, Hq, Hkv, d and Nmax.</param>
     /// <param name="output">[B, Hq, d]. Shares memory with nothing else.</param>
@@ -63,15 +63,15 @@ public static partial class KvDecodeAttention
         fixed (float* q = query, o = output)
         fixed (byte* k = keys, v = values)
         fixed (int* filled = lengths)
-            Run(new(shape, q, k, keyFormat, v, valueFormat, filled, Scale(scale, shape), o), backend, AuxDevice.Host);
+            Run(Contiguous(shape, q, k, keyFormat, v, valueFormat, filled, scale, o), backend, AuxDevice.Host);
     }
 
     /// <summary>One token of each sequence, in memory of any framework.</summary>
     /// <param name="query">float32 [B, Hq, d], contiguous.</param>
     /// <param name="keys">uint8 [B, Hkv, Nmax, bytes of d elements], contiguous; or [B, Hkv, Nmax, d] of the format's own dtype.</param>
-    /// <param name="keyFormat">How keys are stored; d is a multiple of its groups. Not FP8.</param>
+    /// <param name="keyFormat">How keys are stored; d is a multiple of its groups. Neither FP8 nor KIVI.</param>
     /// <param name="values">As <paramref name="keys"/>.</param>
-    /// <param name="valueFormat">How values are stored; d is a multiple of its groups. Not FP8.</param>
+    /// <param name="valueFormat">How values are stored; d is a multiple of its groups. Neither FP8 nor KIVI.</param>
     /// <param name="lengths">[B]: how many positions are filled, within 0 and Nmax.</param>
     /// <param name="output">float32 [B, Hq, d], contiguous. Shares memory with nothing else.</param>
     /// <param name="scale">s; 1 / √d without.</param>
@@ -97,13 +97,66 @@ public static partial class KvDecodeAttention
         RequireCache(values, nameof(values), valueFormat, shape, query.Device);
         fixed (int* filled = lengths)
         {
-            var work = new KvAttentionWork(
-                shape, (float*)query.Address, (byte*)keys.Address, keyFormat, (byte*)values.Address, valueFormat, filled,
-                Scale(scale, shape), (float*)output.Address);
+            var work = Contiguous(
+                shape, (float*)query.Address, (byte*)keys.Address, keyFormat, (byte*)values.Address, valueFormat, filled, scale,
+                (float*)output.Address);
             Run(work, backend, query.Device);
         }
 
         TensorArguments.KeepAlive(query.Owner, keys.Owner, values.Owner, output.Owner);
+    }
+
+    /// <summary>One token of each sequence over a contiguous or paged cache, whose heads may be ragged, in memory of any framework.</summary>
+    /// <param name="query">float32 [B, Hq, d], contiguous.</param>
+    /// <param name="cache">The cache; Hq is a multiple of its Hkv.</param>
+    /// <param name="lengths">int32 [B], or [B, Hkv] where heads are ragged, contiguous: how many positions are filled.</param>
+    /// <param name="output">float32 [B, Hq, d], contiguous. Shares memory with nothing else.</param>
+    /// <param name="positionSums">
+    /// float32 [B, Hkv, M], contiguous, or left out; M is at least the greatest length. To each position's element the probabilities that
+    /// the query heads of the group give it are added. Positions from the length on are left as they were.
+    /// </param>
+    /// <param name="scale">s; 1 / √d without.</param>
+    /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <exception cref="ArgumentException">
+    /// Ranks, shapes, dtypes, strides or devices do not fit, heads or groups do not divide, page tables are none of this cache, or what is
+    /// written overlaps something. Nothing was written.
+    /// </exception>
+    /// <exception cref="ArgumentOutOfRangeException">
+    /// A length is outside 0 and the capacity, or the scale, or one of the cache's, is not a number that can be one. Nothing was written.
+    /// </exception>
+    /// <exception cref="BackendUnavailableException">The backend does not run here, or not on this memory.</exception>
+    public static unsafe void Run(
+        in TensorView query, in KvCacheViews cache, in TensorView lengths, in TensorView output, TensorView positionSums = default,
+        double? scale = null, AuxBackend backend = AuxBackend.Auto)
+    {
+        var device = query.Device;
+        var (shape, store) = ShapeOf(query, cache);
+        CheckScale(scale);
+        TensorArguments.Require(query, nameof(query), [DType.Float32], query.Shape, device, nameof(query));
+        TensorArguments.Require(output, nameof(output), [DType.Float32], query.Shape, device, nameof(output));
+        var ofHeads = lengths.Shape.Length == 2;
+        TensorArguments.Require(
+            lengths, nameof(lengths), [DType.Int32], ofHeads ? [shape.Batch, shape.KvHeads] : [shape.Batch], device, nameof(lengths));
+        var positions = positionSums.Shape.IsEmpty ? 0 : positionSums.Shape[^1];
+        TensorArguments.RequireIfWanted(
+            positionSums, nameof(positionSums), DType.Float32, [shape.Batch, shape.KvHeads, positions], device, nameof(positionSums));
+        var work = new KvAttentionWork
+        {
+            Shape = shape,
+            Cache = store,
+            Queries = (float*)query.Address,
+            Lengths = (int*)lengths.Address,
+            LengthsAreOfHeads = ofHeads,
+            Scale = Scale(scale, shape),
+            Outputs = (float*)output.Address,
+            PositionSums = (float*)positionSums.Address,
+            SumPositions = (int)Math.Min(positions, int.MaxValue),
+        };
+        if (device.Kind == AuxDeviceKind.Host)
+            work.CheckLengths();
+        Run(work, backend, device);
+        TensorArguments.KeepAlive(query.Owner, lengths.Owner, output.Owner, positionSums.Owner);
+        cache.KeepAlive();
     }
 
     /// <summary>The op's one entry below the checks.</summary>
@@ -124,77 +177,5 @@ public static partial class KvDecodeAttention
         }
 
         Support.Count(backend);
-    }
-
-    private static double Scale(double? scale, KvAttentionShape shape) => scale ?? 1 / Math.Sqrt(shape.HeadDim);
-
-    private static void Check(
-        KvAttentionShape shape, KvFormat keyFormat, KvFormat valueFormat, ReadOnlySpan<int> lengths, double? scale)
-    {
-        shape.Check();
-        RequireFormat(nameof(keyFormat), keyFormat, shape);
-        RequireFormat(nameof(valueFormat), valueFormat, shape);
-        TensorArguments.RequireLength(nameof(lengths), lengths.Length, shape.Batch, nameof(lengths));
-        for (var b = 0; b < lengths.Length; b++)
-        {
-            if ((uint)lengths[b] > (uint)shape.Capacity)
-            {
-                throw new ArgumentOutOfRangeException(
-                    nameof(lengths), lengths[b], $"lengths[{b}] is not within 0 and the capacity, {shape.Capacity}.");
-            }
-        }
-
-        if (scale is { } s && !double.IsFinite(s))
-            throw new ArgumentOutOfRangeException(nameof(scale), s, "A scale is finite.");
-    }
-
-    private static void RequireFormat(string name, KvFormat format, KvAttentionShape shape)
-    {
-        var group = format.GroupSize();
-        if (!Formats.Contains(format))
-            throw new ArgumentException($"{name}: {format} is not supported here; {string.Join(", ", Formats)} are", name);
-        if (shape.HeadDim % group != 0)
-            throw new ArgumentException($"{name}: heads of {shape.HeadDim} are not a multiple of {group}, the groups of {format}", name);
-    }
-
-    private static void RequireBytes(string name, long actual, KvFormat format, KvAttentionShape shape)
-    {
-        var expected = format.ByteCount(shape.CacheElements);
-        if (actual != expected)
-        {
-            throw new ArgumentException(
-                $"{name}: {actual} bytes, but {format} of shape "
-                + $"[{shape.Batch}, {shape.KvHeads}, {shape.Capacity}, {shape.HeadDim}] takes {expected}", name);
-        }
-    }
-
-    private static KvAttentionShape ShapeOf(in TensorView query, in TensorView keys)
-    {
-        if (query.Shape.Length != 3)
-            throw new ArgumentException($"query: {query} is not of rank 3, [B, Hq, d]", nameof(query));
-        if (keys.Shape.Length != 4)
-            throw new ArgumentException($"keys: {keys} is not of rank 4, [B, Hkv, Nmax, …]", nameof(keys));
-        return new(
-            Size(query, 0, nameof(query)), Size(query, 1, nameof(query)), Size(keys, 1, nameof(keys)), Size(query, 2, nameof(query)),
-            Size(keys, 2, nameof(keys)));
-
-        static int Size(in TensorView view, int dimension, string name) => view.Shape[dimension] <= int.MaxValue
-            ? (int)view.Shape[dimension]
-            : throw new ArgumentException($"{name}: {view} has a size beyond {int.MaxValue}", name);
-    }
-
-    private static void RequireCache(in TensorView view, string name, KvFormat format, KvAttentionShape shape, AuxDevice device)
-    {
-        DType? own = format switch
-        {
-            KvFormat.F32 => DType.Float32,
-            KvFormat.F16 => DType.Float16,
-            KvFormat.BF16 => DType.BFloat16,
-            _ => null,
-        };
-        var row = view.DType == own ? shape.HeadDim : format.ByteCount(shape.HeadDim);
-        TensorArguments.Require(
-            view, name, own is { } dtype ? [dtype, DType.UInt8] : [DType.UInt8], [shape.Batch, shape.KvHeads, shape.Capacity, row],
-            device, name);
     }
 }

@@ -11,10 +11,13 @@ namespace AuxCore.Kernels;
 /// <para>q8_0: d = max|x| / 127, q = round(x · (1 / d)), halves away from zero. q4_0: d = x₀ / −8, q = min(15, ⌊x · (1 / d) + 8.5⌋). All of
 /// it in float32; d is then rounded to binary16. Errors are at most max|x| / 254 and, for q4_0, max|x| / 16, or max|x| / 8 where the
 /// greatest of the other sign is clipped; to each comes |q| times the rounding of d, at most 2⁻¹¹ · d or 2⁻²⁵.</para>
+/// <para>KIVI-4: m is the least element rounded down to binary16, s = (max − m) / 15 rounded up to binary16, q = ⌊(x − m) · (1 / s) + ½⌋.
+/// So nothing is clipped, and errors are at most s / 2; s exceeds (max − min) / 15 by the roundings alone, and is 0 where all elements are
+/// m. The paper rounds both to nearest.</para>
 /// <para>Where llama.cpp's formulas end in undefined conversions or infinities, this is defined. A group with a NaN or an infinity has a
 /// NaN scale, and all of it reads as NaN. A group whose scale exceeds binary16 has the scale ±65504, and elements that are too large are
 /// clipped. A group whose 1 / d overflows float32 is all zeros. A group of zeros has the scale 0, negative for q4_0, and reads as zeros.
-/// </para>
+/// In KIVI-4 a constant group has the scale 0 where its element is a binary16; m lies within ±65504.</para>
 /// <para>Floating-point formats keep NaN a NaN, and the sign of zero. The same bytes come from any number of threads and any vector width.
 /// The methods are thread-safe.</para>
 /// </remarks>

@@ -102,8 +102,9 @@ public static partial class KeyRerotate
         }
     }
 
+    /// <summary>Turns one key by the cosines and sines of its pairs.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)] // a call is over before tiers would have compiled it
-    private static unsafe void Turn<TVector, T>(T* key, float* cosines, float* sines, int pairs, RotaryLayout layout)
+    internal static unsafe void Turn<TVector, T>(T* key, float* cosines, float* sines, int pairs, RotaryLayout layout)
         where TVector : struct, IFloatVector<TVector>
         where T : unmanaged
     {

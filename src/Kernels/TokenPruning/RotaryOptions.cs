@@ -1,3 +1,5 @@
+using System.Numerics;
+
 namespace AuxCore.Kernels;
 
 /// <summary>Which elements of a head a rotary embedding turns together.</summary>
@@ -19,6 +21,8 @@ public enum RotaryLayout
 /// </remarks>
 public sealed class RotaryOptions
 {
+    private volatile RotaryTable? _table;
+
     /// <summary>The base of the frequencies, above 1: 10,000 in LLaMA, 1,000,000 in Qwen2.</summary>
     public double Base { get; init; } = 10_000;
 
@@ -59,6 +63,17 @@ public sealed class RotaryOptions
     internal double[] FrequenciesOf(int rotated) => Frequencies.Count > 0
         ? [.. Frequencies]
         : [.. Enumerable.Range(0, rotated / 2).Select(pair => Math.Pow(Base, -2.0 * pair / rotated))];
+
+    /// <summary>
+    /// Cosines and sines of all positions below a number, or of more: made once, kept, and made anew when a later position is asked for.
+    /// </summary>
+    internal RotaryTable TableOf(int rotated, int positions)
+    {
+        var table = _table;
+        if (table is null || table.Rotated != rotated || table.Positions < positions)
+            _table = table = new(this, rotated, (int)BitOperations.RoundUpToPowerOf2((uint)positions));
+        return table;
+    }
 
     /// <summary>Which row of positions each pair follows.</summary>
     internal int[] RowsOf(int rotated) => Sections.Count == 0

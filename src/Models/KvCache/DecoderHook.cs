@@ -36,6 +36,10 @@ public sealed record LayerAttention(
 /// <remarks>An exception of a hook ends the pass; keys and values that the pass appended are taken out of the cache again.</remarks>
 public abstract class DecoderHook
 {
+    /// <summary>Whether <see cref="AfterAttention"/> wants to be called in such a pass. Where no hook does, a step is faster.</summary>
+    /// <param name="phase">Which pass.</param>
+    public virtual bool ReadsAttention(DecoderPhase phase) => true;
+
     /// <summary>Called when a layer has attended, and its keys and values are in the cache.</summary>
     /// <param name="attention">What it read and wrote.</param>
     public virtual void AfterAttention(LayerAttention attention)

@@ -90,6 +90,9 @@ public sealed class VisualPruning : DecoderHook, IDisposable
     }
 
     /// <inheritdoc/>
+    public override bool ReadsAttention(DecoderPhase phase) => _pending && phase != DecoderPhase.Decode;
+
+    /// <inheritdoc/>
     public override void AfterAttention(LayerAttention attention)
     {
         ArgumentNullException.ThrowIfNull(attention);
