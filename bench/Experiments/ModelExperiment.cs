@@ -41,5 +41,6 @@ internal static class ModelCatalogue
         () => new LaeExperiment(),
         () => new VlmPruningExperiment(),
         () => new TvcExperiment(),
+        () => new PruningExperiment(),
     ];
 }

@@ -69,7 +69,10 @@ public static partial class TokenScores
 
     /// <summary>Scores the keys of a batch, in memory of any framework.</summary>
     /// <param name="tensors">What is read and written; scores share memory with nothing.</param>
-    /// <param name="causal">Whether row i sees keys up to L − R + i only, so that the last row sees all. Needs R ≤ L.</param>
+    /// <param name="causal">
+    /// Whether row i sees keys up to L − R + i only, so that the last row sees all; with lengths, those of its sequence in place of L.
+    /// Needs R ≤ L.
+    /// </param>
     /// <param name="scale">What products are multiplied by; 1 / √d where it is left out.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
     /// <exception cref="ArgumentException">
@@ -81,11 +84,29 @@ public static partial class TokenScores
     {
         var work = TokenScoresWork.Of(tensors, causal, scale);
         backend = Support.Resolve(backend, tensors.Scores.Device);
+        if (tensors.Lengths.ElementCount > 0)
+            RunPadded(work, backend);
+        else
+            Run(work, backend);
+        Support.Count(backend);
+        tensors.KeepAlive();
+    }
+
+    private static void Run(in TokenScoresWork work, AuxBackend backend)
+    {
         if (backend == AuxBackend.Cpu)
             RunCpu(work);
         else
             RunReference(work);
-        Support.Count(backend);
-        tensors.KeepAlive();
+    }
+
+    private static unsafe void RunPadded(in TokenScoresWork work, AuxBackend backend)
+    {
+        for (var b = 0; b < work.Batch; b++)
+        {
+            var sequence = work.Sequence(b);
+            Run(sequence, backend);
+            new Span<float>(sequence.Scores + sequence.Tokens, work.Tokens - sequence.Tokens).Clear();
+        }
     }
 }

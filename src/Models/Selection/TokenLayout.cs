@@ -71,6 +71,14 @@ internal sealed class TokenLayout
     public static TokenLayout Padded(int images, long length) =>
         new(true, [.. Enumerable.Range(0, images + 1).Select(b => checked((int)(b * length)))], length);
 
+    /// <summary>These images behind so many other tokens, in sequences of a length. Gaps at their end stay gaps.</summary>
+    public TokenLayout Behind(long first, long length)
+    {
+        if (first + Length != length)
+            return Padded(Images, length); // tokens follow: a gap is a token that is not kept
+        return new(true, [.. Bounds.Select((bound, b) => checked((int)(bound + b * first)))], length);
+    }
+
     /// <summary>Refuses a tensor that is not of these images and tokens.</summary>
     public void Require(Tensor tensor, int tokenAxis, int imageAxis, string name, string made)
     {

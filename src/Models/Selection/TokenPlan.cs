@@ -100,8 +100,8 @@ public sealed class TokenPlan : TokenReduction
     }
 
     /// <summary>
-    /// The same selection in longer sequences, of which these tokens are a part: the others are all kept. For the visual tokens of a prompt,
-    /// or the patches behind a class token. Padded only.
+    /// The same selection in longer sequences, of which these tokens are a part: the others are all kept. For the visual tokens of a
+    /// prompt, or the patches behind a class token. Padded only.
     /// </summary>
     /// <param name="first">Where these tokens begin.</param>
     /// <param name="length">Tokens of a sequence.</param>
@@ -117,7 +117,7 @@ public sealed class TokenPlan : TokenReduction
         using var scope = torch.NewDisposeScope();
         var keep = torch.ones([Images, length], torch.ScalarType.Float32, _slots.device);
         keep.narrow(1, first, Layout.Length).copy_(Keep());
-        var layout = TokenLayout.Padded(Images, length);
+        var layout = Layout.Behind(first, length);
         var flat = layout.Flatten(keep);
         return Make(
             layout, keep.device, _backend,
@@ -149,7 +149,9 @@ public sealed class TokenPlan : TokenReduction
         return (rows * Apply(scaleByScore).view(shape)).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Keeps rows of a tensor whose images and tokens are in other dimensions, such as keys [B, heads, L, d]. Differentiable.</summary>
+    /// <summary>
+    /// Keeps rows of a tensor whose images and tokens are in other dimensions, such as keys [B, heads, L, d]. Differentiable.
+    /// </summary>
     /// <param name="tokens">Any dtype that AuxCore has; on the CPU.</param>
     /// <param name="tokenAxis">The dimension of the tokens, from 0.</param>
     /// <param name="imageAxis">The dimension of the images, where the plan is padded; otherwise it is not looked at.</param>
@@ -285,7 +287,9 @@ public sealed class TokenPlan : TokenReduction
         return torch.where(slots.ge(0), slots - _offsets.narrow(0, 0, Images).unsqueeze(1), slots).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Where each image's kept tokens begin if they lie one after the other, and the end: <c>cu_seqlens</c> of what is left.</summary>
+    /// <summary>
+    /// Where each image's kept tokens begin if they lie one after the other, and the end: <c>cu_seqlens</c> of what is left.
+    /// </summary>
     /// <returns>int32 [B + 1].</returns>
     /// <exception cref="ObjectDisposedException">The plan was disposed.</exception>
     public Tensor Offsets()

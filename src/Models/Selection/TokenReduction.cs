@@ -4,13 +4,13 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Models;
 
 /// <summary>
-/// Fewer tokens in place of a batch's: a <see cref="TokenPlan"/> keeps some of them, a <see cref="TokenMerging"/> forms means. It applies to
-/// any tensor with a row for each of the tokens that it was made for.
+/// Fewer tokens in place of a batch's: a <see cref="TokenPlan"/> keeps some of them, a <see cref="TokenMerging"/> forms means. It applies
+/// to any tensor with a row for each of the tokens that it was made for.
 /// </summary>
 /// <remarks>
-/// <para>Two layouts, by what it was made from. Padded: [B, L, …], a dimension for images and one for tokens; the result is [B, K, …], K
-/// being the most that any image has then, and rows behind an image's tokens are 0. Ragged: [N, …], images one after the other; the result
-/// is [K, …], K being the number of all.</para>
+/// <para>Two layouts, by what it was made from. Padded: [B, L, …], a dimension for images and one for tokens; the result is [B, K, …],
+/// K being the most that any image has then, and rows behind an image's tokens are 0. Ragged: [N, …], images one after the other; the
+/// result is [K, …], K being the number of all.</para>
 /// <para>Results join the caller's dispose scope. What the reduction itself keeps does not: dispose it when it is no longer needed, and the
 /// graphs of its results live on. Not thread-safe.</para>
 /// </remarks>
@@ -53,7 +53,9 @@ public abstract class TokenReduction : IDisposable
     /// Which keys a query may see after the reduction, as <c>scaled_dot_product_attention</c> takes it: true where it may.
     /// </summary>
     /// <param name="causal">Whether only tokens before it, and itself.</param>
-    /// <returns>bool [B, 1, 1, K], with <paramref name="causal"/> [B, 1, K, K]; ragged [K, K], where images do not see each other.</returns>
+    /// <returns>
+    /// bool [B, 1, 1, K], with <paramref name="causal"/> [B, 1, K, K]; ragged [K, K], where images do not see each other.
+    /// </returns>
     /// <exception cref="ObjectDisposedException">The reduction was disposed.</exception>
     public Tensor Mask(bool causal = false)
     {
