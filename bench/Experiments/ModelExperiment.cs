@@ -39,6 +39,8 @@ internal static class ModelCatalogue
         () => new PredictionExperiment(),
         () => new ManExperiment(),
         () => new LaeExperiment(),
+        () => new VlmPruningExperiment(),
+        () => new TvcExperiment(),
         () => new PruningExperiment(),
     ];
 }

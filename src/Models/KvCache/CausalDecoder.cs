@@ -118,6 +118,14 @@ public sealed partial class CausalDecoder : Module<Tensor, Tensor>
         return new HookScope(_hooks, hook);
     }
 
+    /// <summary>Rotated queries and keys that a layer would make of rows.</summary>
+    internal (Tensor Queries, Tensor Keys) Project(int layer, DecoderRows rows)
+    {
+        using var scope = torch.NewDisposeScope();
+        var (queries, keys) = _blocks[layer].Project(rows, new(Options.Rotary, Options.HeadDim, rows.Positions));
+        return (queries.MoveToOuterDisposeScope(), keys.MoveToOuterDisposeScope());
+    }
+
     /// <summary>The norm and the head over hidden states: float32 [..., V].</summary>
     private Tensor Logits(Tensor hidden)
     {

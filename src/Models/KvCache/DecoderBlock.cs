@@ -74,6 +74,16 @@ public sealed class DecoderBlock : Module
         return (hidden + _down.forward(functional.silu(_gate.forward(normed)) * _up.forward(normed))).MoveToOuterDisposeScope();
     }
 
+    /// <summary>Rotated queries and keys alone, of rows that were checked: what a pruning policy may ask of the layer that comes next.</summary>
+    internal (Tensor Queries, Tensor Keys) Project(DecoderRows rows, RotaryTables rotary)
+    {
+        using var scope = torch.NewDisposeScope();
+        var normed = _attentionNorm.forward(rows.Hidden);
+        return (
+            rotary.Rotate(Heads(_query, normed, _sizes.QueryHeads, _queryNorm)).MoveToOuterDisposeScope(),
+            rotary.Rotate(Heads(_key, normed, _sizes.KvHeads, _keyNorm)).MoveToOuterDisposeScope());
+    }
+
     /// <summary>One token of each sequence, [B, Hq, 1, d]: norms, rotation and storing in one op, attention in another.</summary>
     private Tensor Step(int layer, Tensor normed, HostRows host, KvCache cache)
     {
