@@ -39,5 +39,6 @@ internal static class ModelCatalogue
         () => new PredictionExperiment(),
         () => new ManExperiment(),
         () => new LaeExperiment(),
+        () => new HpmExperiment(),
     ];
 }

@@ -74,7 +74,7 @@ public sealed class HardPatchMiner : IDisposable
         using var noGrad = torch.no_grad();
         if (hard == 0)
             return Random(images, patches, predictedLosses.device);
-        using var hardest = Selected.Of(predictedLosses.contiguous(), hard);
+        var hardest = Selected.Of(predictedLosses.contiguous(), hard);
         return Complete(Noise(images, patches, predictedLosses.device), hard, hardest.IsKept);
     }
 
@@ -122,8 +122,8 @@ public sealed class HardPatchMiner : IDisposable
     {
         var patches = noise.shape[1];
         var hiddenCount = HiddenOf(patches);
-        using var hidden = Selected.Of(noise, hiddenCount, hardest);
-        using var visible = Selected.Of(hidden.IsKept.logical_not().to(torch.float32), (int)patches - hiddenCount);
+        var hidden = Selected.Of(noise, hiddenCount, hardest);
+        var visible = Selected.Of(hidden.IsKept.logical_not().to(torch.float32), (int)patches - hiddenCount);
         return new(visible.ByImage, hidden.ByImage, hard, patches);
     }
 
@@ -137,7 +137,7 @@ public sealed class HardPatchMiner : IDisposable
 /// <summary>The patches of greatest score of each image.</summary>
 /// <param name="ByImage">int64 [n, count], ascending.</param>
 /// <param name="IsKept">bool [n, L].</param>
-internal sealed record Selected(Tensor ByImage, Tensor IsKept) : IDisposable
+internal sealed record Selected(Tensor ByImage, Tensor IsKept)
 {
     /// <param name="scores">float32 [n, L], contiguous.</param>
     /// <param name="count">How many of each.</param>
@@ -159,12 +159,6 @@ internal sealed record Selected(Tensor ByImage, Tensor IsKept) : IDisposable
             },
             always is null ? default : always.view(-1).ToTensorView(nameof(always)));
         var byImage = indices.to(torch.int64).view(images, count) - segments.narrow(0, 0, images).to(torch.int64).unsqueeze(1);
-        return new(byImage.DetachFromDisposeScope(), slots.ge(0).view(images, patches).DetachFromDisposeScope());
-    }
-
-    public void Dispose()
-    {
-        ByImage.Dispose();
-        IsKept.Dispose();
+        return new(byImage.MoveToOuterDisposeScope(), slots.ge(0).view(images, patches).MoveToOuterDisposeScope());
     }
 }
