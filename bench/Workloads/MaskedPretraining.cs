@@ -25,7 +25,7 @@ internal sealed record MaskingArm(string Name, bool IsControl, bool Predicts, do
 internal sealed record ByteImages(Tensor Bytes, Tensor Labels) : IDisposable
 {
     // Mean and deviation of the canvases' pixels, over 255.
-    private const double Mean = 0.098, Deviation = 0.24;
+    private const double Mean = 0.102, Deviation = 0.252;
 
     public static ByteImages Of(LabelledImages images) => new(
         tensor(images.Images, [images.Count, 1, images.Rows, images.Columns], ScalarType.Byte).DetachFromDisposeScope(),
@@ -55,7 +55,7 @@ internal sealed record ByteImages(Tensor Bytes, Tensor Labels) : IDisposable
 internal sealed class MaskedPretraining : IDisposable
 {
     public const int BatchSize = 64, Epochs = 10;
-    private const double Rate = 1.5e-3, WeightDecay = 0.05, WarmUp = 0.05, TeacherDecay = 0.99, MaskRatio = 0.75;
+    private const double Rate = 3e-3, WeightDecay = 0.05, WarmUp = 0.05, TeacherDecay = 0.99, MaskRatio = 0.75;
 
     private readonly ByteImages _images;
     private readonly long _steps;

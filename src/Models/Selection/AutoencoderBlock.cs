@@ -12,18 +12,34 @@ namespace AuxCore.Models;
 internal sealed class AutoencoderBlock : Module<Tensor, Tensor>
 {
     private readonly long _heads;
-    private readonly LayerNorm _attentionNorm, _perceptronNorm;
-    private readonly Linear _qkv, _projection, _expand, _contract;
+
+    [ComponentName(Name = "attention_norm")]
+    private readonly LayerNorm _attentionNorm;
+
+    [ComponentName(Name = "qkv")]
+    private readonly Linear _qkv;
+
+    [ComponentName(Name = "projection")]
+    private readonly Linear _projection;
+
+    [ComponentName(Name = "perceptron_norm")]
+    private readonly LayerNorm _perceptronNorm;
+
+    [ComponentName(Name = "expand")]
+    private readonly Linear _expand;
+
+    [ComponentName(Name = "contract")]
+    private readonly Linear _contract;
 
     public AutoencoderBlock(long width, long heads) : base(nameof(AutoencoderBlock))
     {
         _heads = heads;
-        register_module("attention_norm", _attentionNorm = LayerNorm(width));
-        register_module("qkv", _qkv = Layers.Linear(width, 3 * width));
-        register_module("projection", _projection = Layers.Linear(width, width));
-        register_module("perceptron_norm", _perceptronNorm = LayerNorm(width));
-        register_module("expand", _expand = Layers.Linear(width, 4 * width));
-        register_module("contract", _contract = Layers.Linear(4 * width, width));
+        (_attentionNorm, _perceptronNorm) = (LayerNorm(width), LayerNorm(width));
+        _qkv = Layers.Linear(width, 3 * width);
+        _projection = Layers.Linear(width, width);
+        _expand = Layers.Linear(width, 4 * width);
+        _contract = Layers.Linear(4 * width, width);
+        RegisterComponents();
     }
 
     public override Tensor forward(Tensor tokens)
@@ -42,8 +58,13 @@ internal sealed class AutoencoderBlock : Module<Tensor, Tensor>
 /// <summary>Blocks one after the other, a norm, and a linear layer to whatever is wanted of each token.</summary>
 internal sealed class AutoencoderTrunk : Module<Tensor, Tensor>
 {
+    [ComponentName(Name = "blocks")]
     private readonly ModuleList<AutoencoderBlock> _blocks;
+
+    [ComponentName(Name = "norm")]
     private readonly LayerNorm _norm;
+
+    [ComponentName(Name = "head")]
     private readonly Linear? _head;
 
     /// <param name="width">Of the tokens.</param>
@@ -53,10 +74,9 @@ internal sealed class AutoencoderTrunk : Module<Tensor, Tensor>
     public AutoencoderTrunk(long width, int depth, long heads, long outputs) : base(nameof(AutoencoderTrunk))
     {
         _blocks = ModuleList<AutoencoderBlock>([.. Enumerable.Range(0, depth).Select(_ => new AutoencoderBlock(width, heads))]);
-        register_module("blocks", _blocks);
-        register_module("norm", _norm = LayerNorm(width));
-        if (outputs > 0)
-            register_module("head", _head = Layers.Linear(width, outputs));
+        _norm = LayerNorm(width);
+        _head = outputs > 0 ? Layers.Linear(width, outputs) : null;
+        RegisterComponents();
     }
 
     public override Tensor forward(Tensor tokens)
@@ -81,12 +101,18 @@ internal static class Layers
         init.zeros_(layer.bias!);
         return layer;
     }
+}
 
-    /// <summary>
-    /// Fixed positions on a square grid [1, side², width]: sines and cosines of the row in the first half, of the column in the second, at
-    /// width/4 frequencies from 1 down to 1/10000 (Vaswani et al. 2017, in two dimensions as He et al. 2022 have them).
-    /// </summary>
-    public static Tensor Positions(int side, int width)
+/// <summary>
+/// Fixed positions on a square grid [1, side², width]: sines and cosines of the row in the first half, of the column in the second, at
+/// width/4 frequencies from 1 down to 1/10000 (Vaswani et al. 2017, in two dimensions as He et al. 2022 have them). No parameters, and
+/// nothing of a state dict: a table, and its copy on another device.
+/// </summary>
+internal sealed class GridPositions : IDisposable
+{
+    private Tensor _table;
+
+    public GridPositions(int side, int width)
     {
         var frequencies = width / 4;
         var values = new float[side * side * width];
@@ -100,6 +126,21 @@ internal static class Layers
             }
         }
 
-        return torch.tensor(values, [1, side * side, width]).DetachFromDisposeScope();
+        _table = torch.tensor(values, [1, side * side, width]).DetachFromDisposeScope();
     }
+
+    /// <summary>The table where the tokens are.</summary>
+    public Tensor For(Tensor tokens)
+    {
+        if (_table.device_type != tokens.device_type || _table.device_index != tokens.device_index)
+        {
+            var moved = _table.to(tokens.device).DetachFromDisposeScope();
+            _table.Dispose();
+            _table = moved;
+        }
+
+        return _table;
+    }
+
+    public void Dispose() => _table.Dispose();
 }

@@ -24,6 +24,8 @@ public enum LossPrediction
 public sealed class LossPredictor : Module<Tensor, Tensor>
 {
     private readonly int _width;
+
+    [ComponentName(Name = "trunk")]
     private readonly AutoencoderTrunk _trunk;
 
     /// <summary>A predictor for a decoder's tokens.</summary>
@@ -37,7 +39,8 @@ public sealed class LossPredictor : Module<Tensor, Tensor>
         if (width % heads != 0)
             throw new ArgumentException($"width is {width}: not a multiple of its {heads} heads", nameof(width));
         _width = width;
-        register_module("trunk", _trunk = new AutoencoderTrunk(width, depth, heads, outputs: 1));
+        _trunk = new AutoencoderTrunk(width, depth, heads, outputs: 1);
+        RegisterComponents();
     }
 
     /// <summary>A number a patch, the greater the harder. Only their order means something where the loss is relative.</summary>

@@ -23,10 +23,25 @@ namespace AuxCore.Models;
 /// </remarks>
 public sealed class MaskedAutoencoder : Module<Tensor, Tensor>
 {
-    private readonly Linear _embedding, _toDecoder;
-    private readonly AutoencoderTrunk _encoder, _decoder;
+    [ComponentName(Name = "embedding")]
+    private readonly Linear _embedding;
+
+    [ComponentName(Name = "encoder")]
+    private readonly AutoencoderTrunk _encoder;
+
+    [ComponentName(Name = "to_decoder")]
+    private readonly Linear _toDecoder;
+
+    [ComponentName(Name = "mask_token")]
     private readonly Parameter _maskToken;
-    private readonly Tensor _positions, _decoderPositions;
+
+    [ComponentName(Name = "decoder")]
+    private readonly AutoencoderTrunk _decoder;
+
+    [ComponentName(Name = "loss_predictor")]
+    private readonly LossPredictor? _lossPredictor;
+
+    private readonly GridPositions _positions, _decoderPositions;
 
     /// <summary>An untrained autoencoder.</summary>
     /// <param name="settings">Its sizes.</param>
@@ -37,25 +52,22 @@ public sealed class MaskedAutoencoder : Module<Tensor, Tensor>
         settings.Check(nameof(settings));
         Settings = settings;
         var grid = settings.Side / settings.Patch;
-        register_module("embedding", _embedding = Layers.Linear(settings.PatchPixels, settings.Width));
-        register_module("encoder", _encoder = new AutoencoderTrunk(settings.Width, settings.Depth, settings.Heads, outputs: 0));
-        register_module("to_decoder", _toDecoder = Layers.Linear(settings.Width, settings.DecoderWidth));
-        register_parameter("mask_token", _maskToken = Tokens.Parameter(torch.randn(1, 1, settings.DecoderWidth).mul(0.02)));
-        register_module("decoder", _decoder = new AutoencoderTrunk(
-            settings.DecoderWidth, settings.DecoderDepth, settings.DecoderHeads, settings.PatchPixels));
-        register_buffer("positions", _positions = Layers.Positions(grid, settings.Width), persistent: false);
-        register_buffer("decoder_positions", _decoderPositions = Layers.Positions(grid, settings.DecoderWidth), persistent: false);
-        if (!settings.PredictLosses)
-            return;
-        LossPredictor = new LossPredictor(settings.DecoderWidth, settings.DecoderDepth, settings.DecoderHeads);
-        register_module("loss_predictor", LossPredictor);
+        _embedding = Layers.Linear(settings.PatchPixels, settings.Width);
+        _encoder = new AutoencoderTrunk(settings.Width, settings.Depth, settings.Heads, outputs: 0);
+        _toDecoder = Layers.Linear(settings.Width, settings.DecoderWidth);
+        _maskToken = Tokens.Parameter(torch.empty(1, 1, settings.DecoderWidth).normal_(0, 0.02));
+        _decoder = new AutoencoderTrunk(settings.DecoderWidth, settings.DecoderDepth, settings.DecoderHeads, settings.PatchPixels);
+        (_positions, _decoderPositions) = (new(grid, settings.Width), new(grid, settings.DecoderWidth));
+        if (settings.PredictLosses)
+            _lossPredictor = new LossPredictor(settings.DecoderWidth, settings.DecoderDepth, settings.DecoderHeads);
+        RegisterComponents();
     }
 
     /// <summary>Its sizes.</summary>
     public MaskedAutoencoderSettings Settings { get; }
 
     /// <summary>The second decoder; null where the settings want none.</summary>
-    public LossPredictor? LossPredictor { get; }
+    public LossPredictor? LossPredictor => _lossPredictor;
 
     /// <summary>Encodes whole images.</summary>
     /// <param name="input">Images [n, channels, side, side], float32.</param>
@@ -120,7 +132,7 @@ public sealed class MaskedAutoencoder : Module<Tensor, Tensor>
         var patches = Patches(images);
         var tokens = DecoderTokens(EncodeVisible(patches, mask), mask);
         var errors = Rows(_decoder.forward(tokens), mask.Hidden) - Rows(Targets(patches), mask.Hidden);
-        var predicted = LossPredictor?.forward(tokens).gather(1, mask.Hidden);
+        var predicted = _lossPredictor?.forward(tokens).gather(1, mask.Hidden);
         return (errors.square().mean([2]).MoveToOuterDisposeScope(), predicted?.MoveToOuterDisposeScope());
     }
 
@@ -132,24 +144,37 @@ public sealed class MaskedAutoencoder : Module<Tensor, Tensor>
     /// <exception cref="ObjectDisposedException">The tensor was disposed.</exception>
     public Tensor PredictLosses(Tensor images)
     {
-        if (LossPredictor is null)
+        if (_lossPredictor is null)
             throw new InvalidOperationException($"There is no loss predictor; {nameof(MaskedAutoencoderSettings.PredictLosses)} makes one.");
         Require(images, nameof(images));
         using var scope = torch.NewDisposeScope();
-        var tokens = _toDecoder.forward(_encoder.forward(Embed(Patches(images)))) + _decoderPositions;
-        return LossPredictor.forward(tokens).MoveToOuterDisposeScope();
+        var tokens = _toDecoder.forward(_encoder.forward(Embed(Patches(images))));
+        tokens = tokens + _decoderPositions.For(tokens);
+        return _lossPredictor.forward(tokens).MoveToOuterDisposeScope();
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        if (disposing)
+        {
+            _positions.Dispose();
+            _decoderPositions.Dispose();
+        }
+
+        base.Dispose(disposing);
     }
 
     private Tensor EncodeVisible(Tensor patches, PatchMask mask) => _encoder.forward(Rows(Embed(patches), mask.Visible));
 
-    private Tensor Embed(Tensor patches) => _embedding.forward(patches) + _positions;
+    private Tensor Embed(Tensor patches) => _embedding.forward(patches) + _positions.For(patches);
 
     // Visible tokens in their places, the mask token everywhere else.
     private Tensor DecoderTokens(Tensor encoded, PatchMask mask)
     {
         var places = Wide(mask.Visible, Settings.DecoderWidth);
         var all = _maskToken.expand(mask.Images, mask.Patches, Settings.DecoderWidth);
-        return all.scatter(1, places, _toDecoder.forward(encoded)) + _decoderPositions;
+        return all.scatter(1, places, _toDecoder.forward(encoded)) + _decoderPositions.For(encoded);
     }
 
     private Tensor Targets(Tensor patches)
