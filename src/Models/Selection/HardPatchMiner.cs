@@ -6,7 +6,7 @@ namespace AuxCore.Models;
 
 /// <summary>
 /// Chooses the patches that a masked autoencoder does not see: some of the hardest, as a loss predictor tells them, and the rest at random
-/// from all others (Hard Patches Mining, Wang et al., CVPR 2023, arXiv 2304.05919). Selections are <see cref="TokenSelect"/>'s.
+/// from all others (Hard Patches Mining, Wang et al., CVPR 2023, arXiv 2304.05919). Selections are <see cref="TokenPlan"/>s.
 /// </summary>
 /// <remarks>
 /// Of L patches, M = ⌊ratio · L + ½⌋ are hidden, of which ⌊share · M⌋ are the hardest: those of greatest predicted loss, of equal ones the
@@ -74,8 +74,8 @@ public sealed class HardPatchMiner : IDisposable
         using var noGrad = torch.no_grad();
         if (hard == 0)
             return Random(images, patches, predictedLosses.device);
-        var hardest = Selected.Of(predictedLosses.contiguous(), hard);
-        return Complete(Noise(images, patches, predictedLosses.device), hard, hardest.IsKept);
+        using var hardest = TokenPlan.Select(predictedLosses, Budget.Count(hard));
+        return Complete(Noise(images, patches, predictedLosses.device), hard, hardest.Keep());
     }
 
     /// <summary>A mask of random patches alone.</summary>
@@ -122,43 +122,14 @@ public sealed class HardPatchMiner : IDisposable
     {
         var patches = noise.shape[1];
         var hiddenCount = HiddenOf(patches);
-        var hidden = Selected.Of(noise, hiddenCount, hardest);
-        var visible = Selected.Of(hidden.IsKept.logical_not().to(torch.float32), (int)patches - hiddenCount);
-        return new(visible.ByImage, hidden.ByImage, hard, patches);
+        var hidden = TokenPlan.Select(noise, Budget.Count(hiddenCount), always: hardest);
+        var visible = TokenPlan.Select(hidden.Keep().logical_not().to(torch.float32), Budget.Count((int)patches - hiddenCount));
+        return new(visible, hidden, hard);
     }
 
     private static void RequireShare(double share, string name)
     {
         if (!(share is >= 0 and <= 1)) // also catches NaN
             throw new ArgumentOutOfRangeException(name, share, "A share lies within [0, 1].");
-    }
-}
-
-/// <summary>The patches of greatest score of each image.</summary>
-/// <param name="ByImage">int64 [n, count], ascending.</param>
-/// <param name="IsKept">bool [n, L].</param>
-internal sealed record Selected(Tensor ByImage, Tensor IsKept)
-{
-    /// <param name="scores">float32 [n, L], contiguous.</param>
-    /// <param name="count">How many of each.</param>
-    /// <param name="always">bool [n, L]: those that are taken whatever their score; null: none.</param>
-    public static Selected Of(Tensor scores, int count, Tensor? always = null)
-    {
-        using var scope = torch.NewDisposeScope();
-        var (images, patches) = (scores.shape[0], scores.shape[1]);
-        var segments = torch.arange(0, images * patches + 1, patches, torch.int32, scores.device);
-        var indices = torch.empty([images * count], torch.int32, scores.device);
-        var offsets = torch.empty([images + 1], torch.int32, scores.device);
-        var slots = torch.empty([images * patches], torch.int32, scores.device);
-        TokenSelect.Run(
-            scores.view(-1).ToTensorView(nameof(scores)), segments.ToTensorView(nameof(segments)), Budget.Count(count),
-            new()
-            {
-                Indices = indices.ToTensorView(nameof(indices)), Offsets = offsets.ToTensorView(nameof(offsets)),
-                Slots = slots.ToTensorView(nameof(slots)),
-            },
-            always is null ? default : always.view(-1).ToTensorView(nameof(always)));
-        var byImage = indices.to(torch.int64).view(images, count) - segments.narrow(0, 0, images).to(torch.int64).unsqueeze(1);
-        return new(byImage.MoveToOuterDisposeScope(), slots.ge(0).view(images, patches).MoveToOuterDisposeScope());
     }
 }

@@ -1,4 +1,5 @@
 using TorchSharp;
+using TorchSharp.Utils;
 using static TorchSharp.torch.nn;
 using Tensor = TorchSharp.torch.Tensor;
 

@@ -1,5 +1,6 @@
 using TorchSharp;
 using TorchSharp.Modules;
+using TorchSharp.Utils;
 using static TorchSharp.torch.nn;
 using Tensor = TorchSharp.torch.Tensor;
 
@@ -131,8 +132,8 @@ public sealed class MaskedAutoencoder : Module<Tensor, Tensor>
         using var scope = torch.NewDisposeScope();
         var patches = Patches(images);
         var tokens = DecoderTokens(EncodeVisible(patches, mask), mask);
-        var errors = Rows(_decoder.forward(tokens), mask.Hidden) - Rows(Targets(patches), mask.Hidden);
-        var predicted = _lossPredictor?.forward(tokens).gather(1, mask.Hidden);
+        var errors = mask.KeepHidden(_decoder.forward(tokens) - Targets(patches));
+        var predicted = _lossPredictor is null ? null : mask.KeepHidden(_lossPredictor.forward(tokens));
         return (errors.square().mean([2]).MoveToOuterDisposeScope(), predicted?.MoveToOuterDisposeScope());
     }
 
@@ -165,14 +166,14 @@ public sealed class MaskedAutoencoder : Module<Tensor, Tensor>
         base.Dispose(disposing);
     }
 
-    private Tensor EncodeVisible(Tensor patches, PatchMask mask) => _encoder.forward(Rows(Embed(patches), mask.Visible));
+    private Tensor EncodeVisible(Tensor patches, PatchMask mask) => _encoder.forward(mask.KeepVisible(Embed(patches)));
 
     private Tensor Embed(Tensor patches) => _embedding.forward(patches) + _positions.For(patches);
 
     // Visible tokens in their places, the mask token everywhere else.
     private Tensor DecoderTokens(Tensor encoded, PatchMask mask)
     {
-        var places = Wide(mask.Visible, Settings.DecoderWidth);
+        var places = mask.Visible.unsqueeze(2).expand(mask.Images, mask.Visible.shape[1], Settings.DecoderWidth);
         var all = _maskToken.expand(mask.Images, mask.Patches, Settings.DecoderWidth);
         return all.scatter(1, places, _toDecoder.forward(encoded)) + _decoderPositions.For(encoded);
     }
@@ -192,10 +193,6 @@ public sealed class MaskedAutoencoder : Module<Tensor, Tensor>
         return images.reshape(n, Settings.Channels, grid, Settings.Patch, grid, Settings.Patch).permute(0, 2, 4, 1, 3, 5)
             .reshape(n, Settings.Patches, Settings.PatchPixels);
     }
-
-    private static Tensor Rows(Tensor tokens, Tensor places) => tokens.gather(1, Wide(places, tokens.shape[2]));
-
-    private static Tensor Wide(Tensor places, long width) => places.unsqueeze(2).expand(places.shape[0], places.shape[1], width);
 
     private void Require(Tensor images, PatchMask mask)
     {

@@ -9,8 +9,14 @@ namespace AuxCore.Models;
 /// </summary>
 public sealed class PatchMask : IDisposable
 {
-    internal PatchMask(Tensor visible, Tensor hidden, int hard, long patches) =>
-        (Visible, Hidden, HardCount, Patches) = (visible.DetachFromDisposeScope(), hidden.DetachFromDisposeScope(), hard, patches);
+    private readonly TokenPlan _visible, _hidden;
+
+    internal PatchMask(TokenPlan visible, TokenPlan hidden, int hard)
+    {
+        using var scope = torch.NewDisposeScope();
+        (_visible, _hidden, HardCount) = (visible, hidden, hard);
+        (Visible, Hidden) = (visible.Positions().DetachFromDisposeScope(), hidden.Positions().DetachFromDisposeScope());
+    }
 
     /// <summary>int64 [n, visible patches], ascending within each image.</summary>
     public Tensor Visible { get; }
@@ -22,7 +28,7 @@ public sealed class PatchMask : IDisposable
     public int HardCount { get; }
 
     /// <summary>L: visible and hidden patches of an image.</summary>
-    public long Patches { get; }
+    public long Patches => Visible.shape[1] + Hidden.shape[1];
 
     /// <summary>n: images.</summary>
     public long Images => Visible.shape[0];
@@ -32,17 +38,23 @@ public sealed class PatchMask : IDisposable
     public Tensor ToTensor()
     {
         ObjectDisposedException.ThrowIf(Hidden.IsInvalid, this);
-        using var scope = torch.NewDisposeScope();
-        var none = torch.zeros([Images, Patches], torch.@bool, Hidden.device);
-        return none.scatter(1, Hidden, torch.ones_like(Hidden, torch.@bool)).MoveToOuterDisposeScope();
+        return _hidden.Keep();
     }
 
     /// <summary>Frees the indices.</summary>
     public void Dispose()
     {
+        _visible.Dispose();
+        _hidden.Dispose();
         Visible.Dispose();
         Hidden.Dispose();
     }
+
+    /// <summary>The rows of the visible patches, [n, L, …] to [n, visible patches, …]. Differentiable.</summary>
+    internal Tensor KeepVisible(Tensor rows) => _visible.Apply(rows);
+
+    /// <summary>The rows of the hidden patches.</summary>
+    internal Tensor KeepHidden(Tensor rows) => _hidden.Apply(rows);
 
     internal void Require(Tensor images, long patches, string name)
     {
