@@ -21,6 +21,11 @@ internal static class KernelMath
     [IntrinsicImplementation]
     public static float MultiplyAdd(float a, float b, float c) => MathF.FusedMultiplyAdd(a, b, c);
 
+    /// <summary>a · b, rounded, also where a sum follows: <c>mul</c> alone lets the driver's compiler fuse the two.</summary>
+    [ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
+    [IntrinsicImplementation]
+    public static double Multiply(double a, double b) => a * b;
+
     /// <summary>A bfloat16 from its bits; exact.</summary>
     [ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -35,10 +40,24 @@ internal static class KernelMath
     public static Context.Builder AddKernelMath(this Context.Builder builder)
     {
         const BindingFlags Static = BindingFlags.Static | BindingFlags.Public | BindingFlags.NonPublic;
-        var method = typeof(KernelMath).GetMethod(nameof(MultiplyAdd), Static)!;
-        builder.GetIntrinsicManager().RegisterMethod(
-            method, new PTXIntrinsic(typeof(KernelMath), nameof(EmitMultiplyAdd), IntrinsicImplementationMode.GenerateCode));
+        Register(nameof(MultiplyAdd), nameof(EmitMultiplyAdd));
+        Register(nameof(Multiply), nameof(EmitMultiply));
         return builder;
+
+        void Register(string function, string emit) => builder.GetIntrinsicManager().RegisterMethod(
+            typeof(KernelMath).GetMethod(function, Static)!,
+            new PTXIntrinsic(typeof(KernelMath), emit, IntrinsicImplementationMode.GenerateCode));
+    }
+
+    private static void EmitMultiply(PTXBackend backend, PTXCodeGenerator code, Value value)
+    {
+        var call = (MethodCall)value;
+        var (a, b) = (code.LoadPrimitive(call.Nodes[0]), code.LoadPrimitive(call.Nodes[1]));
+        var result = code.AllocateHardware(value);
+        using var command = code.BeginCommand("mul.rn.f64");
+        command.AppendArgument(result);
+        command.AppendArgument(a);
+        command.AppendArgument(b);
     }
 
     private static void EmitMultiplyAdd(PTXBackend backend, PTXCodeGenerator code, Value value)
