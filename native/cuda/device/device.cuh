@@ -13,9 +13,9 @@
 //   copy_async_wait<N>()               all of the thread's groups but the newest N have landed, for the thread itself
 //
 // and of CUDA: __global__ with __launch_bounds__, __device__, threadIdx, blockIdx, blockDim, gridDim, __syncthreads, __syncwarp,
-// __shfl_sync, __shfl_xor_sync, __shfl_down_sync, __shfl_up_sync, __ballot_sync, __popc, __ffs, atomicAdd (int, unsigned, float), fmaf,
-// fminf, fmaxf, fabsf, sqrtf, __dadd_rn, __dmul_rn, __dsqrt_rn, float2, float4, uint2, uint4. Anything else is added to the two headers
-// beside the one for nvcc.
+// __shfl_sync, __shfl_xor_sync, __shfl_down_sync, __shfl_up_sync, __ballot_sync, __popc, __ffs, atomicAdd (int, unsigned, unsigned long
+// long, float), fma, fmaf, fminf, fmaxf, fabsf, sqrtf, __dadd_rn, __dmul_rn, __dsqrt_rn, float2, float4, uint2, uint4. Anything else is
+// added to the two headers beside the one for nvcc.
 #pragma once
 
 #if defined(AUXCORE_SIMULATOR)

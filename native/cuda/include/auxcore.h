@@ -459,6 +459,110 @@ AUXCORE_API auxcore_status auxcore_info_nce_workspace(const auxcore_info_nce* ba
 /* Loss and gradients of one batch. */
 AUXCORE_API auxcore_status auxcore_info_nce_loss(auxcore_context context, void* stream, const auxcore_info_nce* batch);
 
+/* ---- token pruning: TokenSelect, TokenCompact, TokenScores, TokenPool, TokenMerge, TokenDiversity, KeyRerotate (token_pruning/) ----
+ *
+ * The definitions are in the C# files of the same names. Addresses are of device memory of the context's device; tensors are contiguous
+ * and row-major but where steps are given; 0 leaves out what may be left out. What is written shares memory with nothing else, but where it
+ * is said. Nothing is allocated and nothing waits for the device, so calls can be captured in graphs. What device memory says (where
+ * segments begin, indices, slots) is read by kernels only, and held within the tensors: wrong numbers give a result that means nothing.
+ *
+ * Segments are images or sequences whose tokens lie one after the other; bounds say where each begins, [segments + 1], ascending from 0 to
+ * the number of tokens. A workspace is aligned to 256 bytes, and its contents become undefined. */
+
+/* How many tokens of a segment are kept: AuxCore.Kernels.Budget has the definitions. */
+enum {
+  AUXCORE_BUDGET_COUNT = 1,     /* count, or all where a segment has fewer */
+  AUXCORE_BUDGET_RATIO = 2,     /* value, within [0, 1] */
+  AUXCORE_BUDGET_THRESHOLD = 3, /* value */
+  AUXCORE_BUDGET_TOP_P = 4,     /* value, within [0, 1] */
+  AUXCORE_BUDGET_OUTLIERS = 5   /* value, at least 0 */
+};
+
+typedef struct auxcore_token_select_batch {
+  uint32_t struct_size;     /* set by the caller: sizeof(auxcore_token_select_batch) */
+  auxcore_dtype score_type; /* float32, bfloat16 or float16 */
+  int32_t tokens;
+  int32_t segments;
+  int32_t rule;           /* AUXCORE_BUDGET_COUNT, ... */
+  int32_t count;
+  int32_t minimum;        /* of each segment, at least 0 */
+  int32_t maximum;        /* of each segment, at least the minimum */
+  double value;
+  int32_t index_capacity; /* indices beyond it are not written */
+  uint32_t reserved;
+  uint64_t scores;     /* [tokens] */
+  uint64_t bounds;     /* [segments + 1], int32 */
+  uint64_t always;     /* [tokens], bytes: what is kept whatever its score; or 0 */
+  uint64_t indices;    /* [index_capacity], int32: kept tokens, ascending */
+  uint64_t offsets;    /* [segments + 1], int32: where the kept tokens of each segment begin */
+  uint64_t slots;      /* [tokens], int32: each token's place among the kept, or -1; or 0 */
+  uint64_t nan_counts; /* [segments], int32, or 0 */
+  uint64_t workspace;  /* not looked at where 0 bytes are needed */
+  int64_t workspace_bytes;
+} auxcore_token_select_batch;
+
+/* The bytes of workspace that a selection needs: 16 a segment where there are several, and a number depends on scores or flags. */
+AUXCORE_API auxcore_status auxcore_token_select_workspace(const auxcore_token_select_batch* batch, int64_t* bytes);
+
+/* One launch; two where a workspace is needed. */
+AUXCORE_API auxcore_status auxcore_token_select(auxcore_context context, void* stream, const auxcore_token_select_batch* batch);
+
+typedef struct auxcore_token_selection {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_token_selection) */
+  int32_t segments;
+  uint64_t bounds;  /* [segments + 1], int32: of all tokens */
+  uint64_t offsets; /* [segments + 1], int32: of the kept ones */
+  uint64_t map;     /* [map_length], int32: indices; backwards slots */
+  int32_t map_length;
+  uint32_t reserved;
+} auxcore_token_selection;
+
+/* One tensor with rows of tokens. Steps are in bytes and not negative. */
+typedef struct auxcore_token_rows {
+  uint64_t source;
+  uint64_t destination;
+  int64_t row_bytes;
+  int64_t source_tokens;
+  int64_t destination_tokens;
+  int64_t source_step;      /* from one token to the next */
+  int64_t destination_step;
+  int64_t sizes[3];         /* of the dimensions before a row that are not the tokens', 1 where there are fewer */
+  int64_t source_steps[3];
+  int64_t destination_steps[3];
+  int32_t segment_dimension; /* which of the three counts segments, whose tokens then begin at place 0; -1: tokens of all lie in a row */
+  uint32_t clears_rest;      /* 1: rows behind the kept ones become zero; 0: they stay */
+} auxcore_token_rows;
+
+/* Destination row j is source row indices[j], bit for bit; zeros where an index is none of the source's. All tensors in one launch, or as
+ * few as 160 tensors of 8 kinds of geometry a launch allow. A destination may be its own source, with the same steps. */
+AUXCORE_API auxcore_status auxcore_token_compact(auxcore_context context, void* stream, const auxcore_token_selection* selection,
+    const auxcore_token_rows* tensors, int64_t tensor_count);
+
+/* Destination row i is source row slots[i], and zeros where there is none; all of it is written. */
+AUXCORE_API auxcore_status auxcore_token_compact_backward(auxcore_context context, void* stream, const auxcore_token_selection* selection,
+    const auxcore_token_rows* tensors, int64_t tensor_count);
+
+typedef struct auxcore_token_pool_batch {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_token_pool_batch) */
+  auxcore_dtype type;   /* float32, bfloat16 or float16 */
+  int32_t batch;
+  int32_t height;  /* of the grid of tokens */
+  int32_t width;
+  int32_t channels;
+  int32_t rows;    /* of the grid of cells: as many as windows cover the tokens */
+  int32_t columns;
+  int32_t window_height; /* 0: cells are a share of the grid, at most one a token */
+  int32_t window_width;
+  uint64_t source;
+  uint64_t destination;
+} auxcore_token_pool_batch;
+
+/* source [batch, height, width, channels] -> destination [batch, rows, columns, channels] */
+AUXCORE_API auxcore_status auxcore_token_pool(auxcore_context context, void* stream, const auxcore_token_pool_batch* batch);
+
+/* source [batch, rows, columns, channels] -> destination [batch, height, width, channels] */
+AUXCORE_API auxcore_status auxcore_token_pool_backward(auxcore_context context, void* stream, const auxcore_token_pool_batch* batch);
+
 #ifdef __cplusplus
 }
 #endif

@@ -106,6 +106,9 @@ inline int __ffs(int value) { return __builtin_ffs(value); }
 
 inline int atomicAdd(int* address, int value) { return __atomic_fetch_add(address, value, __ATOMIC_RELAXED); }
 inline unsigned atomicAdd(unsigned* address, unsigned value) { return __atomic_fetch_add(address, value, __ATOMIC_RELAXED); }
+inline unsigned long long atomicAdd(unsigned long long* address, unsigned long long value) {
+  return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
+}
 inline float atomicAdd(float* address, float value) {
   float before;
   __atomic_load(address, &before, __ATOMIC_RELAXED);

@@ -119,6 +119,40 @@ internal sealed unsafe class CompactItem
         }
     }
 
+    /// <summary>The tensor as the C ABI takes it.</summary>
+    /// <exception cref="ArgumentException">It has more dimensions than a kernel takes.</exception>
+    public Native.TokenRows ToNative()
+    {
+        var rows = new Native.TokenRows
+        {
+            Source = Source,
+            Destination = Destination,
+            RowBytes = RowBytes,
+            SourceTokens = SourceTokens,
+            DestinationTokens = DestinationTokens,
+            SourceStep = SourceStep,
+            DestinationStep = DestinationStep,
+            SegmentDimension = _segmentAt,
+            ClearsRest = ClearRest ? 1u : 0,
+        };
+        if (_sizes.Length > Native.TokenDimensions.Count)
+        {
+            throw Refused(
+                $"{Name}: {_sizes.Length} dimensions before a token's row beside that of the tokens; on a device there are at most "
+                + $"{Native.TokenDimensions.Count}");
+        }
+
+        for (var i = 0; i < Native.TokenDimensions.Count; i++)
+        {
+            var isThere = i < _sizes.Length;
+            rows.Sizes[i] = isThere ? _sizes[i] : 1;
+            rows.SourceSteps[i] = isThere ? _sourceSteps[i] : 0;
+            rows.DestinationSteps[i] = isThere ? _destinationSteps[i] : 0;
+        }
+
+        return rows;
+    }
+
     private static ArgumentException Refused(string message) => TensorArguments.Refused(message, "tensors");
 
     private static void Require(in TensorView view, string name, AuxDevice device)
