@@ -7,6 +7,15 @@ namespace AuxCore.Kernels;
 
 public static partial class TokenSelect
 {
+    [RequiresDynamicCode(IlgpuBackend.Dynamic), RequiresUnreferencedCode(IlgpuBackend.Dynamic)]
+    private static void RunIlgpuOnDevice(in TokenSelectWork work, in TensorView workspace, AuxDevice device, nint stream)
+    {
+        work.RequireBounds();
+        work.RequireDisjoint();
+        RunIlgpu(work, workspace, device, stream);
+        Support.Count(AuxBackend.Ilgpu);
+    }
+
     /// <summary>
     /// One launch with a block a segment, or two where it depends on scores where a segment's indices begin
     /// (<see cref="TokenSelectKernel"/>).
@@ -14,12 +23,6 @@ public static partial class TokenSelect
     [RequiresDynamicCode(IlgpuBackend.Dynamic), RequiresUnreferencedCode(IlgpuBackend.Dynamic)]
     private static unsafe void RunIlgpu(in TokenSelectWork work, in TensorView workspace, AuxDevice device, nint stream)
     {
-        if (device.Kind != AuxDeviceKind.Host)
-        {
-            work.RequireBounds();
-            work.RequireDisjoint();
-        }
-
         try
         {
             var ilgpu = IlgpuDevice.Of(device, nameof(TokenSelect));
