@@ -81,10 +81,10 @@ internal sealed partial class PtxInterpreter
         private void Store(PtxInstruction instruction)
         {
             var (target, source, size) = (instruction.Operands[0], instruction.Operands[1], Size(instruction.Type));
-            int[] registers = source.Vector ?? [source.Register];
-            Span<byte> bytes = stackalloc byte[size * registers.Length];
-            for (var i = 0; i < registers.Length; i++)
-                MemoryMarshal.AsBytes(new Span<ulong>(ref _registers[registers[i]]))[..size].CopyTo(bytes[(i * size)..]);
+            ulong[] values = source.Vector is { } vector ? [.. vector.Select(register => _registers[register])] : [Value(instruction, 1)];
+            Span<byte> bytes = stackalloc byte[size * values.Length];
+            for (var i = 0; i < values.Length; i++)
+                MemoryMarshal.AsBytes(values.AsSpan(i, 1))[..size].CopyTo(bytes[(i * size)..]);
             if (instruction.Parts[1] == "shared")
                 bytes.CopyTo(Shared(target, bytes.Length, instruction));
             else
