@@ -24,8 +24,8 @@ internal sealed class HpmExperiment : ModelExperiment
     public override string Name => "hpm";
 
     public override string Claim =>
-        "Features of an autoencoder whose masks hide predicted hard patches are read better by a linear probe than those of one whose masks "
-        + "are random.";
+        "Features of an autoencoder whose masks hide predicted hard patches are read better by a linear probe than those of one whose "
+        + "masks are random.";
 
     public override ModelResults Run(ModelSettings settings, IProgress<double> progress, CancellationToken cancellation)
     {
@@ -59,7 +59,8 @@ internal sealed class HpmExperiment : ModelExperiment
         ModelRow[] ranks = Rows(arms.Where(arm => arm.Predicts), "rank correlation of predicted and real errors of an image", 2);
         string what = string.Create(CultureInfo.InvariantCulture,
             $"{Claim} ({data.Source}; {train.Count:N0} canvases of 56 × 56 with an item and six crops of others; {steps} steps of "
-            + $"{MaskedPretraining.BatchSize}, 64 patches of which 48 are hidden; the probe is least squares over {labelled.Count:N0} labels)");
+            + $"{MaskedPretraining.BatchSize}, 64 patches of which 48 are hidden; the probe is least squares over {labelled.Count:N0} "
+            + $"labels)");
         return new(Name, what, [.. accuracy, .. errors, .. ranks], ModelDifference.Between(accuracy[0], accuracy[2]))
         {
             Others =

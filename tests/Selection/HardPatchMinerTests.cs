@@ -14,7 +14,8 @@ public class HardPatchMinerTests
     [InlineData(49, 0.75, 0.3, 37, 11)]
     [InlineData(16, 0.5, 1, 8, 8)]
     [InlineData(2, 0.5, 0.9, 1, 0)]
-    public void As_many_patches_of_each_image_are_hidden_and_hard_as_asked_for(int patches, double ratio, double share, int hidden, int hard)
+    public void As_many_patches_of_each_image_are_hidden_and_hard_as_asked_for(
+        int patches, double ratio, double share, int hidden, int hard)
     {
         const int Images = 9;
         using var scope = torch.NewDisposeScope();

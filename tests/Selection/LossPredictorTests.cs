@@ -90,7 +90,8 @@ public class LossPredictorTests
         HardPatchMinerTests.Refused<ArgumentNullException>("predicted", () => LossPredictor.Loss(null!, two));
         HardPatchMinerTests.Refused<ArgumentException>("losses: Float32[2, 3]", () => LossPredictor.Loss(two, torch.zeros(2, 3)));
         HardPatchMinerTests.Refused<ArgumentException>("predicted: Float32[8]", () => LossPredictor.Loss(torch.zeros(8), two));
-        HardPatchMinerTests.Refused<ArgumentException>("losses: Int64[2, 4]", () => LossPredictor.Loss(two, torch.zeros(2, 4, torch.int64)));
+        HardPatchMinerTests.Refused<ArgumentException>(
+            "losses: Int64[2, 4]", () => LossPredictor.Loss(two, torch.zeros(2, 4, torch.int64)));
         HardPatchMinerTests.Refused<ArgumentOutOfRangeException>("kind", () => LossPredictor.Loss(two, two, (LossPrediction)7));
         HardPatchMinerTests.Refused<ArgumentOutOfRangeException>("depth", () => _ = new LossPredictor(8, 0));
         HardPatchMinerTests.Refused<ArgumentException>("3 heads", () => _ = new LossPredictor(8, 1, 3));

@@ -54,7 +54,8 @@ public class MaskedAutoencoderTests
             {
                 var patch = (int)mask.Hidden[image, i].item<long>();
                 var (row, column) = (patch / 4 * 3, patch % 4 * 3);
-                double[] wanted = [.. images[image].narrow(1, row, 3).narrow(2, column, 3).contiguous().data<float>().Select(x => (double)x)];
+                using var pixels = images[image].narrow(1, row, 3).narrow(2, column, 3).contiguous();
+                double[] wanted = [.. pixels.data<float>().Select(x => (double)x)];
                 if (normalise)
                 {
                     var mean = wanted.Average();
@@ -153,7 +154,8 @@ public class MaskedAutoencoderTests
         HardPatchMinerTests.Refused<ArgumentException>("input: Float32[2, 1, 12, 9]", () => autoencoder.forward(images.narrow(3, 0, 9)));
         HardPatchMinerTests.Refused<ArgumentException>("Float64", () => autoencoder.Loss(images.to(torch.float64), mask));
         HardPatchMinerTests.Refused<ArgumentException>("Float32[0, 1, 12, 12]", () => autoencoder.forward(images.narrow(0, 0, 0)));
-        HardPatchMinerTests.Refused<ArgumentException>("of 2 images of 16 patches, not of 1", () => autoencoder.Loss(images.narrow(0, 0, 1), mask));
+        HardPatchMinerTests.Refused<ArgumentException>(
+            "of 2 images of 16 patches, not of 1", () => autoencoder.Loss(images.narrow(0, 0, 1), mask));
         HardPatchMinerTests.Refused<ArgumentException>("of 9 patches, not of 2 of 16", () => autoencoder.Encode(images, smaller));
         HardPatchMinerTests.Refused<ArgumentNullException>("mask", () => autoencoder.Reconstruct(images, null!));
         HardPatchMinerTests.Refused<InvalidOperationException>("PredictLosses", () => autoencoder.PredictLosses(images));

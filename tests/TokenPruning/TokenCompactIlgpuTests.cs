@@ -17,9 +17,12 @@ public class TokenCompactIlgpuTests
 
     private static readonly (string Name, Delegate Kernel)[] Kernels =
     [
-        ("Copy of 16", (Action<TokenRowsViews<UInt4>>)TokenCompactKernel.Copy), ("Copy of 8", (Action<TokenRowsViews<ulong>>)TokenCompactKernel.Copy),
-        ("Copy of 4", (Action<TokenRowsViews<uint>>)TokenCompactKernel.Copy), ("Copy of 2", (Action<TokenRowsViews<ushort>>)TokenCompactKernel.Copy),
-        ("Copy of 1", (Action<TokenRowsViews<byte>>)TokenCompactKernel.Copy), ("Move of 16", (Action<TokenRowsViews<UInt4>>)TokenCompactKernel.Move),
+        ("Copy of 16", (Action<TokenRowsViews<UInt4>>)TokenCompactKernel.Copy),
+        ("Copy of 8", (Action<TokenRowsViews<ulong>>)TokenCompactKernel.Copy),
+        ("Copy of 4", (Action<TokenRowsViews<uint>>)TokenCompactKernel.Copy),
+        ("Copy of 2", (Action<TokenRowsViews<ushort>>)TokenCompactKernel.Copy),
+        ("Copy of 1", (Action<TokenRowsViews<byte>>)TokenCompactKernel.Copy),
+        ("Move of 16", (Action<TokenRowsViews<UInt4>>)TokenCompactKernel.Move),
         ("Move of 4", (Action<TokenRowsViews<uint>>)TokenCompactKernel.Move),
     ];
 
@@ -32,7 +35,10 @@ public class TokenCompactIlgpuTests
 
     /// <summary>Tensors of nine tokens one after the other, and of three segments with room for six; rows of several widths.</summary>
     public static TheoryData<string, bool> Tensors => new MatrixTheoryData<string, bool>(
-        ["rows of 32 bytes", "rows of 24 bytes", "rows of 12 bytes", "rows of 6 bytes", "rows of 3 bytes", "padded", "heads", "second axis"],
+        [
+            "rows of 32 bytes", "rows of 24 bytes", "rows of 12 bytes", "rows of 6 bytes", "rows of 3 bytes", "padded", "heads",
+            "second axis",
+        ],
         [false, true]);
 
     [Theory]
@@ -69,11 +75,10 @@ public class TokenCompactIlgpuTests
         if (rowBytes == 3)
             return; // of Move's instances two are interpreted
 
-        var asPtx = (byte[])before.Clone();
         var size = rowBytes == 32 ? 16 : 4;
         using var memory = new PtxArrays();
-        var rows = memory.Add(asPtx, writable: true);
-        var view = new PtxView(rows.Address, asPtx.Length / size);
+        var rows = memory.AddCopy(before, writable: true);
+        var view = new PtxView(rows.Address, before.Length / size);
         var parameters = new PtxViews
         {
             Source = view, Destination = view, Map = memory.Add(Indices), Begins = memory.Add(Offsets), Bases = memory.Add(Segments),
@@ -82,7 +87,7 @@ public class TokenCompactIlgpuTests
             SourceTokens = 9, DestinationTokens = 9, Segments = 3, SegmentDimension = -1,
         };
         Run(Ptx.Value[$"Move of {size}"], "Kernel_Move", memory, parameters);
-        Assert.Equal(expected, asPtx);
+        Assert.Equal(expected, PtxArrays.Read<byte>(rows));
     }
 
     [Fact]
@@ -170,9 +175,8 @@ public class TokenCompactIlgpuTests
     private static void RunPtx(Call call, byte[] to)
     {
         using var memory = new PtxArrays();
-        var source = memory.Add(call.Source);
-        var destination = memory.Add(to, writable: true);
-        // Arrays begin on multiples of eight: what sixteen bytes could take, eight do.
+        var source = memory.AddCopy(call.Source);
+        var destination = memory.AddCopy(to, writable: true);
         var item = CompactItem.Of(call.Rows(source.Address, destination.Address), "rows", AuxDevice.Host, 3);
         var size = item.Alignment;
         var units = item.Strips * (item.RowBytes / size) * item.DestinationTokens;
@@ -186,6 +190,7 @@ public class TokenCompactIlgpuTests
             Units = units, SourceTokens = (int)item.SourceTokens, DestinationTokens = (int)item.DestinationTokens, Segments = 3,
             SegmentDimension = item.SegmentDimension, ClearsRest = call.Backward || item.ClearRest ? 1 : 0,
         });
+        PtxArrays.Read<byte>(destination).CopyTo(to, 0);
     }
 
     private static void Run(string ptx, string entry, PtxArrays memory, PtxViews parameters)

@@ -96,7 +96,8 @@ public class TokenSelectIlgpuTests
         Assert.All(new ReadOnlySpan<int>(memory, 12).ToArray(), value => Assert.Equal(Canary, value));
     }
 
-    // On the CPU accelerator a call takes tens of milliseconds, so not every segmentation meets every budget there; over types and seeds each does.
+    // On the CPU accelerator a call takes tens of milliseconds, so not every segmentation meets every budget there; over types and seeds
+    // each does.
     private static void CompareAll(DType type, int seed, int every, Action<Call, Found> run)
     {
         var number = 3 * seed + (int)type;
@@ -138,11 +139,11 @@ public class TokenSelectIlgpuTests
             Offsets = memory.Add(found.Offsets, writable: true),
             Slots = memory.Add(found.Slots, writable: true),
             NaNCounts = memory.Add(found.NaNCounts, writable: true),
-            Cuts = needsCuts ? memory.Add(new TokenCut[segments], writable: true) : default,
+            Cuts = needsCuts ? memory.AddCopy(new TokenCut[segments], writable: true) : default,
             Value = call.Budget.Value,
             Tokens = call.Scores.Length,
             Segments = segments,
-            Kind = call.Type == DType.Float32 ? ScoreKind.Float32 : call.Type == DType.BFloat16 ? ScoreKind.BFloat16 : ScoreKind.Float16,
+            Kind = FloatKinds.Of(call.Type),
             Rule = call.Budget.Rule,
             Count = call.Budget.Tokens,
             Minimum = call.Budget.Minimum,
@@ -223,7 +224,7 @@ public class TokenSelectIlgpuTests
         public PtxView Scores, NarrowScores, Bounds, Always, Indices, Offsets, Slots, NaNCounts, Cuts;
         public double Value;
         public int Tokens, Segments, Phases;
-        public ScoreKind Kind;
+        public FloatKind Kind;
         public BudgetRule Rule;
         public int Count, Minimum, Maximum;
     }

@@ -418,10 +418,10 @@ internal static class TokenSelectKernel
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static float Score(TokenSelectKernelViews views, int token)
     {
-        if (views.Kind == ScoreKind.Float32)
+        if (views.Kind == FloatKind.Float32)
             return views.Scores[token];
         uint bits = views.NarrowScores[token];
-        return views.Kind == ScoreKind.BFloat16 ? KernelMath.FromBFloat16(bits) : KernelMath.FromFloat16(bits);
+        return views.Kind == FloatKind.BFloat16 ? KernelMath.FromBFloat16(bits) : KernelMath.FromFloat16(bits);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -479,14 +479,6 @@ internal struct TokenCut
     public int Ties, Count, Reserved;
 }
 
-/// <summary>A type of scores.</summary>
-internal enum ScoreKind
-{
-    Float32,
-    BFloat16,
-    Float16,
-}
-
 /// <summary>What the kernel works on; one of the two views of scores is empty, and so is what is not wanted.</summary>
 [StructLayout(LayoutKind.Sequential)]
 [ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
@@ -508,7 +500,7 @@ internal struct TokenSelectKernelViews
     public int Tokens;
     public int Segments;
     public int Phases;
-    public ScoreKind Kind;
+    public FloatKind Kind;
     public BudgetRule Rule;
     public int Count;
     public int Minimum;

@@ -81,18 +81,11 @@ public static partial class TokenSelect
             Value = work.Budget.Value,
             Tokens = checked((int)work.Tokens),
             Segments = work.Segments,
-            Kind = ScoreKindOf(work.ScoreType),
+            Kind = FloatKinds.Of(work.ScoreType),
             Rule = work.Budget.Rule,
             Count = work.Budget.Tokens,
             Minimum = work.Budget.Minimum,
             Maximum = work.Budget.Maximum,
         };
     }
-
-    private static ScoreKind ScoreKindOf(DType type) => type switch
-    {
-        DType.Float32 => ScoreKind.Float32,
-        DType.BFloat16 => ScoreKind.BFloat16,
-        _ => ScoreKind.Float16,
-    };
 }

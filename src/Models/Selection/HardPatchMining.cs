@@ -16,8 +16,8 @@ namespace AuxCore.Models;
 /// <para>The loss is that of reconstruction plus that of prediction (<see cref="Models.LossPredictor.Loss"/>, over the hidden patches of
 /// each image), whose targets carry no gradient: nothing is made easier to predict by reconstructing it otherwise. Through its tokens the
 /// prediction trains the encoder, as in the authors' code.</para>
-/// <para>The teacher is an <see cref="EmaModel"/> that is swapped in for a forward pass, which raises the parameters' version counters: take
-/// this loss before others of the same step. Not thread-safe.</para>
+/// <para>The teacher is an <see cref="EmaModel"/> that is swapped in for a forward pass, which raises the parameters' version counters:
+/// take this loss before others of the same step. Not thread-safe.</para>
 /// </remarks>
 public sealed class HardPatchMining : IDisposable
 {

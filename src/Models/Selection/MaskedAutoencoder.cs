@@ -99,8 +99,8 @@ public sealed class MaskedAutoencoder : Module<Tensor, Tensor>
     /// <param name="images">[n, channels, side, side], float32.</param>
     /// <param name="mask">Of as many images and patches.</param>
     /// <returns>
-    /// [n, L, patch pixels], a patch's channels one after the other. With <see cref="MaskedAutoencoderSettings.NormalisePixels"/> relative to
-    /// mean and deviation of the patch. Only hidden patches are trained.
+    /// [n, L, patch pixels], a patch's channels one after the other. With <see cref="MaskedAutoencoderSettings.NormalisePixels"/> relative
+    /// to mean and deviation of the patch. Only hidden patches are trained.
     /// </returns>
     /// <inheritdoc cref="Encode" path="/exception"/>
     public Tensor Reconstruct(Tensor images, PatchMask mask)
@@ -146,7 +146,11 @@ public sealed class MaskedAutoencoder : Module<Tensor, Tensor>
     public Tensor PredictLosses(Tensor images)
     {
         if (_lossPredictor is null)
-            throw new InvalidOperationException($"There is no loss predictor; {nameof(MaskedAutoencoderSettings.PredictLosses)} makes one.");
+        {
+            throw new InvalidOperationException(
+                $"There is no loss predictor; {nameof(MaskedAutoencoderSettings.PredictLosses)} makes one.");
+        }
+
         Require(images, nameof(images));
         using var scope = torch.NewDisposeScope();
         var tokens = _toDecoder.forward(_encoder.forward(Embed(Patches(images))));
