@@ -46,7 +46,7 @@ internal static class KernelMath
     }
 
     /// <summary>
-    /// The bits of the nearest float16, ties to even. In integers, because ILGPU's own conversion does not round so on every accelerator.
+    /// The bits of the nearest float16, ties to even. In integers, so that it is the same on every accelerator.
     /// </summary>
     [ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
