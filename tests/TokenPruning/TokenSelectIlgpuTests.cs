@@ -62,6 +62,17 @@ public class TokenSelectIlgpuTests
     }
 
     [Fact]
+    public void Without_its_barriers_the_kernel_is_wrong_and_the_interpreter_shows_it()
+    {
+        var call = new Call(RandomScores.Of(300, 1), [0, 300], Budget.Count(100), DType.Float32, 0);
+        var broken = string.Join('\n', Ptx.Value.Split('\n').Where(line => !line.Contains("bar.sync", StringComparison.Ordinal)));
+        var (right, wrong) = (call.NewFound(100), call.NewFound(100));
+        RunPtx(call, right, Ptx.Value);
+        RunPtx(call, wrong, broken);
+        Assert.NotEqual(right.Indices, wrong.Indices);
+    }
+
+    [Fact]
     public void The_compiled_kernel_rounds_products_and_accesses_global_and_shared_memory_only()
     {
         var kernel = Ptx.Value[Ptx.Value.IndexOf(".entry", StringComparison.Ordinal)..];
@@ -124,7 +135,9 @@ public class TokenSelectIlgpuTests
     }
 
     /// <summary>What TokenSelect.Ilgpu.cs does with a device.</summary>
-    private static void RunPtx(Call call, Found found)
+    private static void RunPtx(Call call, Found found) => RunPtx(call, found, Ptx.Value);
+
+    private static void RunPtx(Call call, Found found, string ptx)
     {
         using var memory = new PtxArrays();
         var segments = call.Segments.Length - 1;
@@ -149,7 +162,7 @@ public class TokenSelectIlgpuTests
             Minimum = call.Budget.Minimum,
             Maximum = call.Budget.Maximum,
         };
-        var kernel = new PtxInterpreter(Ptx.Value, "Kernel_Select", memory.Memory);
+        var kernel = new PtxInterpreter(ptx, "Kernel_Select", memory.Memory);
         foreach (var phases in needsCuts ? (int[])[TokenSelectKernel.Rank, TokenSelectKernel.Emit] : [3])
         {
             parameters.Phases = phases;
