@@ -31,7 +31,7 @@ internal static class TokenPoolKernel
                 sum += Read(views, ((place.Image * views.Height + row) * views.Width + column) * views.Channels + place.Channel);
         }
 
-        Write(views, at, sum / ((rows.To - rows.From) * (columns.To - columns.From)));
+        Write(views, at, sum / (int)((rows.To - rows.From) * (columns.To - columns.From)));
     }
 
     /// <summary>Gives each token its share of the gradients of its cells.</summary>
@@ -51,7 +51,7 @@ internal static class TokenPoolKernel
             {
                 var wide = TokensOf(column, views.Width, views.Columns, views.WindowWidth);
                 var cell = Read(views, ((place.Image * views.Rows + row) * views.Columns + column) * views.Channels + place.Channel);
-                sum += cell / ((high.To - high.From) * (wide.To - wide.From));
+                sum += cell / (int)((high.To - high.From) * (wide.To - wide.From));
             }
         }
 
