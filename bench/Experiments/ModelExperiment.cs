@@ -42,5 +42,6 @@ internal static class ModelCatalogue
         () => new VlmPruningExperiment(),
         () => new TvcExperiment(),
         () => new PruningExperiment(),
+        () => new HpmExperiment(),
     ];
 }

@@ -119,6 +119,39 @@ internal sealed unsafe class CompactItem
         }
     }
 
+    /// <summary>Which of the dimensions is that of the segments; −1 where none is.</summary>
+    public int SegmentDimension => _segmentAt;
+
+    /// <summary>The most bytes, up to sixteen, by which addresses, steps and rows can all be divided.</summary>
+    public int Alignment
+    {
+        get
+        {
+            var all = (long)Source | (long)Destination | RowBytes | SourceStep | DestinationStep | 16;
+            foreach (var step in _sourceSteps.Concat(_destinationSteps))
+                all |= step;
+            return (int)(all & -all);
+        }
+    }
+
+    /// <summary>A dimension as an ILGPU kernel takes it, with steps in elements of so many bytes; of size 1 where there is none.</summary>
+    public RowDimension Dimension(int i, int elementBytes) => i >= _sizes.Length ? new() { Size = 1 } : new()
+    {
+        Size = _sizes[i], SourceStep = _sourceSteps[i] / elementBytes, DestinationStep = _destinationSteps[i] / elementBytes,
+    };
+
+    /// <summary>Refuses a tensor with more dimensions than a device's kernel takes.</summary>
+    /// <exception cref="ArgumentException">It has more.</exception>
+    public void RequireFewDimensions()
+    {
+        if (_sizes.Length > Native.TokenDimensions.Count)
+        {
+            throw Refused(
+                $"{Name}: {_sizes.Length} dimensions before a token's row beside that of the tokens; on a device there are at most "
+                + $"{Native.TokenDimensions.Count}");
+        }
+    }
+
     /// <summary>The tensor as the C ABI takes it.</summary>
     /// <exception cref="ArgumentException">It has more dimensions than a kernel takes.</exception>
     public Native.TokenRows ToNative()
@@ -135,13 +168,7 @@ internal sealed unsafe class CompactItem
             SegmentDimension = _segmentAt,
             ClearsRest = ClearRest ? 1u : 0,
         };
-        if (_sizes.Length > Native.TokenDimensions.Count)
-        {
-            throw Refused(
-                $"{Name}: {_sizes.Length} dimensions before a token's row beside that of the tokens; on a device there are at most "
-                + $"{Native.TokenDimensions.Count}");
-        }
-
+        RequireFewDimensions();
         for (var i = 0; i < Native.TokenDimensions.Count; i++)
         {
             var isThere = i < _sizes.Length;

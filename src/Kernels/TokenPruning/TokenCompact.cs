@@ -22,7 +22,7 @@ public static partial class TokenCompact
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
         (AuxBackend.Cuda, null),
-        (AuxBackend.Ilgpu, "its ILGPU kernel is not written yet; keep the tensors on the host"));
+        (AuxBackend.Ilgpu, null));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
     /// <param name="backend">Any backend but <see cref="AuxBackend.Auto"/>.</param>
@@ -170,10 +170,12 @@ public static partial class TokenCompact
     private static void Run(in TokenCompactWork work, AuxDevice device, AuxBackend backend, nint stream = 0)
     {
         backend = Support.Resolve(backend, device);
-        if (backend != AuxBackend.Cuda)
+        if (device.Kind == AuxDeviceKind.Host)
             work.Check();
         if (backend == AuxBackend.Cuda)
             RunCuda(work, device, stream);
+        else if (backend == AuxBackend.Ilgpu && IlgpuShim.IsSupported)
+            RunIlgpu(work, forward: true, device, stream);
         else if (backend == AuxBackend.Cpu)
             RunCpu(work);
         else
@@ -184,10 +186,12 @@ public static partial class TokenCompact
     private static void RunBackward(in TokenCompactWork work, AuxDevice device, AuxBackend backend, nint stream = 0)
     {
         backend = Support.Resolve(backend, device);
-        if (backend != AuxBackend.Cuda)
+        if (device.Kind == AuxDeviceKind.Host)
             work.CheckBackward();
         if (backend == AuxBackend.Cuda)
             RunBackwardCuda(work, device, stream);
+        else if (backend == AuxBackend.Ilgpu && IlgpuShim.IsSupported)
+            RunIlgpu(work, forward: false, device, stream);
         else if (backend == AuxBackend.Cpu)
             RunBackwardCpu(work);
         else

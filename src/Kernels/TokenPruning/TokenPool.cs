@@ -19,7 +19,7 @@ public static partial class TokenPool
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
         (AuxBackend.Cuda, null),
-        (AuxBackend.Ilgpu, "its ILGPU kernel is not written yet; keep the tensors on the host"));
+        (AuxBackend.Ilgpu, null));
 
     private static readonly DType[] Types = [DType.Float32, DType.BFloat16, DType.Float16];
 
@@ -151,6 +151,8 @@ public static partial class TokenPool
             RunReference(work, backward);
         else if (backend == AuxBackend.Cuda)
             RunCuda(work, backward, device, stream);
+        else if (backend == AuxBackend.Ilgpu && IlgpuShim.IsSupported)
+            RunIlgpu(work, backward, device, stream);
         else
             RunCpu(work, backward);
         Support.Count(backend);

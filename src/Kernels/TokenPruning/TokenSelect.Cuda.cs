@@ -10,8 +10,7 @@ public static partial class TokenSelect
     /// </summary>
     private static unsafe void RunCuda(in TokenSelectWork work, in TensorView workspace, AuxDevice device, nint stream)
     {
-        if (work.BoundCount == 0)
-            throw TensorArguments.Refused("segments: int32[0], but it holds at least one number, the end", "segments");
+        work.RequireBounds();
         work.RequireDisjoint();
         var batch = new Native.TokenSelectBatch
         {

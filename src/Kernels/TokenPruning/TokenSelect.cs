@@ -20,7 +20,7 @@ public static partial class TokenSelect
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
         (AuxBackend.Cuda, null),
-        (AuxBackend.Ilgpu, "its ILGPU kernel is not written yet; keep the scores on the host"));
+        (AuxBackend.Ilgpu, null));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
     /// <param name="backend">Any backend but <see cref="AuxBackend.Auto"/>.</param>
@@ -147,8 +147,11 @@ public static partial class TokenSelect
             Slots = (int*)selection.Slots.Address,
             NaNCounts = (int*)selection.NaNCounts.Address,
         };
+        var on = CudaStream.HandleOn(stream, device, nameof(stream));
         if (backend == AuxBackend.Cuda)
-            RunCuda(work, selection.Workspace, device, CudaStream.HandleOn(stream, device, nameof(stream)));
+            RunCuda(work, selection.Workspace, device, on);
+        else if (device.Kind != AuxDeviceKind.Host && IlgpuShim.IsSupported)
+            RunIlgpuOnDevice(work, selection.Workspace, device, on);
         else
             _ = Run(work, backend);
         TensorArguments.KeepAlive(scores.Owner, segments.Owner, always.Owner, stream);
@@ -192,7 +195,9 @@ public static partial class TokenSelect
     private static unsafe int Run(in TokenSelectWork work, AuxBackend backend)
     {
         work.Check();
-        if (backend == AuxBackend.Cpu)
+        if (backend == AuxBackend.Ilgpu && IlgpuShim.IsSupported)
+            RunIlgpu(work, default, AuxDevice.Host, 0);
+        else if (backend == AuxBackend.Cpu)
             RunCpu(work);
         else
             RunReference(work);
