@@ -10,7 +10,7 @@ namespace AuxCore.Bench.Experiments;
 internal sealed class MinatarRandomExperiment : ModelExperiment
 {
     private const string Ours = "ArcadeEnvironment", Original = "the original's code, one figure";
-    private const int Lanes = 64, TimedSteps = 2000, QuickSteps = 200;
+    private const int Lanes = 64, TimedSteps = 5000, QuickSteps = 1000, WarmUpSteps = 2000;
 
     /// <summary>Random play of the original's code: mean return, mean length, and how many episodes they were measured on.</summary>
     private static readonly (ArcadeGame Game, double Return, double Length, int Episodes)[] Known =
@@ -62,7 +62,7 @@ internal sealed class MinatarRandomExperiment : ModelExperiment
         var environment = new ArcadeEnvironment(game, Lanes, seed);
         var (packed, actions) = (new byte[Lanes * environment.PackedBytes], new int[Lanes]);
         var (rewards, done) = (new float[Lanes], new bool[Lanes]);
-        Play(steps / 10);
+        Play(WarmUpSteps); // long enough for the JIT to be done
         long start = ThreadClock.Nanoseconds();
         Play(steps);
         return 1e3 * steps * Lanes / (ThreadClock.Nanoseconds() - start);

@@ -42,6 +42,7 @@ internal sealed class PvnExperiment : ModelExperiment
             build: Version);
         var work = new Work(protocol, updates, settings, journal, progress, cancellation);
         double[] throughput = work.Throughput();
+        Console.WriteLine(work.Estimate(throughput));
         var figures = new Dictionary<(ArcadeGame, string), double[][]>();
         foreach (int seed in settings.Seeds)
         {
@@ -126,6 +127,37 @@ internal sealed class PvnExperiment : ModelExperiment
                 Math.Max(settings.Seeds.Count, 3), settings.Quick ? 5 : 100, settings.Threads == 1);
             return [.. ours.Zip(published).SelectMany(pair => (double[])[pair.First, pair.Second])];
         });
+
+        /// <summary>What the whole protocol costs on this machine, from short trainings.</summary>
+        public string Estimate(double[] throughput)
+        {
+            const ArcadeGame Game = ArcadeGame.Breakout;
+            double[] seconds = journal.Part("seconds a frame", () =>
+            {
+                int frames = settings.Quick ? 1600 : 6000;
+                ArcadeProtocol brief = protocol with { Frames = frames, ReplayFrames = frames, Warmup = 0 };
+                var games = new ArcadeEnvironment(Game, protocol.Games, seed: 1);
+                using var dqn = new ConvolutionalActionValues(games, DqnFeatures, DqnRate, seed: 1);
+                FrameReplay seen = RandomReplay(Game, frames);
+                ConvolutionalEncoder encoder = new ArcadePretraining(seen, ArcadePretraining.Settings(Game, seed: 1), Batch).Untrained();
+                using var linear = new LinearActionValues(FrozenFeatures.Of(encoder, games.Channels, seen, 1000), frames, ProbeRate);
+                return [Seconds(dqn), Seconds(linear)];
+
+                double Seconds(IActionValues values)
+                {
+                    games.Reset();
+                    var replay = new FrameReplay(frames, protocol.Games, games.Channels, seed: 1);
+                    var time = Stopwatch.StartNew();
+                    _ = ArcadeTraining.Train(games, values, replay, brief, 1, _ => { }, cancellation);
+                    return time.Elapsed.TotalSeconds / frames;
+                }
+            });
+            double Mean(int from) => throughput.Where((_, at) => at % 2 == from).Average();
+            double game = updates / Mean(0) + updates / Mean(1) + protocol.Frames * (seconds[0] + (Arms.Length - 1) * seconds[1]);
+            return string.Create(CultureInfo.InvariantCulture,
+                $"From short trainings: {seconds[0] * 1e6:0} us a frame of the DQN, {seconds[1] * 1e6:0} us of a linear probe; "
+                + $"{game:0} s a game and seed without tests, {game * Games.Length * settings.Seeds.Count / 60:0} minutes in all.");
+        }
 
         public double[] Part(ArcadeGame game, int seed, string arm)
         {
