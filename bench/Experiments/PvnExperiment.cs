@@ -135,7 +135,7 @@ internal sealed class PvnExperiment : ModelExperiment
             double[] seconds = journal.Part("seconds a frame", () =>
             {
                 int frames = settings.Quick ? 1600 : 6000;
-                ArcadeProtocol brief = protocol with { Frames = frames, ReplayFrames = frames, Warmup = 0 };
+                ArcadeProtocol brief = protocol with { Frames = frames, ReplayFrames = frames, Warmup = 100 };
                 var games = new ArcadeEnvironment(Game, protocol.Games, seed: 1);
                 using var dqn = new ConvolutionalActionValues(games, DqnFeatures, DqnRate, seed: 1);
                 FrameReplay seen = RandomReplay(Game, frames);

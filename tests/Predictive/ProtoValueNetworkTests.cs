@@ -137,7 +137,8 @@ public class ProtoValueNetworkTests
 
         var error = Assert.Throws<StateFileException>(() => network.Load(path));
         Assert.Contains("says 2 steps, but the file beside it 1", error.Message, StringComparison.Ordinal);
-        Assert.Equal((3, state), (network.Steps, Bits(network)));
+        Assert.Equal(3, network.Steps);
+        Assert.Equal(state, Bits(network));
 
         using var wider = new ProtoValueNetwork(Small with { Features = 8 });
         Assert.Contains("encoder", Assert.Throws<StateFileException>(() => wider.Load(path)).Message, StringComparison.Ordinal);
@@ -162,7 +163,8 @@ public class ProtoValueNetworkTests
         Assert.Throws<ArgumentOutOfRangeException>(
             () => network.Update(batch with { Actions = torch.full([8], 3L, torch.int64) }, bits));
         Assert.Throws<ArgumentException>(() => network.Features(torch.zeros(2, 3, 5, 4)));
-        Assert.Equal((0, before), (network.Steps, Bits(network)));
+        Assert.Equal(0, network.Steps);
+        Assert.Equal(before, Bits(network));
 
         Refused(Small with { Channels = 0 }, "Channels");
         Refused(Small with { Actions = 0 }, "Actions");

@@ -1,6 +1,6 @@
 using TorchSharp;
-using TorchSharp.Modules;
 using static TorchSharp.torch.nn;
+using Parameter = TorchSharp.Modules.Parameter;
 using Tensor = TorchSharp.torch.Tensor;
 
 namespace AuxCore.Models;
@@ -13,8 +13,8 @@ public sealed class ConvolutionalEncoder : Module<Tensor, Tensor>
 {
     private const int Kernel = 3;
 
-    private readonly Conv2d _convolution;
-    private readonly Linear _linear;
+    // Parameters and not layers: libtorch's layers draw their first weights from the generator that belongs to the whole process.
+    private readonly Parameter _filters, _filterBiases, _weights, _biases;
     private readonly long[] _shape;
 
     /// <summary>An encoder of float32 on the CPU.</summary>
@@ -32,11 +32,22 @@ public sealed class ConvolutionalEncoder : Module<Tensor, Tensor>
         ArgumentOutOfRangeException.ThrowIfLessThan(height, Kernel);
         ArgumentOutOfRangeException.ThrowIfLessThan(width, Kernel);
         (_shape, Features) = ([channels, height, width], features);
-        _convolution = Conv2d(channels, filters, Kernel);
-        _linear = Linear(filters * (height - Kernel + 1) * (width - Kernel + 1), features);
-        RegisterComponents();
+        var (seen, mapped) = (channels * Kernel * Kernel, filters * (height - Kernel + 1) * (width - Kernel + 1));
         using var generator = new torch.Generator((uint)seed, torch.CPU);
-        Initialisation.Apply(this, generator);
+        _filters = Uniform("filters", seen, filters, channels, Kernel, Kernel);
+        _filterBiases = Uniform("filter_biases", seen, filters);
+        _weights = Uniform("weights", mapped, features, mapped);
+        _biases = Uniform("biases", mapped, features);
+
+        Parameter Uniform(string name, long inputs, params long[] shape)
+        {
+            var bound = 1 / Math.Sqrt(inputs);
+            using var scope = torch.NewDisposeScope();
+            var parameter = new Parameter(torch.rand(shape, generator: generator).mul(2 * bound).sub(bound).DetachFromDisposeScope());
+            parameter.DetachFromDisposeScope();
+            register_parameter(name, parameter);
+            return parameter;
+        }
     }
 
     /// <summary>F.</summary>
@@ -57,6 +68,7 @@ public sealed class ConvolutionalEncoder : Module<Tensor, Tensor>
         }
 
         using var scope = torch.NewDisposeScope();
-        return _linear.forward(_convolution.forward(observations).relu_().flatten(1)).relu_().MoveToOuterDisposeScope();
+        var mapped = functional.conv2d(observations, _filters, _filterBiases).relu_().flatten(1);
+        return functional.linear(mapped, _weights, _biases).relu_().MoveToOuterDisposeScope();
     }
 }

@@ -92,24 +92,16 @@ internal static class Spheres
 /// <summary>Weights from a generator: libtorch's own belongs to the whole process.</summary>
 internal static class Initialisation
 {
-    /// <summary>The weights and biases of all linear layers and convolutions, uniform within ±1/√inputs, as libtorch's are.</summary>
+    /// <summary>The weights and biases of all linear layers, uniform within ±1/√inputs, as libtorch's are.</summary>
     public static void Apply(Module module, torch.Generator generator)
     {
         using var scope = torch.NewDisposeScope();
         using var noGrad = torch.no_grad();
-        foreach (var layer in module.modules())
+        foreach (var layer in module.modules().OfType<TorchSharp.Modules.Linear>())
         {
-            var (weight, bias) = layer switch
-            {
-                TorchSharp.Modules.Linear linear => (linear.weight, linear.bias),
-                TorchSharp.Modules.Conv2d convolution => (convolution.weight, convolution.bias),
-                _ => default,
-            };
-            if (weight is null)
-                continue;
-            var bound = 1 / Math.Sqrt(weight.numel() / weight.shape[0]);
-            Fill(weight, bound);
-            if (bias is not null)
+            var bound = 1 / Math.Sqrt(layer.weight!.shape[1]);
+            Fill(layer.weight, bound);
+            if (layer.bias is { } bias)
                 Fill(bias, bound);
         }
 
