@@ -65,15 +65,18 @@ internal sealed class PvnExperiment : ModelExperiment
         ModelSettings settings, ArcadeProtocol protocol, int updates, Dictionary<(ArcadeGame, string), double[][]> figures,
         double[] throughput)
     {
-        string after = string.Create(CultureInfo.InvariantCulture, $"mean return of {protocol.TestEpisodes} episodes, {protocol.Frames:N0} frames");
+        string after = string.Create(
+            CultureInfo.InvariantCulture, $"mean return of {protocol.TestEpisodes} episodes, {protocol.Frames:N0} frames");
         string both = $"both games: {after}";
         double[] Returns(ArcadeGame game, string arm) => [.. figures[(game, arm)].Select(figure => figure[0])];
-        ModelRow Mean(string arm) => new(arm, arm != Pvn, both, [.. settings.Seeds.Select((_, at) => Games.Average(game => Returns(game, arm)[at]))]);
+        ModelRow Mean(string arm) =>
+            new(arm, arm != Pvn, both, [.. settings.Seeds.Select((_, at) => Games.Average(game => Returns(game, arm)[at]))]);
         ModelRow Of(ArcadeGame game, string arm) => new(arm, arm != Pvn, $"{game}: {after}", Returns(game, arm));
         ModelRow Speed(string arm, int from) =>
             new(arm, arm != Ours, ThroughputMetric, [.. settings.Seeds.Select((_, at) => throughput[2 * at + from])]);
 
-        List<ModelRow> rows = [.. Arms.Select(Mean), .. Games.SelectMany(game => Arms.Select(arm => Of(game, arm))), Speed(Ours, 0), Speed(Published, 1)];
+        List<ModelRow> rows =
+            [.. Arms.Select(Mean), .. Games.SelectMany(game => Arms.Select(arm => Of(game, arm))), Speed(Ours, 0), Speed(Published, 1)];
         List<ModelDifference> others =
         [
             .. Arms.Skip(2).Select(control => Named(Mean(Pvn), Mean(control))),
@@ -100,7 +103,8 @@ internal sealed class PvnExperiment : ModelExperiment
         };
     }
 
-    private static ModelDifference Named(ModelRow arm, ModelRow control) => ModelDifference.Between(arm, control) with { Metric = arm.Metric };
+    private static ModelDifference Named(ModelRow arm, ModelRow control) =>
+        ModelDifference.Between(arm, control) with { Metric = arm.Metric };
 
     /// <summary>The parts, and how far they are.</summary>
     private sealed class Work(
@@ -163,9 +167,8 @@ internal sealed class PvnExperiment : ModelExperiment
         {
             var time = Stopwatch.StartNew();
             string key = $"{game}, seed {seed}, {arm}";
-            double[] figures = arm == Dqn && !File.Exists(ReplayPath(game, seed))
-                ? journal.Part(key + ", replay lost", () => PlayDqn(game, seed))
-                : journal.Part(key, () => arm == Dqn ? PlayDqn(game, seed) : Probe(game, seed, arm));
+            double[] figures = journal.Part(key, () => arm == Dqn ? PlayDqn(game, seed) : Probe(game, seed, arm));
+            if (arm == Dqn && !File.Exists(ReplayPath(game, seed))) _ = PlayDqn(game, seed); // its figures were kept, but not its replay
             _done += Weights[arm];
             Report(0);
             if (time.Elapsed.TotalSeconds >= 1)

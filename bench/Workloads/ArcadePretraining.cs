@@ -48,8 +48,8 @@ internal sealed class ArcadePretraining(FrameReplay replay, ProtoValueSettings s
     }
 
     /// <summary>
-    /// Learns the values of random cumulants: the outputs of the networks that the random sets are made of, without thresholds, centred, and
-    /// with the spread that membership of a set has.
+    /// Learns the values of random cumulants: the outputs of the networks that the random sets are made of, without thresholds, centred,
+    /// and with the spread that membership of a set has.
     /// </summary>
     public (ConvolutionalEncoder Encoder, double Loss) Cumulants(int updates, Action<double> progress, CancellationToken cancellation)
     {

@@ -5,9 +5,9 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Models;
 
 /// <summary>
-/// N games on a grid of 10 × 10 cells, played in lockstep. Rules, channels, sticky actions and rising difficulty are compatible with MinAtar
-/// (Young and Tian 2019, arXiv 1903.03176); the code is not its. Each game has streams of random numbers of its own, a function of seed and
-/// game: what happens in it does not depend on how many others there are.
+/// N games on a grid of 10 × 10 cells, played in lockstep. Rules, channels, sticky actions and rising difficulty are compatible with
+/// MinAtar (Young and Tian 2019, arXiv 1903.03176); the code is not its. Each game has streams of random numbers of its own, a function of
+/// seed and game: what happens in it does not depend on how many others there are.
 /// <code>
 /// var games = new ArcadeEnvironment(ArcadeGame.Breakout, count: 64, seed: 1);
 /// games.ActUniformly(actions);
@@ -106,7 +106,9 @@ public sealed class ArcadeEnvironment
     }
 
     /// <summary>Every game makes a step.</summary>
-    /// <param name="actions">[N]: what is chosen; with the probability <see cref="Stickiness"/> the action before is repeated instead.</param>
+    /// <param name="actions">
+    /// [N]: what is chosen; with the probability <see cref="Stickiness"/> the action before is repeated instead.
+    /// </param>
     /// <param name="rewards">[N].</param>
     /// <param name="done">[N]: whether the step ended the game. The next one has begun then.</param>
     /// <exception cref="ArgumentException">A length does not fit. Nothing was changed.</exception>
@@ -132,7 +134,8 @@ public sealed class ArcadeEnvironment
 
     /// <summary>What is seen, as bits: the form to store.</summary>
     /// <param name="packed">
-    /// [N, <see cref="PackedBytes"/>]: cell c of game i is bit c mod 8 of byte i · PackedBytes + c / 8, with c = channel · 100 + y · 10 + x.
+    /// [N, <see cref="PackedBytes"/>]: cell c of game i is bit c mod 8 of byte i · PackedBytes + c / 8, with
+    /// c = channel · 100 + y · 10 + x.
     /// </param>
     /// <exception cref="ArgumentException">Another length.</exception>
     public void Observe(Span<byte> packed)

@@ -11,8 +11,8 @@ namespace AuxCore.Models;
 public readonly record struct MultiStep(float Return, int Next, float Discount);
 
 /// <summary>
-/// The latest frames of N games in lockstep, such as an <see cref="ArcadeEnvironment"/>'s, each stored once and as bits: 50 bytes a frame
-/// of Breakout. Batches are drawn uniformly, with replacement.
+/// The latest frames of N games in lockstep, such as an <see cref="ArcadeEnvironment"/>'s, each stored once and as bits: 50 bytes a
+/// frame of Breakout. Batches are drawn uniformly, with replacement.
 /// <code>
 /// games.Observe(packed);  games.Step(actions, rewards, done);
 /// replay.Add(packed, actions, rewards, done);

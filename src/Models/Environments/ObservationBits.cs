@@ -2,7 +2,9 @@ using AuxCore.Kernels;
 
 namespace AuxCore.Models;
 
-/// <summary>Observations whose cells are on or off, as bits: row by row, each on a byte's boundary, the lowest bit of a byte first.</summary>
+/// <summary>
+/// Observations whose cells are on or off, as bits: row by row, each on a byte's boundary, the lowest bit of a byte first.
+/// </summary>
 public static class ObservationBits
 {
     private static readonly float[] Table = [.. Enumerable.Range(0, 256 * 8).Select(i => (float)(i / 8 >> i % 8 & 1))];

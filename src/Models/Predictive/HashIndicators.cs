@@ -41,7 +41,11 @@ public sealed class HashIndicators
         for (var t = 0; t < tasks; t++)
             _offsets[t] = Draw(t, 1, Prime);
 
-        int Draw(int at, uint purpose, int limit) => (int)((ulong)(uint)Philox.Block((uint)at, 0, 0, purpose, (uint)seed).Low * (uint)limit >> 32);
+        int Draw(int at, uint purpose, int limit)
+        {
+            var random = (uint)Philox.Block((uint)at, 0, 0, purpose, (uint)seed).Low;
+            return (int)((ulong)random * (uint)limit >> 32);
+        }
     }
 
     /// <summary>How many numbers an observation has.</summary>
