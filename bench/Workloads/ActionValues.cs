@@ -68,10 +68,10 @@ internal sealed class LinearActionValues : IActionValues
         Array.Clear(_gradient);
         for (int i = 0; i < indices.Length; i++)
         {
-            ReadOnlySpan<float> now = Row(indices[i]), next = Row(ahead[i].Next);
+            ReadOnlySpan<float> now = Row(indices[i]);
             int action = replay.Actions[indices[i]];
             float target = ahead[i].Return;
-            if (ahead[i].Discount != 0) target += ahead[i].Discount * Value(_target, next, Best(next));
+            if (ahead[i].Discount != 0) target += ahead[i].Discount * (float)BestTarget(ahead[i].Next);
             float slope = Math.Clamp(Value(_weights, now, action) - target, -1, 1) / indices.Length;
             Span<float> gradient = _gradient.AsSpan(action * _width, _width);
             TensorPrimitives.MultiplyAdd(now, slope, gradient, gradient);
@@ -81,6 +81,9 @@ internal sealed class LinearActionValues : IActionValues
     }
 
     public void FollowTarget() => _weights.CopyTo(_target, 0);
+
+    /// <summary>What the target network says of the best action in a frame that was seen: what updates add to a return.</summary>
+    public double BestTarget(int index) => Value(_target, Row(index), Best(Row(index)));
 
     public void Dispose() => _features.Dispose();
 
