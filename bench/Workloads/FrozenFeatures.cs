@@ -11,7 +11,7 @@ namespace AuxCore.Bench.Workloads;
 /// </summary>
 internal sealed class FrozenFeatures : IDisposable
 {
-    private const float LeastSpread = 0.5f; // of the mean one: what hardly ever changes should not become loud
+    private const float LeastSpread = 0.1f; // of the mean one: what hardly ever changes should not become loud
 
     private readonly torch.nn.Module<Tensor, Tensor>? _encoder;
     private readonly int _channels, _raw;
