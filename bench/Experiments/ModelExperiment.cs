@@ -36,6 +36,8 @@ internal static class ModelCatalogue
         () => new FusedStepExperiment(),
         () => new ForwardBackwardExperiment(),
         () => new FourRoomsExperiment(),
+        () => new MinatarRandomExperiment(),
+        () => new PvnExperiment(),
         () => new PredictionExperiment(),
         () => new ManExperiment(),
         () => new LaeExperiment(),
