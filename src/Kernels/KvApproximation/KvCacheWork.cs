@@ -169,7 +169,8 @@ internal readonly unsafe struct KvCacheWork
         if (view.Shape.Length != 4 || view.Shape[3] != (view.DType == own ? headDim : format.ByteCount(headDim)))
         {
             throw Refused(
-                $"{name}: {view} is not of rank 4 with rows of {headDim} elements of {format}, {format.ByteCount(headDim)} bytes", parameter);
+                $"{name}: {view} is not of rank 4 with rows of {headDim} elements of {format}, {format.ByteCount(headDim)} bytes",
+                parameter);
         }
 
         var shape = view.Shape;

@@ -8,8 +8,8 @@ namespace AuxCore.Kernels;
 /// common behind their scores; what is left frees memory, where masks do not.
 /// </summary>
 /// <remarks>
-/// <para>Scores are ranked as in <see cref="TokenSelect"/>, whose selection this is, with a segment a head: greater first, of equal ones the
-/// lower position, NaN last; so what is kept does not depend on backend, vector width or threads. Means of <see
+/// <para>Scores are ranked as in <see cref="TokenSelect"/>, whose selection this is, with a segment a head: greater first, of equal ones
+/// the lower position, NaN last; so what is kept does not depend on backend, vector width or threads. Means of <see
 /// cref="KvEvictOptions.PoolWidth"/> are summed in double in the order of positions, divided and rounded to float32.</para>
 /// <para>Rows are moved as they are, in any format whose rows stand for themselves: not keys in <see cref="KvFormat.Kivi4"/>, of which 32
 /// share their scales. Behind the kept rows everything stays as it was. Thread-safe, as far as no two calls write the same cache.</para>
@@ -29,13 +29,15 @@ public static partial class KvEvict
     public static bool IsSupported(AuxBackend backend, out string reason) => Support.IsSupported(backend, out reason);
 
     /// <summary>Evicts from one layer's cache.</summary>
-    /// <param name="scores">float32 [B, Hkv, N], contiguous; N is at least the greatest length. What is behind a length is not read.</param>
+    /// <param name="scores">
+    /// float32 [B, Hkv, N], contiguous; N is at least the greatest length. What is behind a length is not read.
+    /// </param>
     /// <param name="lengths">int32 [B, Hkv], contiguous: how many positions are filled; becomes how many are kept.</param>
     /// <param name="cache">The cache, contiguous or paged.</param>
     /// <param name="options">What is kept.</param>
     /// <param name="positions">
-    /// int32 [B, Hkv, M], contiguous, or left out: a number of each row, such as its position in the text, that moves with it. M is at least
-    /// the greatest length.
+    /// int32 [B, Hkv, M], contiguous, or left out: a number of each row, such as its position in the text, that moves with it. M is at
+    /// least the greatest length.
     /// </param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
     /// <exception cref="ArgumentException">

@@ -74,8 +74,8 @@ internal readonly unsafe struct KvEvictWork
             if (Options.Budget.Rule == BudgetRule.Count && Options.Budget.Tokens > length)
             {
                 throw new ArgumentException(
-                    $"options.Budget: {Options.Budget.Tokens} positions of each head, but {name} is {length}; Budget.Ratio(1).Within(maximum: "
-                    + $"{Options.Budget.Tokens}) keeps at most so many", "options");
+                    $"options.Budget: {Options.Budget.Tokens} positions of each head, but {name} is {length}; "
+                    + $"Budget.Ratio(1).Within(maximum: {Options.Budget.Tokens}) keeps at most so many", "options");
             }
         }
     }

@@ -42,7 +42,7 @@ public readonly struct KvTokenPlaces
     /// <summary>int32 [T]: where in the caches each token is stored. Ascending within a sequence.</summary>
     public TensorView Slots { get; init; }
 
-    /// <summary>int32 [T]: the positions that keys are rotated by, not descending within a sequence; left out, they are the slots.</summary>
+    /// <summary>int32 [T]: the positions of rotations, not descending within a sequence; left out, they are the slots.</summary>
     public TensorView Positions { get; init; }
 
     internal void KeepAlive() => TensorArguments.KeepAlive(Sequences.Owner, Slots.Owner, Positions.Owner);

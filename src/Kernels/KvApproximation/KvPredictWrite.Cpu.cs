@@ -24,6 +24,6 @@ public static partial class KvPredictWrite
     private static void Part(KvAppendWork[] layers, KvTurns turns, int part, int parts)
     {
         foreach (ref readonly var layer in layers.AsSpan())
-            KvAppend.Part(layer, KvHeadLoops.For(CpuSimd.Width, layer), turns, part, parts);
+            KvAppend.Part(layer, KvHeadLoops.Of(layer), turns, part, parts);
     }
 }
