@@ -156,7 +156,11 @@ extern "C" __global__ void __launch_bounds__(kThreads) auxcore_kv_append(Argumen
   if (head >= heads)
     return;
   const bool is_query = head < queries, is_key = !is_query && head < queries + stored;
-  const Rows& source = is_query ? arguments.query : is_key ? arguments.keys : arguments.values;
+  Rows source = arguments.values;  // a copy: parameters that are chosen by address would have to be in memory
+  if (is_query)
+    source = arguments.query;
+  else if (is_key)
+    source = arguments.keys;
   const int32_t own = is_query ? head : is_key ? head - queries : head - queries - stored;
   const int size = arguments.type == kFloat32 ? 4 : 2;
   const uint64_t from = source.first + uint64_t(token * source.step + int64_t{own} * d * size);
@@ -177,7 +181,9 @@ extern "C" __global__ void __launch_bounds__(kThreads) auxcore_kv_append(Argumen
   }
   const int32_t each = arguments.sequences == nullptr ? arguments.tokens / arguments.cache.batch : 1;
   const int32_t sequence = arguments.sequences == nullptr ? token / each : arguments.sequences[token];
-  const Plane& plane = is_key ? arguments.cache.keys : arguments.cache.values;
+  Plane plane = arguments.cache.values;
+  if (is_key)
+    plane = arguments.cache.keys;
   const uint64_t to = place_of(arguments, plane, token, sequence, own);
   if (to != 0)
     store_row(row, plane, to, scale_of_head(plane, own), d, lane);
