@@ -146,11 +146,18 @@ extern "C" __global__ void __launch_bounds__(kThreads) auxcore_kv_append(Argumen
   const int32_t queries = arguments.query.heads, stored = arguments.cache.kv_heads, heads = queries + 2 * stored;
   const int32_t blocks = (heads + kWarps - 1) / kWarps;  // of a token
   const int32_t token = int32_t(blockIdx.x / unsigned(blocks)), head = int32_t(blockIdx.x % unsigned(blocks)) * kWarps + warp;
-  for (int pair = int(threadIdx.x); pair < arguments.pairs; pair += kThreads) {
+  static_assert(kThreads >= kMostPairs);
+  const int own_pair = int(threadIdx.x);
+  double frequency = 0;
+#pragma unroll
+  for (int pair = 0; pair < kMostPairs; ++pair)  // a parameter that is indexed by a variable would be copied to the stack first
+    if (own_pair == pair)
+      frequency = arguments.frequencies[pair];
+  if (own_pair < arguments.pairs) {
     double sine, cosine;
-    sine_and_cosine(__dmul_rn(double(arguments.positions[token]), arguments.frequencies[pair]), sine, cosine);
-    cosines[pair] = float(cosine);
-    sines[pair] = float(sine);
+    sine_and_cosine(__dmul_rn(double(arguments.positions[token]), frequency), sine, cosine);
+    cosines[own_pair] = float(cosine);
+    sines[own_pair] = float(sine);
   }
   __syncthreads();
   if (head >= heads)
