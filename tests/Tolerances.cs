@@ -90,6 +90,15 @@ internal static class Tolerances
     /// </summary>
     public const double KvAppendRelative = 5e-7;
 
+    /// <summary>KvPredictWrite, relative to the greatest element of a head: as KvAppend, with a bias before.</summary>
+    public const double KvPredictWriteRelative = 5e-7;
+
+    /// <summary>KvWindowScores, relative to the greatest score of a head: exponentials and sums in float32.</summary>
+    public const double KvWindowScoresRelative = 1e-5;
+
+    /// <summary>KvEvict: what is kept is exact.</summary>
+    public const double KvEvictRows = 0;
+
     /// <summary>KvDecodeAttention, relative to the greatest element: sums in float32 of numbers that are restored exactly.</summary>
     public const double KvDecodeAttentionRelative = 1e-5;
 

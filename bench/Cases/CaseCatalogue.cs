@@ -28,6 +28,9 @@ internal static class CaseCatalogue
         .. TokenPipelineBenchmarks.All,
         .. KvQuantiseBenchmarks.All,
         .. KvDecodeAttentionBenchmarks.All,
+        .. KvAppendBenchmarks.All,
+        .. KvEvictBenchmarks.All,
+        .. KvPredictWriteBenchmarks.All,
     ];
 
     /// <summary>

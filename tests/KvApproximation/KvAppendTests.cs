@@ -166,7 +166,8 @@ public class KvAppendTests
         for (var token = 0; token < Tokens; token++)
         {
             Assert.Equal(rotated.AsSpan(token * QueryHeads * Dim, QueryHeads * Dim), wide.AsSpan(token * Row, QueryHeads * Dim));
-            Assert.Equal(original.AsSpan(token * Row + QueryHeads * Dim, 2 * KvHeads * Dim), wide.AsSpan(token * Row + QueryHeads * Dim, 32));
+            var rest = token * Row + QueryHeads * Dim;
+            Assert.Equal(original.AsSpan(rest, 2 * KvHeads * Dim), wide.AsSpan(rest, 2 * KvHeads * Dim));
         }
 
         KvCacheViews Cache() => new()
@@ -265,6 +266,6 @@ public class KvAppendTests
     {
         var greatest = expected.Max(Math.Abs);
         for (var i = 0; i < expected.Length; i++)
-            Assert.True(Math.Abs(expected[i] - actual[i]) <= Tolerances.KvAppendRelative * greatest, $"{i}: {actual[i]:R}, not {expected[i]:R}");
+            Assert.Equal(expected[i], actual[i], Tolerances.KvAppendRelative * greatest);
     }
 }

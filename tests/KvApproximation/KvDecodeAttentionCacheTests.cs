@@ -190,7 +190,8 @@ public class KvDecodeAttentionCacheTests
                 }
             }
 
-            Assert.Equal(tokens.Values.AsSpan((length - 1) * kvHeads * 64, 64), values.AsSpan((length - 1) * 64, 64)); // the latest is exact
+            // The latest is exact.
+            Assert.Equal(tokens.Values.AsSpan((length - 1) * kvHeads * 64, 64), values.AsSpan((length - 1) * 64, 64));
             KvDecodeAttention.Run(
                 tokens.Query.AsSpan(0, queryHeads * 64), MemoryMarshal.AsBytes(keys.AsSpan()), KvFormat.F32,
                 MemoryMarshal.AsBytes(values.AsSpan()), KvFormat.F32, [length], new(1, queryHeads, kvHeads, 64, length), expected,
@@ -222,7 +223,8 @@ public class KvDecodeAttentionCacheTests
         {
             Keys = pinned.View(keys, 10, 2, 64, 40), Values = pinned.View(values, 10, 2, 64, 40),
             PageOffsets = pinned.View([0, 10], 2), Pages = pinned.View([9, 1, 2, 3, 4, 5, 6, 7, 8, 0], 10),
-            KeyResidual = pinned.View(new float[2 * 37 * 64], 1, 2, 37, 64), ValueResidual = pinned.View(new float[2 * 37 * 64], 1, 2, 37, 64),
+            KeyResidual = pinned.View(new float[2 * 37 * 64], 1, 2, 37, 64),
+            ValueResidual = pinned.View(new float[2 * 37 * 64], 1, 2, 37, 64),
         };
         KvAppend.Run(tokens.Views(0, 600, withNorm: false), pages);
         KvDecodeAttention.Run(query, pages, pinned.View([600], 1), pinned.View(output, 1, 4, 64));

@@ -2,7 +2,7 @@ namespace AuxCore.Kernels;
 
 public static partial class KvAppend
 {
-    /// <summary>One head of one token after the other, in double, rounded once and then stored as <see cref="KvQuantise"/> does it.</summary>
+    /// <summary>One head of one token after the other, in double, rounded once and then stored as quantising has it.</summary>
     internal static unsafe void RunReference(in KvAppendWork work)
     {
         var frequencies = work.Rotary?.FrequenciesOf(work.RotatedElements) ?? [];

@@ -95,8 +95,8 @@ internal readonly unsafe struct KvAppendWork
         var (query, rotated, type) = (tensors.Query, tensors.RotatedQuery, tensors.Keys.DType);
         if (TensorArguments.IsWanted(query) != TensorArguments.IsWanted(rotated))
         {
-            throw TensorArguments.Refused(
-                $"{Tokens}.{(TensorArguments.IsWanted(query) ? "RotatedQuery" : "Query")}: missing, but the other of the two is there", Tokens);
+            var missing = TensorArguments.IsWanted(query) ? "RotatedQuery" : "Query";
+            throw TensorArguments.Refused($"{Tokens}.{missing}: missing, but the other of the two is there", Tokens);
         }
 
         if (!TensorArguments.IsWanted(query))

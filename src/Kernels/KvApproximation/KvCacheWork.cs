@@ -18,6 +18,9 @@ internal readonly unsafe struct KvCacheWork
     /// <summary>Pages there are of keys and of values: the less of both.</summary>
     public long PoolPages { get; init; }
 
+    /// <summary>What messages call the keys and the values.</summary>
+    public (string Keys, string Values) Names { get; init; }
+
     public int KvHeads => Keys.KvHeads;
 
     public int HeadDim => Keys.HeadDim;
@@ -79,6 +82,7 @@ internal readonly unsafe struct KvCacheWork
             Values = KvPlane.Of(
                 views, views.Values, views.ValueFormat, views.ValueScales, views.ValueResidual, kvHeads, headDim, isKeys: false),
             Batch = (int)batch,
+            Names = ($"{name}.Keys", $"{name}.Values"),
             PageCount = views.IsPaged ? views.Pages.ElementCount : 0,
             PoolPages = Math.Min(keys[0], values[0]),
         };
@@ -101,8 +105,8 @@ internal readonly unsafe struct KvCacheWork
             NamedMemory.Read($"{name}.Pages", Keys.Pages, PageCount * sizeof(int)),
             .. others,
         ];
-        TensorArguments.RequireDisjoint([Named($"{name}.Keys", Keys, isWritten), .. settings]);
-        TensorArguments.RequireDisjoint([Named($"{name}.Values", Values, isWritten), .. settings]);
+        TensorArguments.RequireDisjoint([Named(Names.Keys, Keys, isWritten), .. settings]);
+        TensorArguments.RequireDisjoint([Named(Names.Values, Values, isWritten), .. settings]);
         if (Keys.Ring != null || Values.Ring != null)
         {
             TensorArguments.RequireDisjoint(
@@ -165,7 +169,8 @@ internal readonly unsafe struct KvCacheWork
         if (view.Shape.Length != 4 || view.Shape[3] != (view.DType == own ? headDim : format.ByteCount(headDim)))
         {
             throw Refused(
-                $"{name}: {view} is not of rank 4 with rows of {headDim} elements of {format}, {format.ByteCount(headDim)} bytes", parameter);
+                $"{name}: {view} is not of rank 4 with rows of {headDim} elements of {format}, {format.ByteCount(headDim)} bytes",
+                parameter);
         }
 
         var shape = view.Shape;

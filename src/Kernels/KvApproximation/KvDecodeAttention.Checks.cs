@@ -59,7 +59,13 @@ public static partial class KvDecodeAttention
         return new()
         {
             Shape = shape,
-            Cache = new() { Keys = Plane(keys, keyFormat), Values = Plane(values, valueFormat), Batch = shape.Batch },
+            Cache = new()
+            {
+                Keys = Plane(keys, keyFormat),
+                Values = Plane(values, valueFormat),
+                Batch = shape.Batch,
+                Names = (nameof(keys), nameof(values)),
+            },
             Queries = query,
             Lengths = lengths,
             LengthsAreOnHost = true,

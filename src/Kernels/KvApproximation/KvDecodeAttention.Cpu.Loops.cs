@@ -194,7 +194,7 @@ public static partial class KvDecodeAttention
     /// 2 to the power of each lane, which is at most 0, within 2 units in the last place; 0 below −126, where it would be subnormal.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static TVector Exp2<TVector>(TVector x) where TVector : struct, IFloatVector<TVector>
+    internal static TVector Exp2<TVector>(TVector x) where TVector : struct, IFloatVector<TVector>
     {
         var shift = TVector.Broadcast(12582912); // 1.5 · 2²³: adding it rounds to whole numbers
         var shifted = x + shift;

@@ -114,7 +114,7 @@ public static partial class KvDecodeAttention
         TensorArguments.KeepAlive(query.Owner, keys.Owner, values.Owner, output.Owner, workspace.Owner, stream);
     }
 
-    /// <summary>One token of each sequence over a contiguous or paged cache, whose heads may be ragged, in memory of any framework.</summary>
+    /// <summary>One token of each sequence over a contiguous or paged cache, whose heads may be ragged.</summary>
     /// <param name="query">float32 [B, Hq, d], contiguous.</param>
     /// <param name="cache">The cache; Hq is a multiple of its Hkv.</param>
     /// <param name="lengths">int32 [B], or [B, Hkv] where heads are ragged, contiguous: how many positions are filled.</param>

@@ -22,9 +22,9 @@ public static partial class KvQuantise
             RunThreads(work, loop, threads);
     }
 
-    /// <summary>What quantises elements, bytes, how many and the scale, by this process's vectors.</summary>
-    internal static unsafe delegate*<float*, byte*, long, float, void> QuantiserOf(KvFormat format) =>
-        LoopFor(CpuSimd.Width, format, isRestore: false);
+    /// <summary>What quantises elements: their address, that of the bytes, how many, and the scale.</summary>
+    internal static unsafe delegate*<float*, byte*, long, float, void> QuantiserOf(SimdWidth width, KvFormat format) =>
+        LoopFor(width, format, isRestore: false);
 
     // Apart from RunCpu, so that one thread pays for no closure.
     private static unsafe void RunThreads(KvQuantiseWork work, delegate*<float*, byte*, long, float, void> loop, int threads)

@@ -12,8 +12,8 @@ namespace AuxCore.Kernels;
 /// it in float32; d is then rounded to binary16. Errors are at most max|x| / 254 and, for q4_0, max|x| / 16, or max|x| / 8 where the
 /// greatest of the other sign is clipped; to each comes |q| times the rounding of d, at most 2⁻¹¹ · d or 2⁻²⁵.</para>
 /// <para>KIVI-4: m is the least element rounded down to binary16, s = (max − m) / 15 rounded up to binary16, q = ⌊(x − m) · (1 / s) + ½⌋.
-/// So nothing is clipped, and errors are at most s / 2, or all of max − m ≤ 2⁻²⁰ where s is 0; s exceeds (max − min) / 15 by the roundings
-/// alone. The paper rounds both to nearest.</para>
+/// So nothing is clipped, and errors are at most s / 2; s exceeds (max − min) / 15 by the roundings alone, and is 0 where all elements are
+/// m. The paper rounds both to nearest.</para>
 /// <para>Where llama.cpp's formulas end in undefined conversions or infinities, this is defined. A group with a NaN or an infinity has a
 /// NaN scale, and all of it reads as NaN. A group whose scale exceeds binary16 has the scale ±65504, and elements that are too large are
 /// clipped. A group whose 1 / d overflows float32 is all zeros. A group of zeros has the scale 0, negative for q4_0, and reads as zeros.

@@ -1,6 +1,6 @@
 namespace AuxCore.Kernels;
 
-/// <summary>Stretches of memory of one length, a step apart: the rows of tokens in a projection, or halves of the pages of a pool.</summary>
+/// <summary>Stretches of memory of one length, a step apart: tokens' rows in a projection, or halves of the pages of a pool.</summary>
 internal readonly unsafe struct StridedMemory(byte* first, long step, long count, long length)
 {
     private readonly byte* _first = first;
