@@ -205,7 +205,6 @@ public sealed class KvAppendArgumentTests : IDisposable
     }
 
     [Theory]
-    [InlineData(AuxBackend.Cuda)]
     [InlineData(AuxBackend.Ilgpu)]
     public void A_backend_without_a_kernel_says_so(AuxBackend backend)
     {

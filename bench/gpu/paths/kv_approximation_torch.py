@@ -41,6 +41,8 @@ def attention(device, format, data):
             query, pair = (narrow_query[i], narrow[i]) if dtype == "bf16" else (data[i].query, wide[i])
             results[name], read[name] = function(query, *pair), (query, *pair)
 
+        for copy in data:
+            copy.others[name] = lambda: Reference.difference(shape, *read[name], results[name])
         return Arm(name, call)
 
     def over_groups(query, keys, values):
@@ -57,8 +59,6 @@ def attention(device, format, data):
         scores = query.view(grouped) @ keys.mT * (1 / math.sqrt(shape.head_dim))
         return scores.float().softmax(-1).to(values.dtype) @ values
 
-    for copy in data:
-        copy.error_of = lambda ran: Reference.difference(shape, *read[ran.name], results[ran.name])
     wanted = [("f32", "float32")] if format == "f32" else [("bf16", "bfloat16"), ("f32", "float32")]
     arms, left_out = [], []
     torch._dynamo.reset()
@@ -94,6 +94,8 @@ def quantisers(device, data):
         def call(i):
             last["scales"], last["quants"] = function(data[i].elements.view(-1, 32))
 
+        for copy in data:
+            copy.others[name] = lambda copy=copy: off(copy)
         return Arm(name, call)
 
     def off(copy):
@@ -101,8 +103,6 @@ def quantisers(device, data):
         error = (last["scales"][:1 << 20].double() * last["quants"][:1 << 20].double() - x).abs()
         return (error / (x.abs().amax(1, keepdim=True) / 127)).max().item()
 
-    for copy in data:
-        copy.steps_off = lambda copy=copy: off(copy)
     arms, left_out = [arm("amax a group, reciprocal, round, to(int8)", eager)], []
     try:
         torch._dynamo.reset()

@@ -146,17 +146,28 @@ extern "C" __global__ void __launch_bounds__(kThreads) auxcore_kv_append(Argumen
   const int32_t queries = arguments.query.heads, stored = arguments.cache.kv_heads, heads = queries + 2 * stored;
   const int32_t blocks = (heads + kWarps - 1) / kWarps;  // of a token
   const int32_t token = int32_t(blockIdx.x / unsigned(blocks)), head = int32_t(blockIdx.x % unsigned(blocks)) * kWarps + warp;
-  for (int pair = int(threadIdx.x); pair < arguments.pairs; pair += kThreads) {
+  static_assert(kThreads >= kMostPairs);
+  const int own_pair = int(threadIdx.x);
+  double frequency = 0;
+#pragma unroll
+  for (int pair = 0; pair < kMostPairs; ++pair)  // a parameter that is indexed by a variable would be copied to the stack first
+    if (own_pair == pair)
+      frequency = arguments.frequencies[pair];
+  if (own_pair < arguments.pairs) {
     double sine, cosine;
-    sine_and_cosine(__dmul_rn(double(arguments.positions[token]), arguments.frequencies[pair]), sine, cosine);
-    cosines[pair] = float(cosine);
-    sines[pair] = float(sine);
+    sine_and_cosine(__dmul_rn(double(arguments.positions[token]), frequency), sine, cosine);
+    cosines[own_pair] = float(cosine);
+    sines[own_pair] = float(sine);
   }
   __syncthreads();
   if (head >= heads)
     return;
   const bool is_query = head < queries, is_key = !is_query && head < queries + stored;
-  const Rows& source = is_query ? arguments.query : is_key ? arguments.keys : arguments.values;
+  Rows source = arguments.values;  // a copy: parameters that are chosen by address would have to be in memory
+  if (is_query)
+    source = arguments.query;
+  else if (is_key)
+    source = arguments.keys;
   const int32_t own = is_query ? head : is_key ? head - queries : head - queries - stored;
   const int size = arguments.type == kFloat32 ? 4 : 2;
   const uint64_t from = source.first + uint64_t(token * source.step + int64_t{own} * d * size);
@@ -177,7 +188,9 @@ extern "C" __global__ void __launch_bounds__(kThreads) auxcore_kv_append(Argumen
   }
   const int32_t each = arguments.sequences == nullptr ? arguments.tokens / arguments.cache.batch : 1;
   const int32_t sequence = arguments.sequences == nullptr ? token / each : arguments.sequences[token];
-  const Plane& plane = is_key ? arguments.cache.keys : arguments.cache.values;
+  Plane plane = arguments.cache.values;
+  if (is_key)
+    plane = arguments.cache.keys;
   const uint64_t to = place_of(arguments, plane, token, sequence, own);
   if (to != 0)
     store_row(row, plane, to, scale_of_head(plane, own), d, lane);

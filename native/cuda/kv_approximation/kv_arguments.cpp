@@ -64,9 +64,10 @@ void check_corners(const char* name, const auxcore_kv_cache& cache, const auxcor
   const bool has_gaps = (heads > 1 && plane.head_step != head) || (plane.outer_count > 1 && plane.outer_step != heads * head);
   for (const int64_t outer : {int64_t{0}, plane.outer_count - 1})
     for (const int64_t of_head : {int64_t{0}, heads - 1})
-      if (has_gaps)
-        context.check_device_memory(
-            name, plane.first + static_cast<uint64_t>(outer * plane.outer_step + of_head * plane.head_step), static_cast<std::size_t>(head));
+      if (has_gaps) {
+        const int64_t offset = outer * plane.outer_step + of_head * plane.head_step;  // within what was checked already
+        context.check_device_memory(name, plane.first + static_cast<uint64_t>(offset), static_cast<std::size_t>(head));
+      }
 }
 
 /// Rows of one plane that share memory with each other, or halves of one pool that share more than its pages.

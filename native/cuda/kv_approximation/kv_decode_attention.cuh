@@ -15,6 +15,13 @@ constexpr int kSlack = 32;          ///< bytes of a slot beyond its rows: their 
 constexpr int kMostSplits = 128;
 constexpr int kLeastPositions = 256;  ///< of the capacity, that a split is for
 
+// clang takes constexpr functions for those of both sides; nvcc wants to be told.
+#if defined(__NVCC__)
+#  define AUXCORE_KV_BOTH __host__ __device__
+#else
+#  define AUXCORE_KV_BOTH
+#endif
+
 /// The shared memory of a block: for each warp a slot of keys and one of values in each stage, then its scores. At the end of the kernel,
 /// in the same place, what its warps found.
 struct Layout {
@@ -23,7 +30,7 @@ struct Layout {
   int32_t value_slot;
   int32_t bytes;        ///< of a block
 
-  constexpr Layout(int32_t key_row, int32_t value_row, int32_t head_dim, int32_t heads)
+  AUXCORE_KV_BOTH constexpr Layout(int32_t key_row, int32_t value_row, int32_t head_dim, int32_t heads)
       : tile(kv::kWarp), key_slot(0), value_slot(0), bytes(0) {
     constexpr int32_t kTileBytes = 4608;
     while (tile > 1 && tile * (key_row + value_row) > kTileBytes)
@@ -34,9 +41,11 @@ struct Layout {
     bytes = work > result ? work : result;
   }
 
-  constexpr int32_t warp_bytes(int32_t heads) const { return kStages * (key_slot + value_slot) + (tile * heads * 4 + 15) / 16 * 16; }
+  AUXCORE_KV_BOTH constexpr int32_t warp_bytes(int32_t heads) const {
+    return kStages * (key_slot + value_slot) + (tile * heads * 4 + 15) / 16 * 16;
+  }
 
-  static constexpr int32_t slot(int32_t rows) { return (rows + 15) / 16 * 16 + kSlack; }
+  AUXCORE_KV_BOTH static constexpr int32_t slot(int32_t rows) { return (rows + 15) / 16 * 16 + kSlack; }
 };
 
 struct Arguments {

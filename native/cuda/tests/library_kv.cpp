@@ -275,7 +275,7 @@ void appending_is_checked() {
   wrong("positions: 0x0", [](C&, A& a) { a.positions = 0; });
   wrong("keys: 0x0", [](C&, A& a) { a.keys.first = 0; });
   wrong("rotated_query: 0x0", [](C&, A& a) { a.rotated_query = 0; });
-  wrong("overlaps", [](C&, A& a) { a.rotated_query = a.keys.first; });
+  wrong("overlaps", [](C& c, A& a) { a.rotated_query = c.keys.first; });
   wrong("overlaps", [](C& c, A& a) { a.slots = c.keys.first; });
   wrong("values overlaps keys", [](C& c, A&) { c.values.first = c.keys.first; });
   wrong("so short that rows overlap", [](C& c, A&) { c.keys.head_step = 64; });
