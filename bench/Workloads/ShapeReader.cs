@@ -31,7 +31,7 @@ internal sealed class ShapeReader : IDisposable
         var decoder = new CausalDecoder(
             DecoderOptions.Uniform(ShapeGrid.Vocabulary, Width, Layers, Heads, KvHeads, FeedForward) with { InitialDeviation = 0.08 });
         Model = new VisionLanguageModel(
-            new PatchEncoder(ShapeGrid.VisualTokens, ShapeGrid.PatchPixels, Width, depth: 0), Width, decoder);
+            new PatchEncoder(ShapeGrid.VisualTokens, ShapeGrid.PatchPixels, depth: 0), Width, decoder);
         _optimizer = new AdamW(Model.parameters(), Rate, weight_decay: WeightDecay) { MaxGradientNorm = 1 };
     }
 
