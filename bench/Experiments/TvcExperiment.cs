@@ -66,8 +66,8 @@ internal sealed class TvcExperiment : ModelExperiment
             }),
         ];
         string claim = string.Create(CultureInfo.InvariantCulture,
-            $"{Claim} ({grids} generated grids of 4 x 4 shapes, {ShapeGrid.VisualTokens} visual tokens, captions a quarter wrong; a decoder "
-            + $"of {ShapeReader.Layers} layers, {steps} steps of {ShapeReader.BatchSize})");
+            $"{Claim} ({grids} generated grids of 4 x 4 shapes, {ShapeGrid.VisualTokens} visual tokens, captions a quarter wrong; "
+            + $"a decoder of {ShapeReader.Layers} layers, {steps} steps of {ShapeReader.BatchSize})");
         return new(Name, claim, [.. rows, .. forgetting], differences[0]) { Others = differences[1..] };
 
         ModelDifference Of(string arm, string control, string metric) => ModelDifference.Between(
