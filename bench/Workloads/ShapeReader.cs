@@ -5,8 +5,8 @@ namespace AuxCore.Bench.Workloads;
 
 /// <summary>
 /// A small <see cref="VisionLanguageModel"/> that learns the running counts of <see cref="ShapeGrid"/>, with the image once in front
-/// (plain) or again in the middle of the answer, behind a bridging word (dynamic visual reaffirmation, DVR). Initialisation and data depend on the
-/// seed alone.
+/// (plain) or again in the middle of the answer, behind a bridging word (dynamic visual reaffirmation, DVR). Initialisation and data
+/// depend on the seed alone.
 /// </summary>
 internal sealed class ShapeReader : IDisposable
 {
