@@ -13,7 +13,7 @@ namespace AuxCore.Bench.Experiments;
 /// </summary>
 internal sealed class TvcExperiment : ModelExperiment
 {
-    private const long Steps = 700, QuickSteps = 3;
+    private const long Steps = 3000, QuickSteps = 3;
     private const int Grids = 400, QuickGrids = 40, Batch = 200, Steps8 = ShapeGrid.Steps, Captions = ShapeGrid.Cells, PerArm = 3;
     private const string All = "all eight counts, % right", Last = "the last count, % right", Peak = "KV rows of a layer, at most";
 

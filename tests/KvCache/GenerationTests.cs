@@ -1,6 +1,7 @@
 using AuxCore.Kernels;
 using AuxCore.Models;
 using TorchSharp;
+using Tensor = TorchSharp.torch.Tensor;
 
 namespace AuxCore.Tests;
 
