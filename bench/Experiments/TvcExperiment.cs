@@ -13,8 +13,8 @@ namespace AuxCore.Bench.Experiments;
 /// </summary>
 internal sealed class TvcExperiment : ModelExperiment
 {
-    private const long Steps = 1500, QuickSteps = 3;
-    private const int Grids = 600, QuickGrids = 40, Batch = 200, Steps8 = ShapeGrid.Steps, Captions = ShapeGrid.Cells, PerArm = 3;
+    private const long Steps = 3000, QuickSteps = 3;
+    private const int Grids = 400, QuickGrids = 40, Batch = 200, Steps8 = ShapeGrid.Steps, Captions = ShapeGrid.Cells, PerArm = 3;
     private const string All = "all eight counts, % right", Last = "the last count, % right", Peak = "KV rows of a layer, at most";
 
     // Plain models do not know the bridge. At half of the answer, in front of the count that was given last.
@@ -66,8 +66,8 @@ internal sealed class TvcExperiment : ModelExperiment
             }),
         ];
         string claim = string.Create(CultureInfo.InvariantCulture,
-            $"{Claim} ({grids} generated grids of 4 x 4 shapes, {ShapeGrid.VisualTokens} visual tokens, captions a quarter wrong; a decoder "
-            + $"of {ShapeReader.Layers} layers, {steps} steps of {ShapeReader.BatchSize})");
+            $"{Claim} ({grids} generated grids of 4 x 4 shapes, {ShapeGrid.VisualTokens} visual tokens, captions a quarter wrong; "
+            + $"a decoder of {ShapeReader.Layers} layers, {steps} steps of {ShapeReader.BatchSize})");
         return new(Name, claim, [.. rows, .. forgetting], differences[0]) { Others = differences[1..] };
 
         ModelDifference Of(string arm, string control, string metric) => ModelDifference.Between(

@@ -27,7 +27,7 @@ internal sealed class CanvasReader : IDisposable
         var decoder = new CausalDecoder(
             DecoderOptions.Uniform(FashionCanvas.Vocabulary, Width, Layers, Heads, KvHeads, FeedForward) with { InitialDeviation = 0.08 });
         Model = new VisionLanguageModel(
-            new PatchEncoder(FashionCanvas.VisualTokens, FashionCanvas.PatchPixels, Width, depth: 1), Width, decoder);
+            new PatchEncoder(FashionCanvas.VisualTokens, FashionCanvas.PatchPixels, depth: 1), Width, decoder);
         _optimizer = new AdamW(Model.parameters(), Rate, weight_decay: WeightDecay) { MaxGradientNorm = 1 };
     }
 

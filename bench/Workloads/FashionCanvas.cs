@@ -14,8 +14,8 @@ internal enum CanvasQuestion
 }
 
 /// <summary>
-/// Canvases of 3 × 3 cells, each empty or with an item of Fashion-MNIST in half its size, and questions about them in two tokens, behind the
-/// second of which the answer is wanted. Patches are 7 × 7, four to a cell, row by row over the canvas.
+/// Canvases of 3 × 3 cells, each empty or with an item of Fashion-MNIST in half its size, and questions about them in two tokens, behind
+/// the second of which the answer is wanted. Patches are 7 × 7, four to a cell, row by row over the canvas.
 /// </summary>
 internal sealed class FashionCanvas : IDisposable
 {

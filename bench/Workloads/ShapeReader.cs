@@ -4,9 +4,9 @@ using static TorchSharp.torch;
 namespace AuxCore.Bench.Workloads;
 
 /// <summary>
-/// A small <see cref="VisionLanguageModel"/> that learns the running counts of <see cref="ShapeGrid"/>, with the image once in front (plain)
-/// or again in the middle of the answer, behind a bridging word (dynamic visual reaffirmation, DVR). Initialisation and data depend on the
-/// seed alone.
+/// A small <see cref="VisionLanguageModel"/> that learns the running counts of <see cref="ShapeGrid"/>, with the image once in front
+/// (plain) or again in the middle of the answer, behind a bridging word (dynamic visual reaffirmation, DVR). Initialisation and data
+/// depend on the seed alone.
 /// </summary>
 internal sealed class ShapeReader : IDisposable
 {
@@ -31,7 +31,7 @@ internal sealed class ShapeReader : IDisposable
         var decoder = new CausalDecoder(
             DecoderOptions.Uniform(ShapeGrid.Vocabulary, Width, Layers, Heads, KvHeads, FeedForward) with { InitialDeviation = 0.08 });
         Model = new VisionLanguageModel(
-            new PatchEncoder(ShapeGrid.VisualTokens, ShapeGrid.PatchPixels, Width, depth: 0), Width, decoder);
+            new PatchEncoder(ShapeGrid.VisualTokens, ShapeGrid.PatchPixels, depth: 0), Width, decoder);
         _optimizer = new AdamW(Model.parameters(), Rate, weight_decay: WeightDecay) { MaxGradientNorm = 1 };
     }
 

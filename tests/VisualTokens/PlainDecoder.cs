@@ -10,7 +10,8 @@ namespace AuxCore.Tests.VisualTokens;
 /// </summary>
 internal sealed class PlainDecoder(CausalDecoder decoder)
 {
-    private readonly Dictionary<string, Tensor> _parameters = decoder.named_parameters().ToDictionary(p => p.name, p => (Tensor)p.parameter);
+    private readonly Dictionary<string, Tensor> _parameters =
+        decoder.named_parameters().ToDictionary(p => p.name, p => (Tensor)p.parameter);
     private readonly DecoderOptions _options = decoder.Options;
 
     public int Layers => _options.Layers.Count;

@@ -278,10 +278,11 @@ public class VisualPruningTests
         Assert.Contains("4 layers", late.Message, StringComparison.Ordinal);
         Assert.Contains("ascend", Assert.Throws<ArgumentException>(() => new PyramidDrop([(2, 0.5), (2, 0.5)])).Message,
             StringComparison.Ordinal);
-        Assert.Contains("ascend", Assert.Throws<ArgumentException>(() => new FastV(0, Budget.Ratio(0.5))).Message, StringComparison.Ordinal);
+        Assert.Contains("ascend", Assert.Throws<ArgumentException>(() => new FastV(0, Budget.Ratio(0.5))).Message,
+            StringComparison.Ordinal);
 
-        using var pruning = VisualPruning.Of(
-            scene.Decoder, new ChosenTokens([1], (_, _) => ChosenTokens.Keep(SequenceLayout.Uniform(1, 3, 0..2), [[0]]), PositionMode.Keep));
+        var foreignChoice = ChosenTokens.Keep(SequenceLayout.Uniform(1, 3, 0..2), [[0]]);
+        using var pruning = VisualPruning.Of(scene.Decoder, new ChosenTokens([1], (_, _) => foreignChoice, PositionMode.Keep));
         Assert.Throws<InvalidOperationException>(() => pruning.Layout);
         var shape = Assert.Throws<ArgumentException>(() => pruning.Begin(scene.Layout, scene.Embeddings.narrow(1, 0, 5)));
         Assert.Contains("[2,5,16]", shape.Message.Replace(" ", "", StringComparison.Ordinal), StringComparison.Ordinal);

@@ -74,7 +74,7 @@ public sealed class DecoderBlock : Module
         return (hidden + _down.forward(functional.silu(_gate.forward(normed)) * _up.forward(normed))).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Rotated queries and keys alone, of rows that were checked: what a pruning policy may ask of the layer that comes next.</summary>
+    /// <summary>Rotated queries and keys alone, of rows that were checked: what a policy may ask of the next layer.</summary>
     internal (Tensor Queries, Tensor Keys) Project(DecoderRows rows, RotaryTables rotary)
     {
         using var scope = torch.NewDisposeScope();

@@ -47,7 +47,7 @@ public sealed class DecoderState
     public float[] LastQueryAttention(Tensor queries, Tensor keys) =>
         RowAttention(queries, keys, [.. Enumerable.Range(0, Layout.Batch).Select(b => (int[])[Layout.Length(b) - 1])]);
 
-    /// <summary>For each visual token the attention that some tokens of its sequence pay to it, the mean over them and over heads.</summary>
+    /// <summary>For each visual token the attention of some tokens of its sequence to it, the mean over them and over heads.</summary>
     /// <param name="queries">[B, Hq, L, d].</param>
     /// <param name="keys">[B, Hkv, L, d].</param>
     /// <param name="rows">For each sequence the places of those tokens, each of which sees keys up to its own.</param>

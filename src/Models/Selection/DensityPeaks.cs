@@ -48,5 +48,6 @@ internal static class DensityPeaks
         return assigned;
     }
 
-    private static IEnumerable<double> Row(double[,] squares, int i) => Enumerable.Range(0, squares.GetLength(1)).Select(j => squares[i, j]);
+    private static IEnumerable<double> Row(double[,] squares, int i) =>
+        Enumerable.Range(0, squares.GetLength(1)).Select(j => squares[i, j]);
 }

@@ -15,7 +15,8 @@ namespace AuxCore.Models;
 /// </summary>
 /// <remarks>
 /// Text rows are never dropped. Each call of <see cref="Begin"/> is for one pass, forward or prefill; other passes are not pruned. After a
-/// policy that renumbers, tokens that follow are numbered likewise in the layers behind each cut, until the next prompt begins.
+/// policy that renumbers, tokens that follow are numbered likewise in the layers behind each cut, until the next prompt begins; <see
+/// cref="KvCache.Rewind(int)"/>, which goes by positions, then means other tokens in those layers.
 /// </remarks>
 public sealed class VisualPruning : DecoderHook, IDisposable
 {

@@ -43,7 +43,7 @@ public sealed record ReinjectionOptions
 }
 
 /// <summary>
-/// Take-along visual conditioning (TVC, Sun et al. 2025, arXiv 2503.13360): a model that reasons for long forgets the image, so the image is
+/// Take-along visual conditioning (TVC, Sun et al. 2025, arXiv 2503.13360): a model that reasons for long forgets the image, so it is
 /// shown again at points of reflection, compressed, in place of the old one.
 /// <code>
 /// var tvc = new VisualReinjection(decoder, new() { Interval = 64, Bridge = bridge });
@@ -177,7 +177,7 @@ public sealed class VisualReinjection
         return logits.MoveToOuterDisposeScope();
     }
 
-    /// <summary>Takes the rows of all images out of the cache, in every layer, and shows none: what the paper measures forgetting by.</summary>
+    /// <summary>Takes the rows of all images out of the cache, in every layer: what the paper measures forgetting by.</summary>
     /// <param name="cache">The cache that was begun with.</param>
     /// <exception cref="InvalidOperationException">Nothing was begun.</exception>
     public void EvictVisual(KvCache cache)
