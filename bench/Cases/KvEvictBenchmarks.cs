@@ -143,7 +143,7 @@ internal sealed class KvEvictCase(string name)
     private void Multiply(int head)
     {
         Tensor queries = _queries.narrow(1, head * Group, Group).view(Group * Window, HeadDim);
-        _logits.addmm_(queries, _keys[0, head].t(), beta: 0, alpha: (float)Scale);
+        _logits.addmm_(queries, _keys[0, head].t(), 0, (float)Scale);
     }
 
     private unsafe void Score(AuxBackend? backend = null)

@@ -22,12 +22,12 @@ public sealed class KvWindowScoresTests : IDisposable
                 var random = new Random(positions);
                 float[] logits = [.. Enumerable.Range(0, heads * group * window * positions).Select(_ => random.NextSingle() * 60 - 30)];
                 var scores = new float[heads * positions + 2];
-                (scores[0], scores[^1]) = (9, 9);
+                (scores[0], scores[^1]) = (9f, 9f);
                 runner.Run(backend => KvWindowScores.Run(
                     _pinned.View(logits, heads, group, window, positions),
                     _pinned.View(scores, DType.Float32, 1, [heads, positions]), causal, 0.5, backend));
 
-                Assert.Equal((9, 9), (scores[0], scores[^1]));
+                Assert.Equal((9f, 9f), (scores[0], scores[^1]));
                 for (var head = 0; head < heads; head++)
                 {
                     var expected = new double[positions];
