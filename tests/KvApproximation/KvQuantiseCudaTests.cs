@@ -45,7 +45,7 @@ public class KvQuantiseCudaTests
     {
         using var devices = new Devices();
         var launches = CudaDriver.IsStandin ? CudaDriver.Launches : 0;
-        var stored = devices.Keep(DeviceBuffer.Allocate<byte>(16)).View(0, format.ByteCount(32));
+        var stored = devices.Keep(DeviceBuffer.Allocate<byte>(16)).ViewAt(0, 0, format.ByteCount(32));
         KvQuantise.Run(devices.Add<float>([], 0, 32), format, stored);
         Assert.Equal(launches, CudaDriver.IsStandin ? CudaDriver.Launches : 0);
     }
