@@ -106,12 +106,14 @@ public class TokenSelectCudaTests
 
         var few = devices.Add([Canary, Canary]);
         TokenSelect.Run(
-            devices.Add(new float[] { 1, 2, 3, 4, 5 }), devices.Add([0, 1, 5]), Budget.Count(3), new() { Indices = few, Offsets = offsets });
+            devices.Add(new float[] { 1, 2, 3, 4, 5 }), devices.Add([0, 1, 5]), Budget.Count(3),
+            new() { Indices = few, Offsets = offsets });
         Assert.Equal([0, 2], Devices.Read<int>(few));
 
         // Segments that are none are held within the tokens.
         TokenSelect.Run(
-            devices.Add(new float[] { 1, 2, 3 }), devices.Add([-5, 2, 99]), Budget.Ratio(1), new() { Indices = indices, Offsets = offsets });
+            devices.Add(new float[] { 1, 2, 3 }), devices.Add([-5, 2, 99]), Budget.Ratio(1),
+            new() { Indices = indices, Offsets = offsets });
         Assert.Equal([0, 1, 2], Devices.Read<int>(indices)[..3]);
         devices.CheckMargins();
     }
@@ -152,7 +154,8 @@ public class TokenSelectCudaTests
         Refused<ArgumentException>("selection.Slots overlaps selection.Indices",
             () => TokenSelect.Run(scores, segments, Budget.Count(1), good with { Slots = good.Indices }));
         Refused<ArgumentException>("segments: int32[0]", () => TokenSelect.Run(
-            scores, devices.Add(Array.Empty<int>()), Budget.Count(1), good with { Offsets = devices.Add(Array.Empty<int>()), NaNCounts = default }));
+            scores, devices.Add(Array.Empty<int>()), Budget.Count(1),
+            good with { Offsets = devices.Add(Array.Empty<int>()), NaNCounts = default }));
         float* host = stackalloc float[4];
         var said = TensorView.FromPointer(host, DType.Float32, [4], device: scores.Device);
         Refused<ArgumentException>("is not device memory", () => TokenSelect.Run(said, segments, Budget.Count(1), good));

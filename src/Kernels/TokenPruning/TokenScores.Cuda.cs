@@ -5,7 +5,8 @@ namespace AuxCore.Kernels;
 public static partial class TokenScores
 {
     /// <summary>
-    /// Logits and softmaxes by chunks of keys, then sums of columns; for many rows tiles (<c>native/cuda/token_pruning/token_scores.cu</c>).
+    /// Logits and softmaxes by chunks of keys, then sums of columns; for many rows tiles
+    /// (<c>native/cuda/token_pruning/token_scores.cu</c>).
     /// </summary>
     private static unsafe void RunCuda(in TokenScoresWork work, in TensorView workspace, AuxDevice device, nint stream)
     {
