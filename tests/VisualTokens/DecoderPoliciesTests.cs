@@ -53,7 +53,7 @@ public class DecoderPoliciesTests
         using var pruning = VisualPruning.Of(scene.Decoder, policy);
         pruning.Begin(scene.Layout, scene.Embeddings);
         scene.Decoder.ForwardEmbeddings(scene.Embeddings);
-        Assert.Equal([12, 6, 3, 3], [.. Enumerable.Range(0, Layers).Select(layer => pruning.LayoutOf(layer).VisualTokens / 2)]);
+        Assert.Equal([12, 6, 3, 3], [.. Enumerable.Range(0, DecoderLayers).Select(layer => pruning.LayoutOf(layer).VisualTokens / 2)]);
     }
 
     [Fact]

@@ -7,13 +7,13 @@ namespace AuxCore.Tests.VisualTokens;
 /// <summary>A small decoder with grouped-query heads, and prompts of a word, an image and some words.</summary>
 internal sealed class PruningScene : IDisposable
 {
-    public const int Before = 1, Visual = 12, After = 3, Length = Before + Visual + After, Vocabulary = 11, Width = 16, Layers = 4;
+    public const int Before = 1, Visual = 12, After = 3, Length = Before + Visual + After, Vocabulary = 11, Width = 16, DecoderLayers = 4;
 
     private readonly torch.Generator _random = new(5);
 
     public PruningScene(int batch = 2)
     {
-        Decoder = new CausalDecoder(DecoderOptions.Uniform(Vocabulary, Width, Layers, queryHeads: 4, kvHeads: 2, feedForward: 24));
+        Decoder = new CausalDecoder(DecoderOptions.Uniform(Vocabulary, Width, DecoderLayers, queryHeads: 4, kvHeads: 2, feedForward: 24));
         using var noGrad = torch.no_grad();
         foreach (var parameter in Decoder.parameters())
         {
@@ -58,7 +58,7 @@ internal sealed class PruningScene : IDisposable
     public Tensor Masked(Tensor embeddings, Func<int, (Tensor Positions, Tensor Visible)> layer)
     {
         var hidden = embeddings;
-        for (var i = 0; i < Layers; i++)
+        for (var i = 0; i < DecoderLayers; i++)
         {
             var (positions, visible) = layer(i);
             hidden = Plain.Layer(i, hidden, positions, visible);

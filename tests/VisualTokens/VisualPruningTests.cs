@@ -40,7 +40,7 @@ public class VisualPruningTests
             Check(scene.Decoder.Decode(ids, cache));
         }
 
-        for (var layer = 0; layer < Layers; layer++)
+        for (var layer = 0; layer < DecoderLayers; layer++)
             Assert.Equal((layer < cut ? Length : Before + 4 + PruningScene.After) + 4, cache.Length(layer, 0));
 
         void Check(Tensor actual)
@@ -79,9 +79,9 @@ public class VisualPruningTests
             _ => (mode == PositionMode.Keep ? Positions(inputs) : secondMoved, second),
         });
         Assert.InRange(Distance(expected.select(1, -1), actual), 0, Tolerance);
-        int[] lengths = [.. Enumerable.Range(0, Layers).Select(layer => cache.Length(layer, 1))];
+        int[] lengths = [.. Enumerable.Range(0, DecoderLayers).Select(layer => cache.Length(layer, 1))];
         Assert.Equal([Length + 1, 4 + 5, 4 + 5, 2 + 5], lengths);
-        Assert.Equal([Length, 8, 8, 6], [.. Enumerable.Range(0, Layers).Select(layer => pruning.LayoutOf(layer).Length(1))]);
+        Assert.Equal([Length, 8, 8, 6], [.. Enumerable.Range(0, DecoderLayers).Select(layer => pruning.LayoutOf(layer).Length(1))]);
     }
 
     [Fact]
@@ -219,7 +219,7 @@ public class VisualPruningTests
         long[] positions = [0, Before + 1, Before + 3, Before + 11, 13, 14, 15];
         Tensor Row(params long[] tokens) => hidden.index_select(1, torch.tensor(tokens) + Before).mean([1], keepdim: true);
         hidden = torch.cat([hidden.narrow(1, 0, 1), Row(1, 2, 6), Row(3, 5), Row(11), hidden.narrow(1, 13, 3)], 1);
-        for (var layer = 2; layer < Layers; layer++)
+        for (var layer = 2; layer < DecoderLayers; layer++)
             hidden = scene.Plain.Layer(layer, hidden, torch.tensor(positions).unsqueeze(0), torch.ones(1, 7, torch.@bool));
         Assert.InRange(Distance(scene.Plain.Logits(hidden), actual), 0, Tolerance);
     }
@@ -266,7 +266,7 @@ public class VisualPruningTests
         var error = Assert.Throws<ArgumentException>(() => scene.Decoder.PrefillEmbeddings(scene.Embeddings, cache));
 
         Assert.Contains("12", error.Message, StringComparison.Ordinal);
-        Assert.All(Enumerable.Range(0, Layers), layer => Assert.Equal(0, cache.Length(layer, 0)));
+        Assert.All(Enumerable.Range(0, DecoderLayers), layer => Assert.Equal(0, cache.Length(layer, 0)));
     }
 
     [Fact]
@@ -274,7 +274,7 @@ public class VisualPruningTests
     {
         using var scope = torch.NewDisposeScope();
         using var scene = new PruningScene();
-        var late = Assert.Throws<ArgumentException>(() => VisualPruning.Of(scene.Decoder, new FastV(Layers, Budget.Ratio(0.5))));
+        var late = Assert.Throws<ArgumentException>(() => VisualPruning.Of(scene.Decoder, new FastV(DecoderLayers, Budget.Ratio(0.5))));
         Assert.Contains("4 layers", late.Message, StringComparison.Ordinal);
         Assert.Contains("ascend", Assert.Throws<ArgumentException>(() => new PyramidDrop([(2, 0.5), (2, 0.5)])).Message,
             StringComparison.Ordinal);
@@ -294,7 +294,7 @@ public class VisualPruningTests
         var mask = Assert.Throws<ArgumentException>(() => scene.Decoder.ForwardEmbeddings(
             scene.Embeddings, keyMask: torch.ones(scene.Batch, Length, torch.@bool)));
         Assert.Contains("key mask", mask.Message, StringComparison.Ordinal);
-        Assert.Throws<ArgumentOutOfRangeException>(() => pruning.LayoutOf(Layers));
+        Assert.Throws<ArgumentOutOfRangeException>(() => pruning.LayoutOf(DecoderLayers));
     }
 
     [Fact]

@@ -69,7 +69,7 @@ public class VisualReinjectionTests
 
         void AssertPositions(int[] expected)
         {
-            for (var layer = 0; layer < Layers; layer++)
+            for (var layer = 0; layer < DecoderLayers; layer++)
             {
                 for (var b = 0; b < 2; b++)
                 {
@@ -173,7 +173,7 @@ public class VisualReinjectionTests
         Assert.Throws<ArgumentException>(() => tvc.Reinject(cache, image.narrow(2, 0, 8), Height, Wide));
         var room = Assert.Throws<KvCapacityException>(() => tvc.Reinject(cache, image, Height, Wide)); // 4 + 3 + 12 rows
         Assert.Contains("15 tokens behind 4", room.Message, StringComparison.Ordinal);
-        Assert.All(Enumerable.Range(0, Layers), layer => Assert.Equal(Length, cache.Length(layer, 1)));
+        Assert.All(Enumerable.Range(0, DecoderLayers), layer => Assert.Equal(Length, cache.Length(layer, 1)));
         Assert.Equal(0, tvc.Reinjections);
 
         Assert.Throws<ArgumentOutOfRangeException>(() => new VisualReinjection(scene.Decoder, new() { Interval = 0 }));
@@ -217,7 +217,7 @@ public class VisualReinjectionTests
         var rows = torch.cat([before, after], 1);
         var seen = torch.ones([2, all], torch.@bool);
         seen.narrow(1, Before, Visual).fill_(false);
-        for (var layer = 0; layer < Layers; layer++)
+        for (var layer = 0; layer < DecoderLayers; layer++)
         {
             // Rows of before are those of a pass with the image; rows behind it are of one without.
             rows = torch.cat(
