@@ -29,6 +29,7 @@ internal static class CaseCatalogue
         .. KvQuantiseBenchmarks.All,
         .. KvDecodeAttentionBenchmarks.All,
         .. KvAppendBenchmarks.All,
+        .. KvWindowScoresBenchmarks.All,
         .. KvEvictBenchmarks.All,
         .. KvPredictWriteBenchmarks.All,
     ];

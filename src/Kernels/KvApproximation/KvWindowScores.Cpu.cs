@@ -11,22 +11,23 @@ public static partial class KvWindowScores
     {
         var logits = (long)work.Heads * work.Rows * work.Positions;
         var threads = Math.Max(1, Math.Min(ThreadTeam.Count(logits, MinimumLogitsPerThread), work.Heads));
+        var width = CpuSimd.ProductWidth; // the caller's, not a worker's
         if (threads == 1)
-            Part(work, 0, work.Heads);
+            Part(work, width, 0, work.Heads);
         else
-            RunThreads(work, threads);
+            RunThreads(work, width, threads);
     }
 
     // Apart from RunCpu, so that one thread pays for no closure.
-    private static void RunThreads(KvWindowWork work, int threads) =>
+    private static void RunThreads(KvWindowWork work, SimdWidth width, int threads) =>
         ThreadTeam.Run(
-            threads, part => Part(work, (int)((long)work.Heads * part / threads), (int)((long)work.Heads * (part + 1) / threads)));
+            threads, part => Part(work, width, (int)((long)work.Heads * part / threads), (int)((long)work.Heads * (part + 1) / threads)));
 
-    private static unsafe void Part(in KvWindowWork work, int from, int to)
+    private static unsafe void Part(in KvWindowWork work, SimdWidth width, int from, int to)
     {
         using var scratch = new Scratch();
         var weights = scratch.Take<float>(work.Positions + FloatVector16.Count);
-        delegate*<float*, float*, float*, int, float, float, void> add = CpuSimd.ProductWidth switch
+        delegate*<float*, float*, float*, int, float, float, void> add = width switch
         {
             SimdWidth.Bits512 => &AddSoftmax<FloatVector16>,
             SimdWidth.Bits256 => &AddSoftmax<FloatVector8>,
