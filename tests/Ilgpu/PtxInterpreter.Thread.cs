@@ -155,6 +155,8 @@ internal sealed partial class PtxInterpreter
                 "cvt.s64.s32" => (ulong)(int)a,
                 "cvt.s32.u16" or "cvt.u16.u32" => (ushort)a,
                 "cvt.s32.u8" => (byte)a,
+                "cvt.s16.s32" => (uint)(short)a, // sign extended, as a register wider than its type is
+                "cvt.s8.s32" => (uint)(sbyte)a,
                 "cvt.rn.f32.s32" => Bits((float)(int)a),
                 "cvt.rn.f64.s32" => Bits((double)(int)a),
                 "cvt.rn.f64.u64" => Bits((double)a),

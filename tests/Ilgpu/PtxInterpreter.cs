@@ -126,8 +126,11 @@ internal sealed partial class PtxInterpreter
             return new PtxOperand(text, Bits: ulong.Parse(text[2..], NumberStyles.HexNumber, CultureInfo.InvariantCulture));
         if (_shared.TryGetValue(text, out var place))
             return new PtxOperand(text, Bits: (ulong)place);
-        var isNumber = long.TryParse(text, CultureInfo.InvariantCulture, out var number);
-        return isNumber ? new PtxOperand(text, Bits: (ulong)number) : new PtxOperand(text);
+        if (long.TryParse(text, CultureInfo.InvariantCulture, out var number))
+            return new PtxOperand(text, Bits: (ulong)number);
+        return ulong.TryParse(text, CultureInfo.InvariantCulture, out var unsigned) // −1 of 64 bits, as ILGPU writes it
+            ? new PtxOperand(text, Bits: unsigned)
+            : new PtxOperand(text);
     }
 
     private int Register(string name)
