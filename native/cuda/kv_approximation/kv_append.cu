@@ -62,7 +62,7 @@ __device__ __forceinline__ void normalise(float* row, double* sums, const float*
     squares = __dadd_rn(squares, sums[i]);
   const float inverse = float(1.0 / __dsqrt_rn(__dadd_rn(squares / d, epsilon)));
   for (int i = lane; i < d; i += kWarp)
-    row[i] = __fmul_rn(__fmul_rn(row[i], inverse), weights[i]);
+    row[i] = __fmul_rn(__fmul_rn(row[i], inverse), global<const float>(reinterpret_cast<uint64_t>(weights))[i]);
   __syncwarp();
 }
 

@@ -46,7 +46,9 @@ struct HeadTable {
 };
 
 __device__ __forceinline__ float scale_of_head(const Plane& plane, int32_t kv_head) {
-  return plane.scale_count == 0 ? 1.0f : plane.scales[plane.scale_count == 1 ? 0 : kv_head];
+  return plane.scale_count == 0
+      ? 1.0f
+      : global<const float>(reinterpret_cast<uint64_t>(plane.scales))[plane.scale_count == 1 ? 0 : kv_head];
 }
 
 }  // namespace auxcore::kv
