@@ -32,7 +32,7 @@ internal sealed class HpmExperiment : ModelExperiment
         FashionMnist data = FashionMnist.LoadBest();
         using var train = Canvases(data.Train, settings.Quick ? QuickImages : TrainImages, seed: 0);
         using var test = Canvases(data.Test, settings.Quick ? QuickImages : data.Test.Count, TestSeed);
-        using var labelled = new ByteImages(
+        using var labelled = new RawImages(
             train.Bytes.narrow(0, 0, Math.Min(ProbeImages, train.Count)), train.Labels.narrow(0, 0, Math.Min(ProbeImages, train.Count)));
         long steps = settings.Quick ? QuickSteps : Steps;
         AuxBackend backend = Enum.Parse<AuxBackend>(settings.Backend, ignoreCase: true);
@@ -92,10 +92,10 @@ internal sealed class HpmExperiment : ModelExperiment
         }
     }
 
-    private static ByteImages Canvases(LabelledImages items, int count, int seed) =>
-        ByteImages.Of(ClutteredCanvas.Of(items.First(count), seed));
+    private static RawImages Canvases(LabelledImages items, int count, int seed) =>
+        RawImages.Of(ClutteredCanvas.Of(items.First(count), seed));
 
-    private static double Probe(MaskedPretraining training, ByteImages labelled, ByteImages test)
+    private static double Probe(MaskedPretraining training, RawImages labelled, RawImages test)
     {
         using var scope = torch.NewDisposeScope();
         Tensor classes = torch.nn.functional.one_hot(labelled.Labels).to(torch.float64);
@@ -105,7 +105,7 @@ internal sealed class HpmExperiment : ModelExperiment
     }
 
     // Over random masks that are the same for all arms. The correlation is Spearman's, over the hidden patches of an image, and averaged.
-    private static (double Error, double Correlation) Errors(MaskedAutoencoder model, ByteImages images)
+    private static (double Error, double Correlation) Errors(MaskedAutoencoder model, RawImages images)
     {
         using IDisposable noGrad = torch.no_grad();
         using var miner = new HardPatchMiner(seed: TestSeed);

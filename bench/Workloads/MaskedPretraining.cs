@@ -22,12 +22,12 @@ internal sealed record MaskingArm(string Name, bool IsControl, bool Predicts, do
 }
 
 /// <summary>Images as bytes, which become numbers batch by batch.</summary>
-internal sealed record ByteImages(Tensor Bytes, Tensor Labels) : IDisposable
+internal sealed record RawImages(Tensor Bytes, Tensor Labels) : IDisposable
 {
     // Mean and deviation of the canvases' pixels, over 255.
     private const double Mean = 0.102, Deviation = 0.252;
 
-    public static ByteImages Of(LabelledImages images) => new(
+    public static RawImages Of(LabelledImages images) => new(
         tensor(images.Images, [images.Count, 1, images.Rows, images.Columns], ScalarType.Byte).DetachFromDisposeScope(),
         tensor(images.Labels, ScalarType.Int64).DetachFromDisposeScope());
 
@@ -57,7 +57,7 @@ internal sealed class MaskedPretraining : IDisposable
     public const int BatchSize = 64, Epochs = 10;
     private const double Rate = 3e-3, WeightDecay = 0.05, WarmUp = 0.05, TeacherDecay = 0.99, MaskRatio = 0.75;
 
-    private readonly ByteImages _images;
+    private readonly RawImages _images;
     private readonly long _steps;
     private readonly Models.AdamW _optimizer;
     private readonly HardPatchMiner _miner;
@@ -65,7 +65,7 @@ internal sealed class MaskedPretraining : IDisposable
     private Tensor _permutation;
     private long _step, _next;
 
-    public MaskedPretraining(ByteImages images, MaskingArm arm, long steps, int seed, AuxBackend backend)
+    public MaskedPretraining(RawImages images, MaskingArm arm, long steps, int seed, AuxBackend backend)
     {
         (_images, _steps) = (images, steps);
         manual_seed(seed);
@@ -121,7 +121,7 @@ internal sealed class MaskedPretraining : IDisposable
     }
 
     /// <summary>Features of whole images, [n, width]: the mean over tokens.</summary>
-    public Tensor Features(ByteImages images)
+    public Tensor Features(RawImages images)
     {
         using IDisposable noGrad = no_grad();
         using var scope = NewDisposeScope();
