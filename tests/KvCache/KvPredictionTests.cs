@@ -12,12 +12,16 @@ public class KvPredictionTests
 
     private static readonly DecoderOptions BaseOptions = DecoderOptions.Uniform(Vocabulary, 32, 5, 4, 2, 48) with
     {
-        QueryKeyNorm = true, TiedHead = true, InitialDeviation = 0.2,
+        QueryKeyNorm = true,
+        TiedHead = true,
+        InitialDeviation = 0.2,
     };
 
     private static readonly DecoderOptions SmallOptions = DecoderOptions.Uniform(Vocabulary, 16, 2, 2, 1, 24) with
     {
-        QueryKeyNorm = true, TiedHead = true, InitialDeviation = 0.2,
+        QueryKeyNorm = true,
+        TiedHead = true,
+        InitialDeviation = 0.2,
     };
 
     [Fact]
