@@ -78,8 +78,8 @@ public class KvPredictionTests
     [Fact]
     public void Parameters_are_counted_as_the_model_has_them()
     {
-        foreach (var options in (DecoderOptions[])
-            [BaseOptions, SmallOptions with { TiedHead = false }, BaseOptions with { QkvBias = true, OutputBias = true, FeedForwardBias = true }])
+        var biased = BaseOptions with { QkvBias = true, OutputBias = true, FeedForwardBias = true };
+        foreach (var options in (DecoderOptions[])[BaseOptions, SmallOptions with { TiedHead = false }, biased])
         {
             using var model = new CausalDecoder(options);
             Assert.Equal(model.parameters().Sum(parameter => parameter.numel()), KvPredictionCost.Parameters(options));
