@@ -13,7 +13,7 @@ namespace AuxCore.Bench.Experiments;
 /// </summary>
 internal sealed class TvcExperiment : ModelExperiment
 {
-    private const long Steps = 3000, QuickSteps = 3;
+    private const long Steps = 4000, QuickSteps = 3;
     private const int Grids = 400, QuickGrids = 40, Batch = 200, Steps8 = ShapeGrid.Steps, Captions = ShapeGrid.Cells, PerArm = 3;
     private const string All = "all eight counts, % right", Last = "the last count, % right", Peak = "KV rows of a layer, at most";
 
@@ -56,6 +56,8 @@ internal sealed class TvcExperiment : ModelExperiment
             arm.Name, arm == Plain, metric, Values(arm.Again, IndexOf(arm) * PerArm + figure))))];
         ModelRow[] forgetting = [.. kinds.SelectMany(again => Enumerable.Range(0, Steps8).Select(k => new ModelRow(
             again ? Both.Name : Plain.Name, !again, Forgetting(k), Lost(again, k))))];
+        ModelRow[] attention = [.. kinds.SelectMany(again => Enumerable.Range(0, Steps8).Select(k => new ModelRow(
+            again ? Both.Name : Plain.Name, !again, Attention(k), Looks(again, k))))];
         ModelDifference[] differences =
         [
             Of(Both.Name, Plain.Name, Last) with { Metric = null },
@@ -64,11 +66,15 @@ internal sealed class TvcExperiment : ModelExperiment
             {
                 Metric = Forgetting(k), LowerIsBetter = true,
             }),
+            .. Enumerable.Range(0, Steps8).Select(k => ModelDifference.Between(attention[Steps8 + k], attention[k]) with
+            {
+                Metric = Attention(k),
+            }),
         ];
         string claim = string.Create(CultureInfo.InvariantCulture,
             $"{Claim} ({grids} generated grids of 4 x 4 shapes, {ShapeGrid.VisualTokens} visual tokens, captions a quarter wrong; "
             + $"a decoder of {ShapeReader.Layers} layers, {steps} steps of {ShapeReader.BatchSize})");
-        return new(Name, claim, [.. rows, .. forgetting], differences[0]) { Others = differences[1..] };
+        return new(Name, claim, [.. rows, .. forgetting, .. attention], differences[0]) { Others = differences[1..] };
 
         ModelDifference Of(string arm, string control, string metric) => ModelDifference.Between(
             rows.First(row => row.Arm == arm && row.Metric == metric), rows.First(row => row.Arm == control && row.Metric == metric))
@@ -85,7 +91,11 @@ internal sealed class TvcExperiment : ModelExperiment
             return [.. figures[again].Select(values => values[whole] - values[arms * PerArm + k])];
         }
 
-        // For each arm of this model its three figures; then for each k the last count without the image from there on.
+        double[] Looks(bool again, int k) =>
+            [.. figures[again].Select(values => values[Arms.Count(arm => arm.Again == again) * PerArm + Steps8 + k])];
+
+        // For each arm of this model its three figures; then for each k the last count without the image from there on; then for each step
+        // the attention that the image gets, in %.
         double[] Learn(bool again, int seed)
         {
             using var reader = new ShapeReader(again, steps, seed);
@@ -102,11 +112,14 @@ internal sealed class TvcExperiment : ModelExperiment
             [
                 .. Arms.Where(arm => arm.Again == again).SelectMany(arm => Measure(reader, arm.Options, null, grids)),
                 .. Enumerable.Range(0, Steps8).Select(k => Measure(reader, shown.Options, k, grids)[1]),
+                .. AttentionMass(reader, shown.Options),
             ];
         }
     }
 
     private static string Forgetting(int k) => $"points of the last count lost without the image after {k} of {Steps8} steps";
+
+    private static string Attention(int k) => $"% of attention on the image at step {k + 1}";
 
     // Among the arms of the same model.
     private static int IndexOf(Arm arm) => Arms.Where(other => other.Again == arm.Again).ToList().IndexOf(arm);
@@ -127,7 +140,7 @@ internal sealed class TvcExperiment : ModelExperiment
         {
             using var scope = torch.NewDisposeScope();
             using ShapeGridBatch batch = ShapeGrid.Draw(Math.Min(Batch, grids - at), random);
-            (Tensor counts, int rows) = Count(reader.Model, batch, options, imageGoes);
+            (Tensor counts, int rows) = Count(reader.Model, batch, options, imageGoes, null);
             Tensor right = counts.eq(batch.Answers);
             all += right.sum().item<long>() / (double)Steps8;
             last += right.select(1, Steps8 - 1).sum().item<long>();
@@ -137,9 +150,19 @@ internal sealed class TvcExperiment : ModelExperiment
         return [100 * all / grids, 100 * last / grids, peak];
     }
 
+    // On the first batch of the same grids.
+    private static double[] AttentionMass(ShapeReader reader, ReinjectionOptions? options)
+    {
+        var mass = new double[Steps8];
+        using var scope = torch.NewDisposeScope();
+        using ShapeGridBatch batch = ShapeGrid.Draw(Batch, new Random(0));
+        Count(reader.Model, batch, options, null, mass);
+        return mass;
+    }
+
     // Image and caption are read at once, then the question and each count are decoded.
     private static (Tensor Counts, int Peak) Count(
-        VisionLanguageModel model, ShapeGridBatch batch, ReinjectionOptions? options, int? imageGoes)
+        VisionLanguageModel model, ShapeGridBatch batch, ReinjectionOptions? options, int? imageGoes, double[]? mass)
     {
         const int Prompt = ShapeGrid.VisualTokens + Captions;
         CausalDecoder decoder = model.Decoder;
@@ -151,13 +174,20 @@ internal sealed class TvcExperiment : ModelExperiment
         reinjection.Begin(cache, SequenceLayout.Uniform(count, Prompt, 0..ShapeGrid.VisualTokens));
         (Tensor next, int peak) = (batch.Prompt.select(1, Captions), 0);
         var counts = new Tensor[Steps8];
+        var attention = new VisualAttention(0, ShapeGrid.VisualTokens);
+        using IDisposable? watched = mass is null ? null : decoder.AddHook(attention);
         for (int step = 0; step < Steps8; step++)
         {
             if (step == imageGoes) reinjection.EvictVisual(cache);
-            next = counts[step] = decoder.Decode(next, cache).narrow(1, 0, ShapeGrid.Cells + 1).argmax(1);
+            next = counts[step] = decoder.Decode(next, cache).narrow(1, step * ShapeGrid.CountWords, ShapeGrid.CountWords).argmax(1)
+                + step * ShapeGrid.CountWords;
+            if (mass is not null) mass[step] = 100 * attention.Take();
             peak = Math.Max(peak, cache.Length(0, 0));
             if (step == Steps8 - 1 || !reinjection.Observe(next)) continue;
+            int before = cache.Positions(0, 0, 0)[^1];
             reinjection.Reinject(cache, visual, ShapeGrid.Side, ShapeGrid.Side);
+            int end = cache.Positions(0, 0, 0)[^1] + 1;
+            attention.Move(before + 1 + options!.Bridge.Count, end);
             peak = Math.Max(peak, cache.Length(0, 0));
         }
 

@@ -5,7 +5,7 @@ namespace AuxCore.Bench.Workloads;
 /// <summary>Images, text and answers of a batch of <see cref="ShapeGrid"/>, all int64 but the patches.</summary>
 /// <param name="Patches">float32 [n, 16, 192]: a patch a cell.</param>
 /// <param name="Prompt">[n, 17]: the caption, of which some words are wrong, then the colour that is asked for.</param>
-/// <param name="Answers">[n, 8]: how many cells have it, counted up to the end of each step.</param>
+/// <param name="Answers">[n, 8]: how many cells have it, counted up to the end of each step, as that step's words.</param>
 internal sealed record ShapeGridBatch(Tensor Patches, Tensor Prompt, Tensor Answers) : IDisposable
 {
     public void Dispose()
@@ -18,15 +18,16 @@ internal sealed record ShapeGridBatch(Tensor Patches, Tensor Prompt, Tensor Answ
 
 /// <summary>
 /// Grids of 4 × 4 coloured shapes, and a question that needs eight steps: the running count of a colour, two cells a step. A caption names
-/// the colour of each cell, wrongly in a quarter of them, so that copying it is tempting and looking at the image is better.
+/// the colour of each cell, wrongly in a quarter of them, so that copying it is tempting and looking at the image is better. Each step has
+/// count words of its own ("after step 3: 5"): rotary positions alone do not tell a small model which step it is at.
 /// </summary>
 internal static class ShapeGrid
 {
     public const int Cells = 16, Colours = 4, Steps = 8, Side = 4, VisualTokens = Cells,
         PatchPixels = CellPixels * CellPixels * 3;
 
-    /// <summary>Words: counts 0 to 16, four colours as a caption has them, four as a question does, the bridge.</summary>
-    public const int FirstCaption = Cells + 1, FirstQuestion = FirstCaption + Colours, Bridge = FirstQuestion + Colours,
+    /// <summary>Words: for each step the counts 0 to 16, then four colours as a caption has them, four as a question does, the bridge.</summary>
+    public const int CountWords = Cells + 1, FirstCaption = Steps * CountWords, FirstQuestion = FirstCaption + Colours, Bridge = FirstQuestion + Colours,
         Vocabulary = Bridge + 1;
 
     private const int CellPixels = 8, Shapes = 3;
@@ -51,7 +52,7 @@ internal static class ShapeGrid
                 int said = wrong ? (colour + 1 + random.Next(Colours - 1)) % Colours : colour;
                 prompt[i * (Cells + 1) + cell] = FirstCaption + said;
                 seen += colour == asked ? 1 : 0;
-                if (cell % 2 == 1) answers[i * Steps + cell / 2] = seen;
+                if (cell % 2 == 1) answers[i * Steps + cell / 2] = cell / 2 * CountWords + seen;
             }
 
             prompt[i * (Cells + 1) + Cells] = FirstQuestion + asked;
