@@ -74,7 +74,7 @@ struct AppendCall {
     const int d = cache.head_dim, tokens = cache.batch, queries = call.attention.query_heads;
     const auto rows = [&](int heads, int seed, bool has_norm) {
       const auto count = static_cast<std::size_t>(heads * d);
-      return auxcore_kv_rows{memory.add(pattern(count * static_cast<std::size_t>(tokens), seed)), int64_t{heads} * d * 4,
+      return auxcore_kv_rows{memory.add(pattern(count * static_cast<std::size_t>(tokens), seed)), int64_t{heads} * d * 4, 0,
           has_norm ? memory.add(std::vector<float>(static_cast<std::size_t>(d), 1.0f)) : 0, heads, 0};
     };
     for (int pair = 0; pair < 128; ++pair)  // as many as any call may read

@@ -28,12 +28,13 @@ std::vector<float> numbers(std::size_t count, uint32_t seed) {
 std::vector<float> transformed(std::vector<float> row, const float* norm, double epsilon, int pairs, bool is_in_pairs, int position,
     const double* frequencies) {
   if (norm != nullptr) {
-    double lanes[32] = {}, squares = 0;
+    double lanes[32] = {};
     for (std::size_t i = 0; i < row.size(); ++i)
       lanes[i % 32] += double{row[i]} * double{row[i]};
-    for (const double lane : lanes)
-      squares += lane;
-    const auto inverse = float(1 / std::sqrt(squares / double(row.size()) + epsilon));
+    for (int apart = 16; apart > 0; apart /= 2)
+      for (int i = 0; i < apart; ++i)
+        lanes[i] += lanes[i + apart];
+    const auto inverse = float(1 / std::sqrt(lanes[0] / double(row.size()) + epsilon));
     for (std::size_t i = 0; i < row.size(); ++i)
       row[i] = row[i] * inverse * norm[i];
   }
@@ -74,29 +75,30 @@ void append_agrees() {
         };
         arguments.cache = {plane(cache[0]), plane(cache[1]), nullptr, nullptr, 0, kBatch, kHeads, d, kCapacity, 0};
         const auto rows = [&](const std::vector<float>& of, int heads, const float* weights) {
-          return Rows{reinterpret_cast<uint64_t>(of.data()), int64_t{heads} * d * 4, weights, heads};
+          return kv::HeadRows{reinterpret_cast<uint64_t>(of.data()), int64_t{heads} * d * 4, nullptr, weights};
         };
         arguments.query = rows(query, kQueries, has_norm ? norm.data() : nullptr);
         arguments.keys = rows(keys, kHeads, has_norm ? norm.data() : nullptr);
         arguments.values = rows(values, kHeads, nullptr);
         arguments.rotated_query = reinterpret_cast<uint64_t>(rotated.data());
+        arguments.query_heads = kQueries;
         arguments.rotated_step = int64_t{kQueries} * d * 4;
-        arguments.slots = slots.data();
-        arguments.positions = positions.data();
-        arguments.norm_epsilon = 1e-5;
-        arguments.tokens = kTokens;
-        arguments.type = kFloat32;
-        arguments.pairs = pairs;
-        arguments.is_in_pairs = is_in_pairs;
+        arguments.tokens.slots = slots.data();
+        arguments.tokens.positions = positions.data();
+        arguments.tokens.norm_epsilon = 1e-5;
+        arguments.tokens.count = kTokens;
+        arguments.tokens.type = kv::kFloat32;
+        arguments.tokens.pairs = pairs;
+        arguments.tokens.is_in_pairs = is_in_pairs;
         for (int pair = 0; pair < pairs; ++pair)
-          arguments.frequencies[pair] = std::pow(10000.0, -double(pair) / pairs);
-        simt::launch(auxcore_kv_append, {kTokens * ((kQueries + 2 * kHeads + kWarps - 1) / kWarps), kThreads, 0}, arguments);
+          arguments.tokens.frequencies[pair] = std::pow(10000.0, -double(pair) / pairs);
+        simt::launch(auxcore_kv_append, {unsigned(kTokens * kv::blocks_of_token(kQueries + 2 * kHeads)), kv::kHeadThreads, 0}, arguments);
 
         for (int token = 0; token < kTokens; ++token) {
           const auto head_of = [&](const std::vector<float>& of, int heads, int head, bool is_value) {
             const auto from = of.begin() + (token * heads + head) * d;
             return transformed({from, from + d}, has_norm && !is_value ? norm.data() : nullptr, 1e-5, is_value ? 0 : pairs, is_in_pairs,
-                positions[size_t(token)], arguments.frequencies);
+                positions[size_t(token)], arguments.tokens.frequencies);
           };
           for (int head = 0; head < kQueries; ++head) {
             const std::vector<float> right = head_of(query, kQueries, head, false);
