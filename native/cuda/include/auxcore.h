@@ -590,7 +590,7 @@ typedef struct auxcore_kv_predict {
   uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_predict) */
   int32_t tokens;
   auxcore_dtype type;
-  int32_t layer_count;  /* 0 to 4096 */
+  int32_t layer_count;  /* 0 to 1024 */
   const auxcore_kv_predict_layer* layers; /* [layer_count], in host memory: read before the call returns */
   uint64_t sequences;
   uint64_t slots;       /* [tokens], int32 */
@@ -601,7 +601,7 @@ typedef struct auxcore_kv_predict {
   const double* frequencies;
 } auxcore_kv_predict;
 
-/* Bias, norm, rotation and storing of some tokens in the caches of some layers: a launch for each thirteen. Caches of layers share no
+/* Bias, norm, rotation and storing of some tokens in the caches of some layers: a launch for each fourteen. Caches of layers share no
  * memory, but may interleave in one pool. */
 AUXCORE_API auxcore_status auxcore_kv_predict_write(auxcore_context context, void* stream, const auxcore_kv_predict* predict);
 

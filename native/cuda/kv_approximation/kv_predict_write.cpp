@@ -1,7 +1,8 @@
 // KvPredictWrite: checks and launches. The formulas are in KvPredictWrite.cs, the kernel in kv_predict_write.cu.
 #include "kv_predict_write.cuh"
 
-#include <algorithm>
+#include <array>
+#include <cstdint>
 #include <vector>
 
 #include "kv_append_arguments.h"
@@ -10,7 +11,7 @@ namespace auxcore::kv_predict_write {
 namespace {
 
 constexpr const char* kOp = "KvPredictWrite";
-constexpr int32_t kMostLayers = 4096;
+constexpr int32_t kMostLayers = 1024;
 
 AUXCORE_DECLARE_IMAGE(kv_approximation);
 const Kernel kPredictWrite{kOp, &image_kv_approximation, "auxcore_kv_predict_write"};

@@ -15,14 +15,14 @@ extern "C" __global__ void __launch_bounds__(kHeadThreads) auxcore_kv_predict_wr
   AUXCORE_SHARED(float, sines, kMostPairs);
   AUXCORE_SHARED(float, rows, kHeadWarps * kMostHeadDim);
   int32_t which = 0;
-  while (which + 1 < arguments.layer_count && int64_t{blockIdx.x} >= arguments.layers[which + 1].first_block)
+  while (which + 1 < arguments.layer_count && int64_t(blockIdx.x) >= arguments.layers[which + 1].first_block)
     ++which;
   const Cache cache = arguments.layers[which].cache;
   const unsigned block = unsigned(blockIdx.x - arguments.layers[which].first_block);
   const unsigned blocks = unsigned(blocks_of_token(2 * int64_t{cache.kv_heads}));
   const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp;
   const int32_t token = int32_t(block / blocks);
-  const int64_t head = int64_t{block % blocks} * kHeadWarps + warp;
+  const int64_t head = int64_t(block % blocks) * kHeadWarps + warp;
   turn(arguments.tokens, token, int(threadIdx.x), cosines, sines);
   __syncthreads();
   if (head >= 2 * int64_t{cache.kv_heads})
