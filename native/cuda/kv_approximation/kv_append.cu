@@ -15,7 +15,7 @@ extern "C" __global__ void __launch_bounds__(kHeadThreads) auxcore_kv_append(Arg
   AUXCORE_SHARED(float, rows, kHeadWarps * kMostHeadDim);
   const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp, d = arguments.cache.head_dim;
   const int32_t queries = arguments.query_heads, stored = arguments.cache.kv_heads, heads = queries + 2 * stored;
-  const int32_t blocks = int32_t(blocks_of_token(heads));
+  const int32_t blocks = (heads + kHeadWarps - 1) / kHeadWarps;  // of a token
   const int32_t token = int32_t(blockIdx.x / unsigned(blocks)), head = int32_t(blockIdx.x % unsigned(blocks)) * kHeadWarps + warp;
   static_assert(kHeadThreads >= kMostPairs);
   turn(arguments.tokens, token, int(threadIdx.x), cosines, sines);

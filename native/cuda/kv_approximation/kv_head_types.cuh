@@ -34,7 +34,7 @@ struct Tokens {
   double frequencies[kMostPairs];
 };
 
-/// Blocks that all heads of a token take.
+/// Blocks that all heads of a token take. For the host.
 constexpr int64_t blocks_of_token(int64_t heads) { return (heads + kHeadWarps - 1) / kHeadWarps; }
 
 }  // namespace auxcore::kv

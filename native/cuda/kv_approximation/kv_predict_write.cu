@@ -19,7 +19,7 @@ extern "C" __global__ void __launch_bounds__(kHeadThreads) auxcore_kv_predict_wr
     ++which;
   const Cache cache = arguments.layers[which].cache;
   const unsigned block = unsigned(blockIdx.x - arguments.layers[which].first_block);
-  const unsigned blocks = unsigned(blocks_of_token(2 * int64_t{cache.kv_heads}));
+  const unsigned blocks = (2 * unsigned(cache.kv_heads) + kHeadWarps - 1) / kHeadWarps;  // of a token
   const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp;
   const int32_t token = int32_t(block / blocks);
   const int64_t head = int64_t(block % blocks) * kHeadWarps + warp;
