@@ -127,7 +127,7 @@ kv::Cache check_memory(const auxcore_kv_cache& cache, const auxcore_kv_append& g
   return seen;
 }
 
-kv::HeadRows rows_of(const auxcore_kv_rows& given) {
+kv::TokenRows rows_of(const auxcore_kv_rows& given) {
   return {given.first, given.step, td::pointer<const float>(given.bias), td::pointer<const float>(given.norm)};
 }
 

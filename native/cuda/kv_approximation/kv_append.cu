@@ -23,7 +23,7 @@ extern "C" __global__ void __launch_bounds__(kHeadThreads) auxcore_kv_append(Arg
   if (head >= heads)
     return;
   const bool is_query = head < queries, is_key = !is_query && head < queries + stored;
-  HeadRows source = arguments.values;  // a copy: parameters that are chosen by address would have to be in memory
+  TokenRows source = arguments.values;  // a copy: parameters that are chosen by address would have to be in memory
   Plane plane = arguments.cache.values;
   if (is_query) {
     source = arguments.query;

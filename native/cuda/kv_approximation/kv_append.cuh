@@ -7,9 +7,9 @@ namespace auxcore::kv_append {
 
 struct Arguments {
   kv::Cache cache;
-  kv::HeadRows query;
-  kv::HeadRows keys;
-  kv::HeadRows values;
+  kv::TokenRows query;
+  kv::TokenRows keys;
+  kv::TokenRows values;
   uint64_t rotated_query;
   int64_t rotated_step;
   int32_t query_heads;

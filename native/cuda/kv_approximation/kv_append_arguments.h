@@ -12,7 +12,7 @@ void check_numbers(const auxcore_kv_cache& cache, const auxcore_kv_append& given
 /// Refuses memory that is not the device's, or that is shared where it must not be. The cache as kernels take it.
 kv::Cache check_memory(const auxcore_kv_cache& cache, const auxcore_kv_append& given, const Context& context);
 
-kv::HeadRows rows_of(const auxcore_kv_rows& given);
+kv::TokenRows rows_of(const auxcore_kv_rows& given);
 kv::Tokens tokens_of(const auxcore_kv_append& given);
 
 }  // namespace auxcore::kv_append

@@ -153,7 +153,7 @@ __device__ __forceinline__ uint64_t place_of(const Cache& cache, const Plane& pl
 
 /// A head's row in float32, with bias and norm.
 __device__ __forceinline__ void load_head(
-    float* row, const HeadRows& source, const Tokens& tokens, int32_t token, int32_t head, int d, int lane) {
+    float* row, const TokenRows& source, const Tokens& tokens, int32_t token, int32_t head, int d, int lane) {
   const int size = tokens.type == kFloat32 ? 4 : 2;
   const uint64_t from = source.first + uint64_t(token * source.step + int64_t{head} * d * size);
   for (int i = lane; i < d; i += kWarp) {

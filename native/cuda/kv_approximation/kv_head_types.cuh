@@ -13,7 +13,7 @@ constexpr int kMostPairs = kMostHeadDim / 2;
 enum ElementType : int32_t { kFloat32 = 0, kFloat16 = 2, kBFloat16 = 3 };
 
 /// The heads of some tokens.
-struct HeadRows {
+struct TokenRows {
   uint64_t first;
   int64_t step;       ///< bytes from one token to the next
   const float* bias;  ///< null where there is none

@@ -14,7 +14,7 @@ constexpr const char* kOp = "KvPredictWrite";
 constexpr int32_t kMostLayers = 1024;
 
 AUXCORE_DECLARE_IMAGE(kv_approximation);
-const Kernel kPredictWrite{kOp, &image_kv_approximation, "auxcore_kv_predict_write"};
+const Kernel kPredictWrite{kOp, &image_kv_approximation, "auxcore_kv_predict_layers"};
 
 /// A layer, as a call of KvAppend without queries.
 auxcore_kv_append append_of(const auxcore_kv_predict& given, const auxcore_kv_predict_layer& layer) {

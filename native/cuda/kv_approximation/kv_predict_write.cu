@@ -8,9 +8,31 @@
 
 namespace auxcore::kv_predict_write {
 
+namespace {
+
 using namespace kv;
 
-extern "C" __global__ void __launch_bounds__(kHeadThreads) auxcore_kv_predict_write(Arguments arguments) {
+// Field by field: what is chosen by address would have to be in memory, and parameters would be copied there.
+template <class T>
+__device__ __forceinline__ T chosen(bool is_first, T first, T second) {
+  return is_first ? first : second;
+}
+
+__device__ __forceinline__ TokenRows chosen(bool is_first, const TokenRows& first, const TokenRows& second) {
+  return {chosen(is_first, first.first, second.first), chosen(is_first, first.step, second.step),
+      chosen(is_first, first.bias, second.bias), chosen(is_first, first.norm, second.norm)};
+}
+
+__device__ __forceinline__ Plane chosen(bool is_first, const Plane& first, const Plane& second) {
+  return {chosen(is_first, first.first, second.first), chosen(is_first, first.outer_step, second.outer_step),
+      chosen(is_first, first.head_step, second.head_step), chosen(is_first, first.scales, second.scales),
+      chosen(is_first, first.scale_count, second.scale_count), chosen(is_first, first.format, second.format),
+      chosen(is_first, first.row_bytes, second.row_bytes), chosen(is_first, first.outer_count, second.outer_count)};
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(kHeadThreads) auxcore_kv_predict_layers(Arguments arguments) {
   AUXCORE_SHARED(float, cosines, kMostPairs);
   AUXCORE_SHARED(float, sines, kMostPairs);
   AUXCORE_SHARED(float, rows, kHeadWarps * kMostHeadDim);
@@ -28,12 +50,8 @@ extern "C" __global__ void __launch_bounds__(kHeadThreads) auxcore_kv_predict_wr
   if (head >= 2 * int64_t{cache.kv_heads})
     return;
   const bool is_key = head < cache.kv_heads;
-  HeadRows source = arguments.layers[which].values;  // copies: what is chosen by address would have to be in memory
-  Plane plane = cache.values;
-  if (is_key) {
-    source = arguments.layers[which].keys;
-    plane = cache.keys;
-  }
+  const TokenRows source = chosen(is_key, arguments.layers[which].keys, arguments.layers[which].values);
+  const Plane plane = chosen(is_key, cache.keys, cache.values);
   const int32_t own = int32_t(is_key ? head : head - cache.kv_heads);
   float* const row = rows + warp * kMostHeadDim;
   load_head(row, source, arguments.tokens, token, own, cache.head_dim, lane);
@@ -41,6 +59,6 @@ extern "C" __global__ void __launch_bounds__(kHeadThreads) auxcore_kv_predict_wr
     rotate(row, cosines, sines, arguments.tokens.pairs, arguments.tokens.is_in_pairs != 0, lane);
   store_head(row, cache, plane, arguments.tokens, token, own, lane);
 }
-AUXCORE_KERNEL(auxcore_kv_predict_write)
+AUXCORE_KERNEL(auxcore_kv_predict_layers)
 
 }  // namespace auxcore::kv_predict_write

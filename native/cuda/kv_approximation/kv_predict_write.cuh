@@ -9,8 +9,8 @@ constexpr int kLayers = 14;  ///< in one launch: the table is a parameter of the
 
 struct Layer {
   kv::Cache cache;
-  kv::HeadRows keys;
-  kv::HeadRows values;
+  kv::TokenRows keys;
+  kv::TokenRows values;
   int64_t first_block;
 };
 

@@ -13,7 +13,7 @@ extern "C" void auxcore_kv_append(Arguments arguments);
 }  // namespace kv_append
 
 namespace kv_predict_write {
-extern "C" void auxcore_kv_predict_write(Arguments arguments);
+extern "C" void auxcore_kv_predict_layers(Arguments arguments);
 }  // namespace kv_predict_write
 
 namespace {
@@ -80,7 +80,7 @@ void append_agrees() {
         };
         arguments.cache = {plane(cache[0]), plane(cache[1]), nullptr, nullptr, 0, kBatch, kHeads, d, kCapacity, 0};
         const auto rows = [&](const std::vector<float>& of, int heads, const float* weights) {
-          return kv::HeadRows{reinterpret_cast<uint64_t>(of.data()), int64_t{heads} * d * 4, nullptr, weights};
+          return kv::TokenRows{reinterpret_cast<uint64_t>(of.data()), int64_t{heads} * d * 4, nullptr, weights};
         };
         arguments.query = rows(query, kQueries, has_norm ? norm.data() : nullptr);
         arguments.keys = rows(keys, kHeads, has_norm ? norm.data() : nullptr);
@@ -146,7 +146,7 @@ struct PredictedLayer {
           reinterpret_cast<uint64_t>(bytes.data()), row * heads * kCapacity, row * kCapacity, nullptr, 0, format, int32_t(row), 1};
     };
     const auto rows = [&](const std::vector<float>& of, const std::vector<float>& bias, bool is_normed) {
-      return kv::HeadRows{reinterpret_cast<uint64_t>(of.data()), int64_t{heads} * d * 4, has_bias ? bias.data() : nullptr,
+      return kv::TokenRows{reinterpret_cast<uint64_t>(of.data()), int64_t{heads} * d * 4, has_bias ? bias.data() : nullptr,
           is_normed ? norm.data() : nullptr};
     };
     return {{plane(key_bytes), plane(value_bytes), nullptr, nullptr, 0, 1, heads, d, kCapacity, 0}, rows(keys, key_bias, has_norm),
@@ -186,7 +186,7 @@ void predictions_agree() {
     arguments.tokens.pairs = d == 96 ? 8 : d / 2;
     for (int pair = 0; pair < arguments.tokens.pairs; ++pair)
       arguments.tokens.frequencies[pair] = std::pow(10000.0, -double(pair) / arguments.tokens.pairs);
-    simt::launch(auxcore_kv_predict_write, {unsigned(blocks), kv::kHeadThreads, 0}, arguments);
+    simt::launch(auxcore_kv_predict_layers, {unsigned(blocks), kv::kHeadThreads, 0}, arguments);
 
     for (const PredictedLayer& layer : layers) {
       std::vector<uint8_t> keys(layer.key_bytes.size(), 0xa5), values(keys);
