@@ -459,7 +459,7 @@ AUXCORE_API auxcore_status auxcore_info_nce_workspace(const auxcore_info_nce* ba
 /* Loss and gradients of one batch. */
 AUXCORE_API auxcore_status auxcore_info_nce_loss(auxcore_context context, void* stream, const auxcore_info_nce* batch);
 
-/* ---- KV caches: KvQuantise, KvDecodeAttention (kv_approximation/) ----
+/* ---- KV caches: KvQuantise, KvDecodeAttention, … (kv_approximation/) ----
  *
  * The formulas are in the C# files of the same names. Nothing is allocated and nothing waits for the device; what is written shares memory
  * with nothing else. Calls can be captured in graphs, but where it is said. */
@@ -547,6 +547,7 @@ AUXCORE_API auxcore_status auxcore_kv_decode_attention(
 typedef struct auxcore_kv_rows {
   uint64_t first;   /* [tokens, heads, head_dim]; or 0 */
   int64_t step;     /* bytes from one token to the next */
+  uint64_t bias;    /* [heads, head_dim], float32, added first; or 0 */
   uint64_t norm;    /* [head_dim], float32: weights of an RMS norm of each head; or 0 */
   int32_t heads;
   uint32_t reserved; /* 0 */
@@ -574,6 +575,36 @@ typedef struct auxcore_kv_append {
 /* Norm, rotation and storing of some tokens of one layer, in one launch. */
 AUXCORE_API auxcore_status auxcore_kv_append_tokens(
     auxcore_context context, void* stream, const auxcore_kv_cache* cache, const auxcore_kv_append* append);
+
+/* ---- KvPredictWrite (kv_approximation/kv_predict_write.cu) ---- */
+
+/* One layer. kv_heads may differ from layer to layer, batch and head_dim may not. */
+typedef struct auxcore_kv_predict_layer {
+  auxcore_kv_cache cache;
+  auxcore_kv_rows keys;   /* heads: kv_heads */
+  auxcore_kv_rows values; /* likewise; norm is 0 */
+} auxcore_kv_predict_layer;
+
+/* Members that auxcore_kv_append has too are what they are there. */
+typedef struct auxcore_kv_predict {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_predict) */
+  int32_t tokens;
+  auxcore_dtype type;
+  int32_t layer_count;  /* 0 to 1024 */
+  const auxcore_kv_predict_layer* layers; /* [layer_count], in host memory: read before the call returns */
+  uint64_t sequences;
+  uint64_t slots;       /* [tokens], int32 */
+  uint64_t positions;
+  double norm_epsilon;
+  int32_t rotated;
+  int32_t is_in_pairs;
+  const double* frequencies;
+} auxcore_kv_predict;
+
+/* Bias, norm, rotation and storing of some tokens in the caches of some layers: a launch for each fourteen. Caches of layers share no
+ * memory, but may interleave in one pool. */
+AUXCORE_API auxcore_status auxcore_kv_predict_write(auxcore_context context, void* stream, const auxcore_kv_predict* predict);
+
 /* ---- token pruning: TokenSelect, TokenCompact, TokenPool, TokenScores, KeyRerotate (token_pruning/) ----
  *
  * The definitions are in the C# files of the same names. Addresses are of device memory of the context's device; tensors are contiguous
