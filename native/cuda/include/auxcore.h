@@ -605,6 +605,60 @@ typedef struct auxcore_kv_predict {
  * memory, but may interleave in one pool. */
 AUXCORE_API auxcore_status auxcore_kv_predict_write(auxcore_context context, void* stream, const auxcore_kv_predict* predict);
 
+/* ---- KvWindowScores (kv_approximation/kv_window_scores.cu) ---- */
+
+typedef struct auxcore_kv_window {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_window) */
+  int32_t heads;        /* of keys; may be 0 */
+  int32_t group;        /* query heads that share one */
+  int32_t window;       /* queries; no more than positions where causal */
+  int32_t positions;    /* may be 0 */
+  uint32_t causal;      /* 1: query w sees positions up to positions - window + w; 0: all */
+  double scale;         /* of the logits: finite */
+  uint64_t logits;      /* [heads, group, window, positions], float32 */
+  uint64_t scores;      /* [heads, positions], float32, written: the mean of the rows' softmaxes */
+  uint64_t workspace;   /* aligned to 256 bytes */
+  int64_t workspace_bytes;
+} auxcore_kv_window;
+
+/* The bytes of workspace that scores need, 8 a row; addresses may be 0. */
+AUXCORE_API auxcore_status auxcore_kv_window_workspace(const auxcore_kv_window* window, int64_t* bytes);
+
+/* Two launches. */
+AUXCORE_API auxcore_status auxcore_kv_window_scores(auxcore_context context, void* stream, const auxcore_kv_window* window);
+
+/* ---- KvEvict (kv_approximation/kv_evict.cu) ---- */
+
+/* What is kept: TokenSelect's ranking (below) of each head's positions, by means of their scores. */
+typedef struct auxcore_kv_eviction {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_eviction) */
+  int32_t rule;         /* AUXCORE_BUDGET_COUNT, ...: how many positions a head keeps, as of a segment of auxcore_token_select_batch */
+  int32_t count;
+  int32_t minimum;
+  int32_t maximum;
+  int32_t pool_width;   /* of the mean over scores, odd; 1 for none */
+  double value;
+  int32_t sinks;        /* first positions that are always kept */
+  int32_t recent;       /* last positions that are; means do not reach into them */
+  double head_floor;    /* what part of its budget a head keeps where heads share, within 0 and 1; else 0 */
+  uint32_t heads_share; /* 1: those of a sequence share the sum of their budgets, counts or ratios; 0: each has its own */
+  uint32_t reserved;    /* 0 */
+  int32_t score_positions;
+  int32_t number_positions; /* 0 where numbers are left out */
+  uint64_t scores;      /* [batch, kv_heads, score_positions], float32 */
+  uint64_t lengths;     /* [batch, kv_heads], int32: filled positions, held within what there is room for; becomes those kept */
+  uint64_t numbers;     /* [batch, kv_heads, number_positions], int32: they move with the rows; or 0 */
+  uint64_t workspace;   /* aligned to 256 bytes */
+  int64_t workspace_bytes;
+} auxcore_kv_eviction;
+
+/* The bytes of workspace that a call needs. */
+AUXCORE_API auxcore_status auxcore_kv_evict_workspace(int32_t batch, int32_t kv_heads, int32_t score_positions, int64_t* bytes);
+
+/* Kept rows move to the beginning of their heads, in place and in their order: two launches; three where heads share. */
+AUXCORE_API auxcore_status auxcore_kv_evict(
+    auxcore_context context, void* stream, const auxcore_kv_cache* cache, const auxcore_kv_eviction* eviction);
+
 /* ---- token pruning: TokenSelect, TokenCompact, TokenPool, TokenScores, KeyRerotate (token_pruning/) ----
  *
  * The definitions are in the C# files of the same names. Addresses are of device memory of the context's device; tensors are contiguous

@@ -20,6 +20,7 @@ internal static class NativeExports
         "auxcore_forward_backward_loss", "auxcore_forward_backward_workspace", "auxcore_info_nce_loss", "auxcore_info_nce_workspace",
         "auxcore_kv_quantise", "auxcore_kv_dequantise", "auxcore_kv_decode_attention", "auxcore_kv_attention_workspace",
         "auxcore_kv_append_tokens", "auxcore_kv_predict_write",
+        "auxcore_kv_window_scores", "auxcore_kv_window_workspace", "auxcore_kv_evict", "auxcore_kv_evict_workspace",
         "auxcore_token_select", "auxcore_token_select_workspace", "auxcore_token_compact", "auxcore_token_compact_backward",
         "auxcore_token_pool", "auxcore_token_pool_backward", "auxcore_token_scores", "auxcore_token_scores_workspace",
         "auxcore_key_rerotate",
