@@ -19,7 +19,7 @@ NARROW = SIZES["bfloat16"]
 
 class WriteCase(Case):
     path, in_place = "kv-approximation", False
-    tolerance, baseline_tolerance = 2.0, 8.0  # baselines may compute in bfloat16
+    tolerance, baseline_tolerance = 3.0, 8.0  # products are rounded, turned in pairs, rounded; baselines may compute in bfloat16
 
     def build(self, device, context, small, baselines):
         moved = self.bytes(small)
