@@ -57,7 +57,8 @@ public class KvEvictCudaTests
         var cache = new KvCacheViews { Keys = devices.Add(new float[80], 1, 2, 5, 8), Values = devices.Add(new float[80], 1, 2, 5, 8) };
         var lengths = devices.Add([2, 1000], 1, 2);
         KvEvict.Run(
-            devices.Add(new float[10], 1, 2, 5), lengths, cache, new() { Budget = Budget.Count(4) }, workspace: Workspace(devices, 1, 2, 5));
+            devices.Add(new float[10], 1, 2, 5), lengths, cache, new() { Budget = Budget.Count(4) },
+            workspace: Workspace(devices, 1, 2, 5));
         Assert.Equal([2, 4], Devices.Read<int>(lengths));
         devices.CheckMargins();
     }

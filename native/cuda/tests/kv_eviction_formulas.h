@@ -1,6 +1,8 @@
 // KvWindowScores and KvEvict, plainly, for tests.
 #pragma once
 
+#include <tuple>
+
 #include "check.h"
 #include "kv_formulas.h"
 
@@ -146,11 +148,11 @@ struct EvictionCase {
   }
 
   static std::vector<Candidate> best(std::vector<Candidate> all, int count) {
-    std::stable_sort(all.begin(), all.end(), [](const Candidate& a, const Candidate& b) {
-      if (a.is_always || b.is_always)
-        return a.is_always && !b.is_always;
-      return std::isnan(a.mean) || std::isnan(b.mean) ? !std::isnan(a.mean) && std::isnan(b.mean) : a.mean > b.mean;
-    });
+    const auto rank = [](const Candidate& one) {  // what is less is kept first
+      return std::tuple(!one.is_always, !one.is_always && std::isnan(one.mean),
+          one.is_always || std::isnan(one.mean) ? 0.0f : -one.mean, one.head, one.position);
+    };
+    std::sort(all.begin(), all.end(), [&](const Candidate& a, const Candidate& b) { return rank(a) < rank(b); });
     const auto always = static_cast<int>(std::count_if(all.begin(), all.end(), [](const Candidate& one) { return one.is_always; }));
     all.resize(static_cast<std::size_t>(std::min(static_cast<int>(all.size()), std::max(count, always))));
     return all;
