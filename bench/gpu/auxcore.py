@@ -4,6 +4,7 @@ Whoever owns memory and stream (PyTorch, say) hands over addresses; nothing here
 
 import ctypes as c
 
+import auxcore_kv
 import auxcore_tokens
 
 ABI_VERSION = 1
@@ -81,71 +82,6 @@ class AdamWTensorsStruct(c.Structure):
     ]
 
 
-class KvElements(c.Structure):
-    """auxcore_kv_elements."""
-
-    _fields_ = [
-        ("struct_size", c.c_uint32),
-        ("format", c.c_int32),
-        ("count", c.c_int64),
-        ("scale", c.c_float),
-        ("reserved", c.c_uint32),
-        ("elements", c.c_uint64),
-        ("stored", c.c_uint64),
-    ]
-
-
-class KvPlane(c.Structure):
-    """auxcore_kv_plane."""
-
-    _fields_ = [
-        ("format", c.c_int32),
-        ("scale_count", c.c_int32),
-        ("first", c.c_uint64),
-        ("outer_count", c.c_int64),
-        ("outer_step", c.c_int64),
-        ("head_step", c.c_int64),
-        ("scales", c.c_uint64),
-    ]
-
-
-class KvCache(c.Structure):
-    """auxcore_kv_cache."""
-
-    _fields_ = [
-        ("struct_size", c.c_uint32),
-        ("batch", c.c_int32),
-        ("kv_heads", c.c_int32),
-        ("head_dim", c.c_int32),
-        ("positions", c.c_int32),
-        ("pages_are_of_heads", c.c_uint32),
-        ("page_offsets", c.c_uint64),
-        ("pages", c.c_uint64),
-        ("page_count", c.c_int64),
-        ("keys", KvPlane),
-        ("values", KvPlane),
-    ]
-
-
-class KvAttention(c.Structure):
-    """auxcore_kv_attention."""
-
-    _fields_ = [
-        ("struct_size", c.c_uint32),
-        ("query_heads", c.c_int32),
-        ("lengths_are_of_heads", c.c_uint32),
-        ("sum_positions", c.c_int32),
-        ("scale", c.c_double),
-        ("query", c.c_uint64),
-        ("lengths", c.c_uint64),
-        ("host_lengths", c.POINTER(c.c_int32)),
-        ("output", c.c_uint64),
-        ("position_sums", c.c_uint64),
-        ("workspace", c.c_uint64),
-        ("workspace_bytes", c.c_int64),
-    ]
-
-
 _handle, _address, _stream, _out = c.c_uint64, c.c_uint64, c.c_void_p, c.POINTER
 
 # What each function takes; those that are not in RESULTS give a status.
@@ -175,10 +111,7 @@ FUNCTIONS = {
     "auxcore_adamw_destroy": [_handle],
     "auxcore_adamw_set": [_handle, _stream, _out(AdamWSettings), c.c_int32, _out(c.c_double)],
     "auxcore_adamw_update": [_handle, _stream, _out(AdamWTensorsStruct), c.c_uint32],
-    "auxcore_kv_quantise": [_handle, _stream, _out(KvElements)],
-    "auxcore_kv_dequantise": [_handle, _stream, _out(KvElements)],
-    "auxcore_kv_attention_workspace": [_out(KvCache), _out(KvAttention), _out(c.c_int64)],
-    "auxcore_kv_decode_attention": [_handle, _stream, _out(KvCache), _out(KvAttention)],
+    **auxcore_kv.FUNCTIONS,
     **auxcore_tokens.FUNCTIONS,
 }
 

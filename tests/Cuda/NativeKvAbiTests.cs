@@ -20,11 +20,24 @@ public unsafe class NativeKvAbiTests
         Assert.Equal(80, sizeof(Native.KvAttention));
         Assert.Equal(16, Offset<Native.KvAttention>(nameof(Native.KvAttention.Scale)));
         Assert.Equal(72, Offset<Native.KvAttention>(nameof(Native.KvAttention.WorkspaceBytes)));
-        Assert.Equal(32, sizeof(Native.KvRows));
-        Assert.Equal(176, sizeof(Native.KvAppend));
-        Assert.Equal(112, Offset<Native.KvAppend>(nameof(Native.KvAppend.RotatedQuery)));
-        Assert.Equal(152, Offset<Native.KvAppend>(nameof(Native.KvAppend.NormEpsilon)));
-        Assert.Equal(168, Offset<Native.KvAppend>(nameof(Native.KvAppend.Frequencies)));
+        Assert.Equal(40, sizeof(Native.KvRows));
+        Assert.Equal(16, Offset<Native.KvRows>(nameof(Native.KvRows.Bias)));
+        Assert.Equal(200, sizeof(Native.KvAppend));
+        Assert.Equal(136, Offset<Native.KvAppend>(nameof(Native.KvAppend.RotatedQuery)));
+        Assert.Equal(176, Offset<Native.KvAppend>(nameof(Native.KvAppend.NormEpsilon)));
+        Assert.Equal(192, Offset<Native.KvAppend>(nameof(Native.KvAppend.Frequencies)));
+        Assert.Equal(224, sizeof(Native.KvPredictLayer));
+        Assert.Equal(72, sizeof(Native.KvPredict));
+        Assert.Equal(16, Offset<Native.KvPredict>(nameof(Native.KvPredict.Layers)));
+        Assert.Equal(64, Offset<Native.KvPredict>(nameof(Native.KvPredict.Frequencies)));
+        Assert.Equal(64, sizeof(Native.KvWindow));
+        Assert.Equal(24, Offset<Native.KvWindow>(nameof(Native.KvWindow.Scale)));
+        Assert.Equal(56, Offset<Native.KvWindow>(nameof(Native.KvWindow.WorkspaceBytes)));
+        Assert.Equal(104, sizeof(Native.KvEviction));
+        Assert.Equal(24, Offset<Native.KvEviction>(nameof(Native.KvEviction.Value)));
+        Assert.Equal(40, Offset<Native.KvEviction>(nameof(Native.KvEviction.HeadFloor)));
+        Assert.Equal(64, Offset<Native.KvEviction>(nameof(Native.KvEviction.Scores)));
+        Assert.Equal(96, Offset<Native.KvEviction>(nameof(Native.KvEviction.WorkspaceBytes)));
     }
 
     [Fact]

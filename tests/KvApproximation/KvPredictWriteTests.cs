@@ -118,11 +118,10 @@ public sealed class KvPredictWriteTests : IDisposable
         }
     }
 
-    [Theory]
-    [InlineData(AuxBackend.Cuda)]
-    [InlineData(AuxBackend.Ilgpu)]
-    public void A_backend_without_a_kernel_says_so(AuxBackend backend)
+    [Fact]
+    public void A_backend_without_a_kernel_says_so()
     {
+        var backend = AuxBackend.Ilgpu;
         var layer = new Layer(this, 1, 1, withNorm: false).Views;
         Assert.Throws<BackendUnavailableException>(() => KvPredictWrite.Run([layer], Places(), backend: backend));
         Assert.False(KvPredictWrite.IsSupported(backend, out var reason));

@@ -7,12 +7,11 @@ import math
 import random
 import struct
 
-from auxcore import KvAttention, KvCache, KvElements, KvPlane
+from auxcore_kv import FORMATS, KvAttention, KvElements, contiguous_cache
 from cases import Arm, Case, Workload
 from paths.ema import captured
 from timing import copies_beyond
 
-FORMATS = {"f32": 0, "bf16": 2, "q8_0": 4, "q4_0": 5}  # auxcore.h
 GROUP = 32
 GROUP_BYTES = {"f32": 4 * GROUP, "bf16": 2 * GROUP, "q8_0": 34, "q4_0": 18}
 CHECKED_GROUPS = 2000
@@ -113,12 +112,9 @@ class Attended:
         for plane in self._planes:
             context.caller(device.stream, ("auxcore_kv_quantise", c.pointer(plane.struct)))()
         self._lengths = device.integers([shape.positions] * shape.batch)
-        row = shape.head_dim // GROUP * GROUP_BYTES[format]
-        head = shape.positions * row
-        cache = KvCache(
-            c.sizeof(KvCache), shape.batch, shape.kv_heads, shape.head_dim, shape.positions, 0, 0, 0, 0,
-            *[KvPlane(FORMATS[format], 0, device.address(plane.stored), shape.batch, shape.kv_heads * head, head, 0)
-              for plane in self._planes])
+        cache = contiguous_cache(
+            format, shape.head_dim // GROUP * GROUP_BYTES[format], *[device.address(plane.stored) for plane in self._planes],
+            shape.batch, shape.kv_heads, shape.head_dim, shape.positions)
         attention = KvAttention(
             c.sizeof(KvAttention), shape.query_heads, 0, 0, 1 / math.sqrt(shape.head_dim), device.address(self.query),
             device.address(self._lengths), None, device.address(self.output), 0, 0, 0)

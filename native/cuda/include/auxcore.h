@@ -459,7 +459,7 @@ AUXCORE_API auxcore_status auxcore_info_nce_workspace(const auxcore_info_nce* ba
 /* Loss and gradients of one batch. */
 AUXCORE_API auxcore_status auxcore_info_nce_loss(auxcore_context context, void* stream, const auxcore_info_nce* batch);
 
-/* ---- KV caches: KvQuantise, KvDecodeAttention (kv_approximation/) ----
+/* ---- KV caches: KvQuantise, KvDecodeAttention, … (kv_approximation/) ----
  *
  * The formulas are in the C# files of the same names. Nothing is allocated and nothing waits for the device; what is written shares memory
  * with nothing else. Calls can be captured in graphs, but where it is said. */
@@ -547,6 +547,7 @@ AUXCORE_API auxcore_status auxcore_kv_decode_attention(
 typedef struct auxcore_kv_rows {
   uint64_t first;   /* [tokens, heads, head_dim]; or 0 */
   int64_t step;     /* bytes from one token to the next */
+  uint64_t bias;    /* [heads, head_dim], float32, added first; or 0 */
   uint64_t norm;    /* [head_dim], float32: weights of an RMS norm of each head; or 0 */
   int32_t heads;
   uint32_t reserved; /* 0 */
@@ -574,6 +575,90 @@ typedef struct auxcore_kv_append {
 /* Norm, rotation and storing of some tokens of one layer, in one launch. */
 AUXCORE_API auxcore_status auxcore_kv_append_tokens(
     auxcore_context context, void* stream, const auxcore_kv_cache* cache, const auxcore_kv_append* append);
+
+/* ---- KvPredictWrite (kv_approximation/kv_predict_write.cu) ---- */
+
+/* One layer. kv_heads may differ from layer to layer, batch and head_dim may not. */
+typedef struct auxcore_kv_predict_layer {
+  auxcore_kv_cache cache;
+  auxcore_kv_rows keys;   /* heads: kv_heads */
+  auxcore_kv_rows values; /* likewise; norm is 0 */
+} auxcore_kv_predict_layer;
+
+/* Members that auxcore_kv_append has too are what they are there. */
+typedef struct auxcore_kv_predict {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_predict) */
+  int32_t tokens;
+  auxcore_dtype type;
+  int32_t layer_count;  /* 0 to 1024 */
+  const auxcore_kv_predict_layer* layers; /* [layer_count], in host memory: read before the call returns */
+  uint64_t sequences;
+  uint64_t slots;       /* [tokens], int32 */
+  uint64_t positions;
+  double norm_epsilon;
+  int32_t rotated;
+  int32_t is_in_pairs;
+  const double* frequencies;
+} auxcore_kv_predict;
+
+/* Bias, norm, rotation and storing of some tokens in the caches of some layers: a launch for each fourteen. Caches of layers share no
+ * memory, but may interleave in one pool. */
+AUXCORE_API auxcore_status auxcore_kv_predict_write(auxcore_context context, void* stream, const auxcore_kv_predict* predict);
+
+/* ---- KvWindowScores (kv_approximation/kv_window_scores.cu) ---- */
+
+typedef struct auxcore_kv_window {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_window) */
+  int32_t heads;        /* of keys; may be 0 */
+  int32_t group;        /* query heads that share one */
+  int32_t window;       /* queries; no more than positions where causal */
+  int32_t positions;    /* may be 0 */
+  uint32_t causal;      /* 1: query w sees positions up to positions - window + w; 0: all */
+  double scale;         /* of the logits: finite */
+  uint64_t logits;      /* [heads, group, window, positions], float32 */
+  uint64_t scores;      /* [heads, positions], float32, written: the mean of the rows' softmaxes */
+  uint64_t workspace;   /* aligned to 256 bytes */
+  int64_t workspace_bytes;
+} auxcore_kv_window;
+
+/* The bytes of workspace that scores need, 8 a row; addresses may be 0. */
+AUXCORE_API auxcore_status auxcore_kv_window_workspace(const auxcore_kv_window* window, int64_t* bytes);
+
+/* Two launches. */
+AUXCORE_API auxcore_status auxcore_kv_window_scores(auxcore_context context, void* stream, const auxcore_kv_window* window);
+
+/* ---- KvEvict (kv_approximation/kv_evict.cu) ---- */
+
+/* What is kept: TokenSelect's ranking (below) of each head's positions, by means of their scores. */
+typedef struct auxcore_kv_eviction {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_eviction) */
+  int32_t rule;         /* AUXCORE_BUDGET_COUNT, ...: how many positions a head keeps, as of a segment of auxcore_token_select_batch */
+  int32_t count;
+  int32_t minimum;
+  int32_t maximum;
+  int32_t pool_width;   /* of the mean over scores, odd; 1 for none */
+  double value;
+  int32_t sinks;        /* first positions that are always kept */
+  int32_t recent;       /* last positions that are; means do not reach into them */
+  double head_floor;    /* what part of its budget a head keeps where heads share, within 0 and 1; else 0 */
+  uint32_t heads_share; /* 1: those of a sequence share the sum of their budgets, counts or ratios; 0: each has its own */
+  uint32_t reserved;    /* 0 */
+  int32_t score_positions;
+  int32_t number_positions; /* 0 where numbers are left out */
+  uint64_t scores;      /* [batch, kv_heads, score_positions], float32 */
+  uint64_t lengths;     /* [batch, kv_heads], int32: filled positions, held within what there is room for; becomes those kept */
+  uint64_t numbers;     /* [batch, kv_heads, number_positions], int32: they move with the rows; or 0 */
+  uint64_t workspace;   /* aligned to 256 bytes */
+  int64_t workspace_bytes;
+} auxcore_kv_eviction;
+
+/* The bytes of workspace that a call needs. */
+AUXCORE_API auxcore_status auxcore_kv_evict_workspace(int32_t batch, int32_t kv_heads, int32_t score_positions, int64_t* bytes);
+
+/* Kept rows move to the beginning of their heads, in place and in their order: two launches; three where heads share. */
+AUXCORE_API auxcore_status auxcore_kv_evict(
+    auxcore_context context, void* stream, const auxcore_kv_cache* cache, const auxcore_kv_eviction* eviction);
+
 /* ---- token pruning: TokenSelect, TokenCompact, TokenPool, TokenScores, KeyRerotate (token_pruning/) ----
  *
  * The definitions are in the C# files of the same names. Addresses are of device memory of the context's device; tensors are contiguous

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "kv_arguments.h"
+#include "kv_append_arguments.h"
 
 namespace auxcore::kv_append {
 namespace {
@@ -36,6 +36,8 @@ void check_rows(const char* name, const auxcore_kv_cache& cache, const auxcore_k
     check_step(name, cache, given, rows.step, rows.heads, size_of(given.type));
 }
 
+}  // namespace
+
 void check_numbers(const auxcore_kv_cache& cache, const auxcore_kv_append& given) {
   kv::check_cache(cache);
   td::check_struct_size("append", given.struct_size, sizeof given);
@@ -54,8 +56,8 @@ void check_numbers(const auxcore_kv_cache& cache, const auxcore_kv_append& given
   check_rows("values", cache, given, given.values);
   if (given.query.heads > 0)
     check_step("rotated_query", cache, given, given.rotated_step, given.query.heads, 4);
-  else if (given.query.first != 0 || given.query.norm != 0 || given.rotated_query != 0)
-    fail(AUXCORE_E_ARGUMENT, "query.heads is 0, but there is a query, its norm or rotated_query");
+  else if (given.query.first != 0 || given.query.bias != 0 || given.query.norm != 0 || given.rotated_query != 0)
+    fail(AUXCORE_E_ARGUMENT, "query.heads is 0, but there is a query, its bias or norm, or rotated_query");
   if (given.values.norm != 0)
     fail(AUXCORE_E_ARGUMENT, "values.norm is there; values have none");
   if (given.sequences == 0 && given.tokens % cache.batch != 0)
@@ -72,6 +74,8 @@ void check_numbers(const auxcore_kv_cache& cache, const auxcore_kv_append& given
       fail(AUXCORE_E_ARGUMENT, "frequencies[%d] is %g, not within -1024 and 1024", pair, given.frequencies[pair]);
 }
 
+namespace {
+
 /// Whether rows lie in the gaps that the query's heads leave between tokens, as in one projection of all.
 bool is_beside(const auxcore_kv_cache& cache, const auxcore_kv_append& given, const auxcore_kv_rows& rows) {
   const int64_t step = given.query.step;
@@ -80,6 +84,8 @@ bool is_beside(const auxcore_kv_cache& cache, const auxcore_kv_append& given, co
   return rows.step == step && apart >= token_bytes("query", cache, given.query.heads, 4) &&
          apart + token_bytes("keys", cache, rows.heads, 4) <= step;
 }
+
+}  // namespace
 
 kv::Cache check_memory(const auxcore_kv_cache& cache, const auxcore_kv_append& given, const Context& context) {
   const int size = size_of(given.type);
@@ -108,6 +114,9 @@ kv::Cache check_memory(const auxcore_kv_cache& cache, const auxcore_kv_append& g
   for (const auto& [name, rows] : {std::pair("query.norm", &given.query), {"keys.norm", &given.keys}})
     if (rows->norm != 0)
       read(name, rows->norm, cache.head_dim, 4);
+  for (const auto& [name, rows] : {std::pair("query.bias", &given.query), {"keys.bias", &given.keys}, {"values.bias", &given.values}})
+    if (rows->bias != 0)
+      read(name, rows->bias, kv::product(name, {rows->heads, cache.head_dim}), 4);
   if (given.sequences != 0)
     read("sequences", given.sequences, given.tokens, 4);
   read("slots", given.slots, kv::product("slots", {given.tokens, given.slots_are_of_heads != 0 ? cache.kv_heads : 1}), 4);
@@ -118,7 +127,27 @@ kv::Cache check_memory(const auxcore_kv_cache& cache, const auxcore_kv_append& g
   return seen;
 }
 
-Rows rows_of(const auxcore_kv_rows& given) { return {given.first, given.step, td::pointer<const float>(given.norm), given.heads}; }
+kv::TokenRows rows_of(const auxcore_kv_rows& given) {
+  return {given.first, given.step, td::pointer<const float>(given.bias), td::pointer<const float>(given.norm)};
+}
+
+kv::Tokens tokens_of(const auxcore_kv_append& given) {
+  kv::Tokens tokens = {};
+  tokens.sequences = td::pointer<const int32_t>(given.sequences);
+  tokens.slots = td::pointer<const int32_t>(given.slots);
+  tokens.positions = td::pointer<const int32_t>(given.positions);
+  tokens.norm_epsilon = given.norm_epsilon;
+  tokens.count = given.tokens;
+  tokens.type = given.type;
+  tokens.slots_are_of_heads = static_cast<int32_t>(given.slots_are_of_heads);
+  tokens.pairs = given.rotated / 2;
+  tokens.is_in_pairs = given.is_in_pairs;
+  for (int32_t pair = 0; pair < tokens.pairs; ++pair)
+    tokens.frequencies[pair] = given.frequencies[pair];
+  return tokens;
+}
+
+namespace {
 
 void run(const kv::Cache& cache, const auxcore_kv_append& given, Context& context, CUstream stream) {
   Arguments arguments = {};
@@ -128,24 +157,14 @@ void run(const kv::Cache& cache, const auxcore_kv_append& given, Context& contex
   arguments.values = rows_of(given.values);
   arguments.rotated_query = given.rotated_query;
   arguments.rotated_step = given.rotated_step;
-  arguments.sequences = td::pointer<const int32_t>(given.sequences);
-  arguments.slots = td::pointer<const int32_t>(given.slots);
-  arguments.positions = td::pointer<const int32_t>(given.positions);
-  arguments.norm_epsilon = given.norm_epsilon;
-  arguments.tokens = given.tokens;
-  arguments.type = given.type;
-  arguments.slots_are_of_heads = static_cast<int32_t>(given.slots_are_of_heads);
-  arguments.pairs = given.rotated / 2;
-  arguments.is_in_pairs = given.is_in_pairs;
-  for (int32_t pair = 0; pair < arguments.pairs; ++pair)
-    arguments.frequencies[pair] = given.frequencies[pair];
+  arguments.query_heads = given.query.heads;
+  arguments.tokens = tokens_of(given);
   const int64_t heads = int64_t{given.query.heads} + 2 * int64_t{cache.kv_heads};
-  const int64_t blocks = kv::product("tokens", {given.tokens, (heads + kWarps - 1) / kWarps});
-  context.launch(kAppend, Grid{td::blocks_for(blocks, 1), kThreads}, stream, arguments);
+  const int64_t blocks = kv::product("tokens", {given.tokens, kv::blocks_of_token(heads)});
+  context.launch(kAppend, Grid{td::blocks_for(blocks, 1), kv::kHeadThreads}, stream, arguments);
 }
 
-static_assert(int{kFloat32} == AUXCORE_FLOAT32 && int{kFloat16} == AUXCORE_FLOAT16 && int{kBFloat16} == AUXCORE_BFLOAT16);
-static_assert(kMostHeadDim == kv::kMostHeadDim);
+static_assert(int{kv::kFloat32} == AUXCORE_FLOAT32 && int{kv::kFloat16} == AUXCORE_FLOAT16 && int{kv::kBFloat16} == AUXCORE_BFLOAT16);
 
 }  // namespace
 }  // namespace auxcore::kv_append

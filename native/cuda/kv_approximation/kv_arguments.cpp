@@ -177,4 +177,19 @@ Cache cache_of(const auxcore_kv_cache& given, bool is_written, td::Memory& memor
   return cache;
 }
 
+Stretches stretches_of(const char* name, const auxcore_kv_cache& cache, const auxcore_kv_plane& plane) {
+  return {plane.first, plane.outer_step, plane.outer_count, inner_extent(name, cache, plane)};
+}
+
+bool may_overlap(const Stretches& a, const Stretches& b) {
+  const auto end_of = [](const Stretches& all) { return all.first + static_cast<uint64_t>((all.count - 1) * all.step + all.bytes); };
+  if (a.first >= end_of(b) || b.first >= end_of(a))
+    return false;
+  if (a.step != b.step || a.step == 0)
+    return true;
+  int64_t apart = static_cast<int64_t>(b.first - a.first) % a.step;
+  apart += apart < 0 ? a.step : 0;
+  return apart < a.bytes || apart > a.step - b.bytes;
+}
+
 }  // namespace auxcore::kv

@@ -13,7 +13,6 @@ static_assert(int{kF32} == AUXCORE_KV_F32 && int{kF16} == AUXCORE_KV_F16 && int{
               int{kE4M3} == AUXCORE_KV_E4M3 && int{kQ8} == AUXCORE_KV_Q8_0 && int{kQ4} == AUXCORE_KV_Q4_0);
 
 constexpr int kVector = 8;  ///< elements of a head that kernels take at a time
-constexpr int kMostHeadDim = 256;
 
 /// Refuses what is no format.
 void check_format(const char* name, int32_t format);
@@ -32,5 +31,17 @@ void check_cache(const auxcore_kv_cache& cache);
 
 /// The rest of the checks of a cache that is read, or written: its memory, which is added to that of the call.
 Cache cache_of(const auxcore_kv_cache& cache, bool is_written, td::Memory& memory, const Context& context);
+
+/// Stretches of memory, each as far from the next.
+struct Stretches {
+  uint64_t first;
+  int64_t step, count, bytes;
+};
+
+/// What a plane of a cache, which was checked, occupies.
+Stretches stretches_of(const char* name, const auxcore_kv_cache& cache, const auxcore_kv_plane& plane);
+
+/// Whether a byte may be of both: never where both have one step, and each lies between the stretches of the other.
+bool may_overlap(const Stretches& a, const Stretches& b);
 
 }  // namespace auxcore::kv

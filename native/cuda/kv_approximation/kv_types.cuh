@@ -10,6 +10,7 @@ constexpr int kWarp = 32;
 /// How elements are stored: AUXCORE_KV_F32, … and AuxCore.Kernels.KvFormat.
 enum Format : int32_t { kF32 = 0, kF16 = 1, kBF16 = 2, kE4M3 = 3, kQ8 = 4, kQ4 = 5 };
 
+constexpr int kMostHeadDim = 256;
 constexpr int32_t kFormats = 6;
 constexpr int kGroup = 32;        ///< elements that share a scale, in the formats that have one
 constexpr int kQ8Bytes = 34;      ///< of a group: a binary16, then a byte an element

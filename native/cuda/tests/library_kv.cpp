@@ -271,6 +271,8 @@ void appending_is_checked() {
     frequencies[7] = frequency;
     wrong("frequencies[7] is", [&](C&, A& a) { a.frequencies = frequencies.data(); });
   }
+  wrong("keys.bias: 0x4", [](C&, A& a) { a.keys.bias = 4; });
+  wrong("overlaps", [](C& c, A& a) { a.query.bias = c.keys.first; });
   wrong("slots: 0x0", [](C&, A& a) { a.slots = 0; });
   wrong("positions: 0x0", [](C&, A& a) { a.positions = 0; });
   wrong("keys: 0x0", [](C&, A& a) { a.keys.first = 0; });
@@ -289,6 +291,84 @@ void appending_is_checked() {
   OK(auxcore_kv_append_tokens(context, nullptr, &good.cache, &in_place));
 }
 
+/// More layers than a launch has, in formats that differ.
+void predictions_are_written() {
+  Memory memory;
+  constexpr int kLayers = 30;
+  std::vector<AttentionCase> cases;
+  for (int i = 0; i < kLayers; ++i)
+    cases.emplace_back(2, 1 + i % 3, 1 + i % 3, 64, 32, i % 2 == 0 ? AUXCORE_KV_F32 : AUXCORE_KV_Q4_0, AUXCORE_KV_Q8_0,
+        std::vector<int32_t>{32, 32});
+  std::vector<AttentionCall> calls;
+  for (const AttentionCase& given : cases)
+    calls.emplace_back(memory, given);
+  std::vector<const AttentionCall*> pointers;
+  for (const AttentionCall& call : calls)
+    pointers.push_back(&call);
+  const PredictCall given(memory, pointers, {5, 31});
+  OK(auxcore_kv_predict_write(context, nullptr, &given.predict));
+  for (std::size_t i = 0; i < kLayers; ++i) {  // values have neither norm nor rotation
+    const int heads = cases[i].kv_heads;
+    const std::vector<float> x = pattern(static_cast<std::size_t>(2 * heads * 64), 4);
+    const std::vector<float> bias = pattern(static_cast<std::size_t>(heads * 64), 5);
+    std::vector<uint8_t> expected = cases[i].values;
+    for (int row = 0; row < 2 * heads; ++row) {
+      std::vector<float> head(64);
+      for (std::size_t e = 0; e < 64; ++e)
+        head[e] = x[static_cast<std::size_t>(row) * 64 + e] + bias[static_cast<std::size_t>(row % heads) * 64 + e];
+      store(AUXCORE_KV_Q8_0, head, 1, &expected[static_cast<std::size_t>(row * 32 + (row < heads ? 5 : 31)) * 68]);
+    }
+    CHECK(read<uint8_t>(calls[i].cache.values.first, expected.size()) == expected, "layer %zu", i);
+    CHECK(read<uint8_t>(calls[i].cache.keys.first, cases[i].keys.size()) != cases[i].keys, "layer %zu", i);
+  }
+}
+
+void predicting_is_checked() {
+  Memory memory;
+  const AttentionCase given(2, 4, 2, 64, 32, AUXCORE_KV_BF16, AUXCORE_KV_Q8_0, {32, 32});
+  const AttentionCall first(memory, given), second(memory, given);
+  const PredictCall good(memory, {&first, &second}, {5, 31});
+  const auto wrong = [&](const char* text, auto change, auxcore_status status = AUXCORE_E_ARGUMENT) {
+    std::vector<auxcore_kv_predict_layer> layers = good.layers;
+    auxcore_kv_predict predict = good.predict;
+    predict.layers = layers.data();
+    change(predict, layers[1]);
+    REFUSED(status, text, auxcore_kv_predict_write(context, nullptr, &predict));
+  };
+  using P = auxcore_kv_predict;
+  using L = auxcore_kv_predict_layer;
+  REFUSED(AUXCORE_E_HANDLE, "no open context", auxcore_kv_predict_write(0, nullptr, &good.predict));
+  REFUSED(AUXCORE_E_ARGUMENT, "predict is NULL", auxcore_kv_predict_write(context, nullptr, nullptr));
+  wrong("predict->struct_size is 4", [](P& p, L&) { p.struct_size = 4; }, AUXCORE_E_ABI);
+  for (const int count : {-1, 1025})
+    wrong("layer_count is", [=](P& p, L&) { p.layer_count = count; });
+  wrong("tokens is -1", [](P& p, L&) { p.tokens = -1; });
+  wrong("layers is NULL", [](P& p, L&) { p.layers = nullptr; });
+  wrong("layers[0]: type 4 is not", [](P& p, L&) { p.type = AUXCORE_UINT8; });
+  wrong("layers[0]: rotated is 3", [](P& p, L&) { p.rotated = 3; });
+  wrong("layers[0]: frequencies is NULL", [](P& p, L&) { p.frequencies = nullptr; });
+  wrong("layers[0]: slots: 0x0", [](P& p, L&) { p.slots = 0; });
+  wrong("layers[1]: cache->struct_size is 4", [](P&, L& l) { l.cache.struct_size = 4; }, AUXCORE_E_ABI);
+  wrong("layers[1]: keys.heads is 1", [](P&, L& l) { l.keys.heads = 1; });
+  wrong("layers[1]: values.norm is there", [](P&, L& l) { l.values.norm = l.keys.norm; });
+  wrong("layers[1]: 2 sequences and heads of 32, but layers[0] has 2, and heads of 64", [](P& p, L& l) {
+    p.rotated = 32;
+    l.cache.head_dim = 32;
+  });
+  wrong("layers[1]: keys.bias: 0x4", [](P&, L& l) { l.keys.bias = 4; });
+  wrong("layers[1]: values: 0x0", [](P&, L& l) { l.values.first = 0; });
+  wrong("overlaps", [](P&, L& l) { l.values.bias = l.cache.keys.first; });
+  wrong("layers[0].cache overlaps layers[1].cache", [&](P&, L& l) { l.cache.values.first = good.layers[0].cache.values.first; });
+  wrong("layers[0].cache overlaps what layers[1] reads", [&](P&, L& l) { l.keys.first = good.layers[0].cache.keys.first; });
+  CHECK(read<uint8_t>(first.cache.keys.first, given.keys.size()) == given.keys, "what was refused was not done");
+  for (const bool has_layers : {false, true}) {
+    auxcore_kv_predict none = good.predict;
+    (has_layers ? none.tokens : none.layer_count) = 0;
+    OK(auxcore_kv_predict_write(context, nullptr, &none));
+  }
+  CHECK(read<uint8_t>(first.cache.keys.first, given.keys.size()) == given.keys, "nothing is nothing");
+}
+
 }  // namespace
 
 int main() {
@@ -301,6 +381,8 @@ int main() {
   attention_is_checked();
   tokens_are_appended();
   appending_is_checked();
+  predictions_are_written();
+  predicting_is_checked();
   OK(auxcore_close(context));
   return result();
 }

@@ -74,7 +74,7 @@ struct AppendCall {
     const int d = cache.head_dim, tokens = cache.batch, queries = call.attention.query_heads;
     const auto rows = [&](int heads, int seed, bool has_norm) {
       const auto count = static_cast<std::size_t>(heads * d);
-      return auxcore_kv_rows{memory.add(pattern(count * static_cast<std::size_t>(tokens), seed)), int64_t{heads} * d * 4,
+      return auxcore_kv_rows{memory.add(pattern(count * static_cast<std::size_t>(tokens), seed)), int64_t{heads} * d * 4, 0,
           has_norm ? memory.add(std::vector<float>(static_cast<std::size_t>(d), 1.0f)) : 0, heads, 0};
     };
     for (int pair = 0; pair < 128; ++pair)  // as many as any call may read
@@ -95,6 +95,38 @@ struct AppendCall {
   }
   AppendCall(const AppendCall&) = delete;
   AppendCall& operator=(const AppendCall&) = delete;
+};
+
+/// Predictions for the caches of layers: one token of each sequence.
+struct PredictCall {
+  std::vector<auxcore_kv_predict_layer> layers;
+  auxcore_kv_predict predict = {};
+  std::vector<double> frequencies;
+
+  PredictCall(Memory& memory, const std::vector<const AttentionCall*>& calls, const std::vector<int32_t>& slots) {
+    const int d = calls[0]->cache.head_dim, tokens = calls[0]->cache.batch;
+    const auto rows = [&](int heads, int seed, bool has_norm) {
+      const auto count = static_cast<std::size_t>(heads * d);
+      return auxcore_kv_rows{memory.add(pattern(count * static_cast<std::size_t>(tokens), seed)), int64_t{heads} * d * 4,
+          memory.add(pattern(count, seed + 1)), has_norm ? memory.add(std::vector<float>(static_cast<std::size_t>(d), 1.0f)) : 0, heads, 0};
+    };
+    for (const AttentionCall* const call : calls)
+      layers.push_back({call->cache, rows(call->cache.kv_heads, 2, true), rows(call->cache.kv_heads, 4, false)});
+    for (int pair = 0; pair < 128; ++pair)  // as many as any call may read
+      frequencies.push_back(std::pow(10000.0, -2.0 * pair / d));
+    predict.struct_size = sizeof predict;
+    predict.tokens = tokens;
+    predict.type = AUXCORE_FLOAT32;
+    predict.layer_count = static_cast<int32_t>(layers.size());
+    predict.layers = layers.data();
+    predict.slots = memory.add(slots);
+    predict.positions = memory.add(slots);
+    predict.norm_epsilon = 1e-5;
+    predict.rotated = d;
+    predict.frequencies = frequencies.data();
+  }
+  PredictCall(const PredictCall&) = delete;
+  PredictCall& operator=(const PredictCall&) = delete;
 };
 
 }  // namespace auxcore::test

@@ -4,7 +4,7 @@
 #include <random>
 #include <string>
 
-#include "library_kv.h"
+#include "library_kv_evict.h"
 #include "library_pairs.h"
 #include "library_spoil.h"
 
@@ -32,7 +32,17 @@ struct Scenario {
   AttentionCase tokens{2, 4, 2, 64, 70, AUXCORE_KV_Q8_0, AUXCORE_KV_BF16, {70, 33}};
   AttentionCall attended{memory, tokens, 0, false, true}, paged{memory, tokens, 16};
   AppendCall appended{memory, paged, {3, 4}};
+  PredictCall predicted{memory, {&attended, &paged}, {3, 4}};
+  auxcore_kv_window scored = window_call(memory, {2, 2, 3, 40, true});
+  EvictionCase eviction{{2, 4, 2, 64, 70, AUXCORE_KV_Q8_0, AUXCORE_KV_BF16, {70, 33, 12, 0}}, AUXCORE_BUDGET_RATIO, 0.5};
+  EvictionCall evicted = sharing(memory, eviction);
   int32_t first = -7;
+
+  static EvictionCall sharing(Memory& memory, const EvictionCase& given) {
+    EvictionCall call(memory, given, 16);
+    call.eviction.heads_share = 1;
+    return call;
+  }
 
   std::vector<Call> calls(auxcore_context on) {
     return {[=, this] { return auxcore_forward_backward_loss(on, nullptr, &pairs); },
@@ -41,6 +51,9 @@ struct Scenario {
         [=, this] { return auxcore_kv_dequantise(on, nullptr, &quantised); },
         [=, this] { return auxcore_kv_quantise(on, nullptr, &copied); },
         [=, this] { return auxcore_kv_append_tokens(on, nullptr, &appended.cache, &appended.append); },
+        [=, this] { return auxcore_kv_predict_write(on, nullptr, &predicted.predict); },
+        [=, this] { return auxcore_kv_window_scores(on, nullptr, &scored); },
+        [=, this] { return auxcore_kv_evict(on, nullptr, &evicted.cache, &evicted.eviction); },
         [=, this] { return auxcore_kv_decode_attention(on, nullptr, &attended.cache, &attended.attention); },
         [=, this] { return auxcore_kv_decode_attention(on, nullptr, &paged.cache, &paged.attention); },
         [=, this] { return auxcore_indicator_td(on, nullptr, &batch); },
@@ -84,6 +97,18 @@ void garbage_is_refused_or_computed_with(unsigned seed, int rounds) {
     spoil(appended_to, random);
     spoil(appended, random);
     appended.frequencies = good.appended.frequencies.data();  // host memory is the caller's to vouch for, as lengths are
+    std::vector<auxcore_kv_predict_layer> layers = good.predicted.layers;
+    auxcore_kv_predict predicted = good.predicted.predict;
+    spoil(layers[random() % 2], random);
+    spoil(predicted, random);
+    predicted.layers = layers.data();  // and so are layers, and how many
+    predicted.layer_count = predicted.layer_count > 2 ? 2 : predicted.layer_count;
+    predicted.frequencies = good.predicted.frequencies.data();
+    auxcore_kv_window scored = good.scored;
+    EvictionCall evicted = good.evicted;
+    spoil(scored, random);
+    spoil(evicted.cache, random);
+    spoil(evicted.eviction, random);
     spoil(quantised, random);
     spoil(copied, random);
     spoil(attended.cache, random);
@@ -105,7 +130,8 @@ void garbage_is_refused_or_computed_with(unsigned seed, int rounds) {
     for (const auxcore_status status :
         {auxcore_forward_backward_loss(context, nullptr, &pairs), auxcore_info_nce_loss(context, nullptr, &contrast),
             auxcore_kv_quantise(context, nullptr, &quantised), auxcore_kv_dequantise(context, nullptr, &copied),
-            auxcore_kv_append_tokens(context, nullptr, &appended_to, &appended),
+            auxcore_kv_append_tokens(context, nullptr, &appended_to, &appended), auxcore_kv_predict_write(context, nullptr, &predicted),
+            auxcore_kv_window_scores(context, nullptr, &scored), auxcore_kv_evict(context, nullptr, &evicted.cache, &evicted.eviction),
             auxcore_kv_decode_attention(context, nullptr, &attended.cache, &attended.attention),
             auxcore_kv_decode_attention(context, nullptr, &paged.cache, &paged.attention),
             auxcore_indicator_td(context, nullptr, &batch), auxcore_indicator_quantile(context, nullptr, &states, int32_t(random() % 12)),

@@ -1,6 +1,7 @@
-// The kernel of KvAppend against its formula in plain loops, and its bytes against the formats of kv_formulas.h.
+// The kernels of KvAppend and KvPredictWrite against their formula in plain loops, and its bytes against the formats of kv_formulas.h.
 #include "../device/device.cuh"
 #include "../kv_approximation/kv_append.cuh"
+#include "../kv_approximation/kv_predict_write.cuh"
 
 #include "check.h"
 #include "kv_formulas.h"
@@ -10,6 +11,10 @@ namespace auxcore {
 namespace kv_append {
 extern "C" void auxcore_kv_append(Arguments arguments);
 }  // namespace kv_append
+
+namespace kv_predict_write {
+extern "C" void auxcore_kv_predict_layers(Arguments arguments);
+}  // namespace kv_predict_write
 
 namespace {
 
@@ -28,12 +33,13 @@ std::vector<float> numbers(std::size_t count, uint32_t seed) {
 std::vector<float> transformed(std::vector<float> row, const float* norm, double epsilon, int pairs, bool is_in_pairs, int position,
     const double* frequencies) {
   if (norm != nullptr) {
-    double lanes[32] = {}, squares = 0;
+    double lanes[32] = {};
     for (std::size_t i = 0; i < row.size(); ++i)
       lanes[i % 32] += double{row[i]} * double{row[i]};
-    for (const double lane : lanes)
-      squares += lane;
-    const auto inverse = float(1 / std::sqrt(squares / double(row.size()) + epsilon));
+    for (int apart = 16; apart > 0; apart /= 2)
+      for (int i = 0; i < apart; ++i)
+        lanes[i] += lanes[i + apart];
+    const auto inverse = float(1 / std::sqrt(lanes[0] / double(row.size()) + epsilon));
     for (std::size_t i = 0; i < row.size(); ++i)
       row[i] = row[i] * inverse * norm[i];
   }
@@ -74,29 +80,30 @@ void append_agrees() {
         };
         arguments.cache = {plane(cache[0]), plane(cache[1]), nullptr, nullptr, 0, kBatch, kHeads, d, kCapacity, 0};
         const auto rows = [&](const std::vector<float>& of, int heads, const float* weights) {
-          return Rows{reinterpret_cast<uint64_t>(of.data()), int64_t{heads} * d * 4, weights, heads};
+          return kv::TokenRows{reinterpret_cast<uint64_t>(of.data()), int64_t{heads} * d * 4, nullptr, weights};
         };
         arguments.query = rows(query, kQueries, has_norm ? norm.data() : nullptr);
         arguments.keys = rows(keys, kHeads, has_norm ? norm.data() : nullptr);
         arguments.values = rows(values, kHeads, nullptr);
         arguments.rotated_query = reinterpret_cast<uint64_t>(rotated.data());
+        arguments.query_heads = kQueries;
         arguments.rotated_step = int64_t{kQueries} * d * 4;
-        arguments.slots = slots.data();
-        arguments.positions = positions.data();
-        arguments.norm_epsilon = 1e-5;
-        arguments.tokens = kTokens;
-        arguments.type = kFloat32;
-        arguments.pairs = pairs;
-        arguments.is_in_pairs = is_in_pairs;
+        arguments.tokens.slots = slots.data();
+        arguments.tokens.positions = positions.data();
+        arguments.tokens.norm_epsilon = 1e-5;
+        arguments.tokens.count = kTokens;
+        arguments.tokens.type = kv::kFloat32;
+        arguments.tokens.pairs = pairs;
+        arguments.tokens.is_in_pairs = is_in_pairs;
         for (int pair = 0; pair < pairs; ++pair)
-          arguments.frequencies[pair] = std::pow(10000.0, -double(pair) / pairs);
-        simt::launch(auxcore_kv_append, {kTokens * ((kQueries + 2 * kHeads + kWarps - 1) / kWarps), kThreads, 0}, arguments);
+          arguments.tokens.frequencies[pair] = std::pow(10000.0, -double(pair) / pairs);
+        simt::launch(auxcore_kv_append, {unsigned(kTokens * kv::blocks_of_token(kQueries + 2 * kHeads)), kv::kHeadThreads, 0}, arguments);
 
         for (int token = 0; token < kTokens; ++token) {
           const auto head_of = [&](const std::vector<float>& of, int heads, int head, bool is_value) {
             const auto from = of.begin() + (token * heads + head) * d;
             return transformed({from, from + d}, has_norm && !is_value ? norm.data() : nullptr, 1e-5, is_value ? 0 : pairs, is_in_pairs,
-                positions[size_t(token)], arguments.frequencies);
+                positions[size_t(token)], arguments.tokens.frequencies);
           };
           for (int head = 0; head < kQueries; ++head) {
             const std::vector<float> right = head_of(query, kQueries, head, false);
@@ -115,6 +122,92 @@ void append_agrees() {
       }
 }
 
+/// A layer of KvPredictWrite, of one sequence.
+struct PredictedLayer {
+  static constexpr int kCapacity = 9;
+
+  int format, heads, d;
+  bool has_norm, has_bias;
+  std::vector<float> keys, values, key_bias, value_bias, norm;
+  std::vector<uint8_t> key_bytes, value_bytes;
+
+  PredictedLayer(int format_, int heads_, int d_, int tokens, bool has_norm_, bool has_bias_, uint32_t seed)
+      : format(format_), heads(heads_), d(d_), has_norm(has_norm_), has_bias(has_bias_), keys(numbers(size(tokens * heads), seed)),
+        values(numbers(size(tokens * heads), seed + 1)), key_bias(numbers(size(heads), seed + 2)),
+        value_bias(numbers(size(heads), seed + 3)), norm(numbers(size(1), seed + 4)),
+        key_bytes(stored_bytes(format, size(heads * kCapacity)), 0xa5), value_bytes(key_bytes) {}
+
+  std::size_t size(int rows) const { return std::size_t(rows * d); }
+
+  kv_predict_write::Layer arguments(int64_t first_block) {
+    const auto row = int64_t(stored_bytes(format, size(1)));
+    const auto plane = [&](std::vector<uint8_t>& bytes) {
+      return kv::Plane{
+          reinterpret_cast<uint64_t>(bytes.data()), row * heads * kCapacity, row * kCapacity, nullptr, 0, format, int32_t(row), 1};
+    };
+    const auto rows = [&](const std::vector<float>& of, const std::vector<float>& bias, bool is_normed) {
+      return kv::TokenRows{reinterpret_cast<uint64_t>(of.data()), int64_t{heads} * d * 4, has_bias ? bias.data() : nullptr,
+          is_normed ? norm.data() : nullptr};
+    };
+    return {{plane(key_bytes), plane(value_bytes), nullptr, nullptr, 0, 1, heads, d, kCapacity, 0}, rows(keys, key_bias, has_norm),
+        rows(values, value_bias, false), first_block};
+  }
+
+  /// What a token's head is before it is stored.
+  std::vector<float> expected(bool is_value, int token, int head, int pairs, int position, const double* frequencies) const {
+    const std::vector<float>&of = is_value ? values : keys, &bias = is_value ? value_bias : key_bias;
+    std::vector<float> row(size(1));
+    for (std::size_t i = 0; i < row.size(); ++i)
+      row[i] = of[size(token * heads + head) + i] + (has_bias ? bias[size(head) + i] : 0.0f);
+    return transformed(row, has_norm && !is_value ? norm.data() : nullptr, 1e-5, is_value ? 0 : pairs, false, position, frequencies);
+  }
+};
+
+void predictions_agree() {
+  using namespace kv_predict_write;
+  constexpr int kTokens = 3;
+  const std::vector<int32_t> slots = {2, 8, 9}, positions = {2, 400, 9};
+  for (const int d : {32, 96}) {
+    std::vector<PredictedLayer> layers;
+    for (int i = 0; i < kLayers; ++i)  // up to three blocks a token
+      layers.emplace_back(i % 3 == 0 ? AUXCORE_KV_F32 : i % 3 == 1 ? AUXCORE_KV_Q8_0 : AUXCORE_KV_BF16, 1 + i % 9, d, kTokens, i % 2 == 0,
+          i % 4 != 3, uint32_t(10 * i + 1));
+    Arguments arguments = {};
+    int64_t blocks = 0;
+    for (PredictedLayer& layer : layers) {
+      arguments.layers[arguments.layer_count++] = layer.arguments(blocks);
+      blocks += kTokens * kv::blocks_of_token(2 * layer.heads);
+    }
+    arguments.tokens.slots = slots.data();
+    arguments.tokens.positions = positions.data();
+    arguments.tokens.norm_epsilon = 1e-5;
+    arguments.tokens.count = kTokens;
+    arguments.tokens.type = kv::kFloat32;
+    arguments.tokens.pairs = d == 96 ? 8 : d / 2;
+    for (int pair = 0; pair < arguments.tokens.pairs; ++pair)
+      arguments.tokens.frequencies[pair] = std::pow(10000.0, -double(pair) / arguments.tokens.pairs);
+    simt::launch(auxcore_kv_predict_layers, {unsigned(blocks), kv::kHeadThreads, 0}, arguments);
+
+    for (const PredictedLayer& layer : layers) {
+      std::vector<uint8_t> keys(layer.key_bytes.size(), 0xa5), values(keys);
+      const std::size_t row = stored_bytes(layer.format, std::size_t(d));
+      for (int token = 0; token < kTokens; ++token)
+        for (int head = 0; head < layer.heads && slots[size_t(token)] < PredictedLayer::kCapacity; ++head) {
+          const std::size_t at = row * std::size_t(head * PredictedLayer::kCapacity + slots[size_t(token)]);
+          const auto add = [&](bool is_value, std::vector<uint8_t>& bytes) {
+            const std::vector<float> right = layer.expected(
+                is_value, token, head, arguments.tokens.pairs, positions[size_t(token)], arguments.tokens.frequencies);
+            store(layer.format, right, 1, &bytes[at]);
+          };
+          add(false, keys);
+          add(true, values);
+        }
+      CHECK(layer.key_bytes == keys, "keys in format %d, %d heads of %d", layer.format, layer.heads, d);
+      CHECK(layer.value_bytes == values, "values in format %d, %d heads of %d", layer.format, layer.heads, d);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace auxcore
 
@@ -122,6 +215,7 @@ int main() {
   for (const uint32_t order : {0u, 1u, 4711u}) {
     simt::set_thread_order(order);
     auxcore::append_agrees();
+    auxcore::predictions_agree();
   }
   return auxcore::test::result();
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "../successor_measure/td_arguments.h"
@@ -22,6 +23,34 @@ inline void check_not_negative(const char* name, int64_t value) {
 inline void check_tokens(const char* name, int64_t value) {
   if (value < 0 || value > kMostTokens)
     fail(AUXCORE_E_ARGUMENT, "%s is %lld, not within 0 and %d", name, static_cast<long long>(value), kMostTokens);
+}
+
+/// Refuses what is no budget.
+inline void check_budget(const Budget& budget) {
+  const double value = budget.value;
+  switch (budget.rule) {
+    case AUXCORE_BUDGET_COUNT:
+      check_not_negative("count", budget.count);
+      break;
+    case AUXCORE_BUDGET_RATIO:
+    case AUXCORE_BUDGET_TOP_P:
+      if (!(value >= 0 && value <= 1))
+        fail(AUXCORE_E_ARGUMENT, "value is %g; a ratio or a mass is within 0 and 1", value);
+      break;
+    case AUXCORE_BUDGET_THRESHOLD:
+      if (std::isnan(value))
+        fail(AUXCORE_E_ARGUMENT, "value is NaN; a threshold is a number");
+      break;
+    case AUXCORE_BUDGET_OUTLIERS:
+      if (!(value >= 0 && std::isfinite(value)))
+        fail(AUXCORE_E_ARGUMENT, "value is %g; a factor is finite and not negative", value);
+      break;
+    default:
+      fail(AUXCORE_E_ARGUMENT, "rule is %d, which is no budget", budget.rule);
+  }
+  check_not_negative("minimum", budget.minimum);
+  if (budget.maximum < budget.minimum)
+    fail(AUXCORE_E_ARGUMENT, "maximum is %d, below the minimum %d", budget.maximum, budget.minimum);
 }
 
 /// Bytes of an element of a type, or a refusal.

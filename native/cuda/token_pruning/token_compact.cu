@@ -3,39 +3,15 @@
 // under way before its first store: 16 KB a block. Where tensors are and how they lie comes as a parameter of the kernel, so nothing is
 // uploaded and a graph can capture it.
 //
-// In place rows move towards the beginning, and blocks run in any order. So a strip's rows are one block's, or rather those of a block's
-// columns: it reads a group of rows, waits for all of its threads, and writes it. As indices ascend, what it writes lies before all that it
-// has yet to read.
+// In place rows move towards the beginning, and blocks run in any order. So a strip's columns are one block's (token_rows.cuh).
 #include "token_compact.cuh"
 
-#include "token_device.cuh"
+#include "token_rows.cuh"
 
 namespace auxcore::token_compact {
 namespace {
 
 using namespace tokens;
-
-struct Bytes16 {
-  static constexpr int kSize = 16;
-  float4 value = {0, 0, 0, 0};
-  __device__ __forceinline__ void read(uint64_t from) { value = load4(global<const float>(from)); }
-  __device__ __forceinline__ void write(uint64_t to) const { store4(global<float>(to), value); }
-};
-
-struct Bytes8 {
-  static constexpr int kSize = 8;
-  uint2 value = {0, 0};
-  __device__ __forceinline__ void read(uint64_t from) { value = load4(global<const bfloat16>(from)); }
-  __device__ __forceinline__ void write(uint64_t to) const { store4(global<bfloat16>(to), value); }
-};
-
-template <class T>
-struct Bytes {
-  static constexpr int kSize = sizeof(T);
-  T value = 0;
-  __device__ __forceinline__ void read(uint64_t from) { value = *global<const T>(from); }
-  __device__ __forceinline__ void write(uint64_t to) const { *global<T>(to) = value; }
-};
 
 /// One strip: rows of one tensor.
 struct Strip {
@@ -99,30 +75,18 @@ __device__ AUXCORE_TOKEN_INLINE void copy_rows(const Selection& selection, const
 
 template <class Vector>
 __device__ AUXCORE_TOKEN_INLINE void move_rows(const Selection& selection, const Group& group, const Strip& strip, int32_t part) {
-  const int32_t lane = int32_t(threadIdx.x) % group.lanes, rows_at_once = kThreads / group.lanes;
-  const int32_t own = int32_t(threadIdx.x) / group.lanes;
-  const int64_t at = (int64_t{part} * group.lanes + lane) * Vector::kSize;
+  const int64_t at = (int64_t{part} * group.lanes + int32_t(threadIdx.x) % group.lanes) * Vector::kSize;
   const bool is_within = at < group.row_bytes;
-  for (int32_t from = 0; from < strip.count; from += kTogether * rows_at_once) {
-    Vector values[kTogether];
-#pragma unroll
-    for (int k = 0; k < kTogether; ++k) {
-      const int32_t source = source_row(selection, group, strip, from + own + k * rows_at_once);
-      if (is_within && source >= 0)
-        values[k].read(strip.source + uint64_t(source * group.source_step + at));
-    }
-    __syncthreads();
-#pragma unroll
-    for (int k = 0; k < kTogether; ++k) {
-      const int32_t row = from + own + k * rows_at_once;
-      if (is_within && row < strip.count)
-        values[k].write(strip.destination + uint64_t(row * group.destination_step + at));
-    }
-  }
+  const auto to = [&](int32_t row) { return strip.destination + uint64_t(row * group.destination_step + at); };
+  const auto from = [&](int32_t row) {
+    const int32_t source = source_row(selection, group, strip, row);
+    return source < 0 ? 0 : strip.source + uint64_t(source * group.source_step + at);
+  };
+  tokens::move_rows<kThreads, kTogether, Vector>(strip.count, group.lanes, is_within, from, to);
   if (!group.clears_rest || !is_within)
     return;
-  for (int32_t row = strip.count + own; row < group.destination_tokens; row += rows_at_once)
-    Vector().write(strip.destination + uint64_t(row * group.destination_step + at));
+  for (int32_t row = strip.count + int32_t(threadIdx.x) / group.lanes; row < group.destination_tokens; row += kThreads / group.lanes)
+    Vector().write(to(row));
 }
 
 template <class Vector>

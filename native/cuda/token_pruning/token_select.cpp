@@ -1,8 +1,6 @@
 // TokenSelect: checks and launches. The order is defined in TokenSelect.cs, the budgets in Budget.cs, the kernels are in token_select.cu.
 #include "token_select.cuh"
 
-#include <cmath>
-
 #include "token_arguments.h"
 
 namespace auxcore::token_select {
@@ -24,31 +22,8 @@ int64_t workspace_of(const auxcore_token_select_batch& batch) {
   return needs_cuts(batch) ? int64_t{batch.segments} * int64_t{sizeof(tokens::Cut)} : 0;
 }
 
-void check_budget(const auxcore_token_select_batch& batch) {
-  const double value = batch.value;
-  switch (batch.rule) {
-    case AUXCORE_BUDGET_COUNT:
-      tokens::check_not_negative("count", batch.count);
-      break;
-    case AUXCORE_BUDGET_RATIO:
-    case AUXCORE_BUDGET_TOP_P:
-      if (!(value >= 0 && value <= 1))
-        fail(AUXCORE_E_ARGUMENT, "value is %g; a ratio or a mass is within 0 and 1", value);
-      break;
-    case AUXCORE_BUDGET_THRESHOLD:
-      if (std::isnan(value))
-        fail(AUXCORE_E_ARGUMENT, "value is NaN; a threshold is a number");
-      break;
-    case AUXCORE_BUDGET_OUTLIERS:
-      if (!(value >= 0 && std::isfinite(value)))
-        fail(AUXCORE_E_ARGUMENT, "value is %g; a factor is finite and not negative", value);
-      break;
-    default:
-      fail(AUXCORE_E_ARGUMENT, "rule is %d, which is no budget", batch.rule);
-  }
-  tokens::check_not_negative("minimum", batch.minimum);
-  if (batch.maximum < batch.minimum)
-    fail(AUXCORE_E_ARGUMENT, "maximum is %d, below the minimum %d", batch.maximum, batch.minimum);
+tokens::Budget budget_of(const auxcore_token_select_batch& batch) {
+  return {batch.value, batch.rule, batch.count, batch.minimum, batch.maximum};
 }
 
 void check_sizes(const auxcore_token_select_batch& batch) {
@@ -59,7 +34,7 @@ void check_sizes(const auxcore_token_select_batch& batch) {
 void check(const auxcore_token_select_batch& batch, const Context& context) {
   const int element_bytes = tokens::size_of_type("score_type", batch.score_type);
   check_sizes(batch);
-  check_budget(batch);
+  tokens::check_budget(budget_of(batch));
   tokens::check_not_negative("index_capacity", batch.index_capacity);
   td::Memory memory(context);
   memory.read("scores", batch.scores, batch.tokens, element_bytes);
@@ -84,7 +59,7 @@ Arguments arguments_of(const auxcore_token_select_batch& batch) {
   arguments.slots = td::pointer<int32_t>(batch.slots);
   arguments.nan_counts = td::pointer<int32_t>(batch.nan_counts);
   arguments.cuts = td::pointer<tokens::Cut>(needs_cuts(batch) ? batch.workspace : 0);
-  arguments.budget = {batch.value, batch.rule, batch.count, batch.minimum, batch.maximum};
+  arguments.budget = budget_of(batch);
   arguments.type = batch.score_type;
   arguments.tokens = batch.tokens;
   arguments.segments = batch.segments;

@@ -13,6 +13,7 @@ internal static unsafe partial class Native
     {
         public void* First;
         public long Step;
+        public float* Bias;
         public float* Norm;
         public int Heads;
         public uint Reserved;

@@ -19,9 +19,9 @@ public static partial class KvAppend
                 Tokens = work.Tokens,
                 Type = work.Keys.Type,
                 SlotsAreOfHeads = work.Places.SlotsOfToken > 1 ? 1u : 0,
-                Query = Describe(work.Query),
-                Keys = Describe(work.Keys),
-                Values = Describe(work.Values),
+                Query = KvCuda.Describe(work.Query),
+                Keys = KvCuda.Describe(work.Keys),
+                Values = KvCuda.Describe(work.Values),
                 RotatedQuery = work.Rotated,
                 RotatedStep = work.RotatedStep * sizeof(float),
                 Sequences = work.Places.Sequences,
@@ -36,8 +36,4 @@ public static partial class KvAppend
                 Native.KvAppendTokens(CudaContext.Of(device.Index, nameof(KvAppend)).Handle, stream, &cache, &append), nameof(KvAppend));
         }
     }
-
-    private static unsafe Native.KvRows Describe(in KvHeadRows rows) => rows.First == null
-        ? default
-        : new() { First = rows.First, Step = rows.TokenStep, Norm = rows.Norm, Heads = rows.Heads };
 }

@@ -33,6 +33,11 @@ internal static unsafe class KvCuda
         };
     }
 
+    /// <summary>The heads of some tokens; none where there are none.</summary>
+    public static Native.KvRows Describe(in KvHeadRows rows) => rows.First == null
+        ? default
+        : new() { First = rows.First, Step = rows.TokenStep, Bias = rows.Bias, Norm = rows.Norm, Heads = rows.Heads };
+
     private static Native.KvPlane Describe(in KvPlane plane) => new()
     {
         Format = (int)plane.Format,

@@ -13,6 +13,9 @@ namespace AuxCore.Kernels;
 /// cref="KvEvictOptions.PoolWidth"/> are summed in double in the order of positions, divided and rounded to float32.</para>
 /// <para>Rows are moved as they are, in any format whose rows stand for themselves: not keys in <see cref="KvFormat.Kivi4"/>, of which 32
 /// share their scales. Behind the kept rows everything stays as it was. Thread-safe, as far as no two calls write the same cache.</para>
+/// <para>On CUDA, heads have 8 to 256 elements, a multiple of 8, and addresses and strides of the cache are even. Device memory is not
+/// waited for, so what lengths and page tables say is not checked: they are held within what there is room for, and a head that is shorter
+/// than <see cref="Budget.Count"/> keeps all.</para>
 /// </remarks>
 public static partial class KvEvict
 {
@@ -20,13 +23,25 @@ public static partial class KvEvict
         nameof(KvEvict),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "it has no CUDA kernel yet; keep the cache on the host"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "it has no ILGPU kernel; keep the cache on the host"));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
     /// <param name="backend">Any backend but <see cref="AuxBackend.Auto"/>.</param>
     /// <param name="reason">Why not; empty where it runs.</param>
     public static bool IsSupported(AuxBackend backend, out string reason) => Support.IsSupported(backend, out reason);
+
+    /// <summary>The bytes of workspace that a call in device memory needs.</summary>
+    /// <param name="batch">B, at least 1.</param>
+    /// <param name="kvHeads">Hkv, at least 1.</param>
+    /// <param name="positions">N, the positions that there are scores for, at least 0; 2^30 of a sequence's heads at most.</param>
+    /// <exception cref="ArgumentException">A number is out of its range.</exception>
+    /// <exception cref="BackendUnavailableException">There is no CUDA here.</exception>
+    public static long WorkspaceBytes(int batch, int kvHeads, int positions)
+    {
+        NativeStatus.Check(Native.KvEvictWorkspace(batch, kvHeads, positions, out var bytes), nameof(KvEvict));
+        return bytes;
+    }
 
     /// <summary>Evicts from one layer's cache.</summary>
     /// <param name="scores">
@@ -40,6 +55,10 @@ public static partial class KvEvict
     /// least the greatest length.
     /// </param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="workspace">
+    /// For device memory: uint8 [n], aligned to 256 bytes, whose contents become undefined; <see cref="WorkspaceBytes"/> says how many.
+    /// </param>
+    /// <param name="stream">For device memory: the stream to work on, without waiting for it; without, the default one.</param>
     /// <exception cref="ArgumentException">
     /// Shapes, dtypes or devices do not fit, a head is shorter than <see cref="Budget.Count"/>, the format is KIVI, or memory overlaps.
     /// Nothing was written.
@@ -50,19 +69,23 @@ public static partial class KvEvict
     /// <exception cref="BackendUnavailableException">The backend does not run here, or not on this memory.</exception>
     public static void Run(
         in TensorView scores, in TensorView lengths, in KvCacheViews cache, KvEvictOptions options, TensorView positions = default,
-        AuxBackend backend = AuxBackend.Auto)
+        AuxBackend backend = AuxBackend.Auto, TensorView workspace = default, CudaStream? stream = null)
     {
         ArgumentNullException.ThrowIfNull(options);
         options.Check();
         var work = KvEvictWork.Of(scores, lengths, cache, positions, options);
         backend = Support.Resolve(backend, scores.Device);
-        work.CheckLengths();
-        if (backend == AuxBackend.Cpu)
+        var on = CudaStream.HandleOn(stream, scores.Device, nameof(stream));
+        if (scores.Device.Kind == AuxDeviceKind.Host)
+            work.CheckLengths();
+        if (backend == AuxBackend.Cuda)
+            RunCuda(work, workspace, scores.Device, on);
+        else if (backend == AuxBackend.Cpu)
             RunCpu(work);
         else
             RunReference(work);
         Support.Count(backend);
-        TensorArguments.KeepAlive(scores.Owner, lengths.Owner, positions.Owner);
+        TensorArguments.KeepAlive(scores.Owner, lengths.Owner, positions.Owner, workspace.Owner, stream);
         cache.KeepAlive();
     }
 }

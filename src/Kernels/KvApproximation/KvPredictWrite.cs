@@ -20,7 +20,7 @@ public static partial class KvPredictWrite
         nameof(KvPredictWrite),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "it has no CUDA kernel yet; keep the caches on the host"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "it has no ILGPU kernel; keep the caches on the host"));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
@@ -34,6 +34,7 @@ public static partial class KvPredictWrite
     /// <param name="rotary">How keys are rotated; null where they are not.</param>
     /// <param name="normEpsilon">ε of the norms, finite and not negative.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="stream">For device memory: the stream to work on, without waiting for it; without, the default one.</param>
     /// <exception cref="KvCapacityException">A slot is beyond the capacity of a sequence in a layer. Nothing was written.</exception>
     /// <exception cref="ArgumentException">
     /// Ranks, shapes, dtypes, strides or devices do not fit, slots do not ascend, positions descend, or what is written overlaps something.
@@ -45,20 +46,31 @@ public static partial class KvPredictWrite
     /// <exception cref="BackendUnavailableException">The backend does not run here, or not on this memory.</exception>
     public static void Run(
         ReadOnlySpan<KvPredictLayer> layers, in KvTokenPlaces places, RotaryOptions? rotary = null,
-        double normEpsilon = KvAppend.DefaultNormEpsilon, AuxBackend backend = AuxBackend.Auto)
+        double normEpsilon = KvAppend.DefaultNormEpsilon, AuxBackend backend = AuxBackend.Auto,
+        CudaStream? stream = null)
     {
         var device = layers.IsEmpty ? AuxDevice.Host : layers[0].Keys.Device;
         var works = KvPredictWork.Of(layers, places, rotary, normEpsilon);
         backend = Support.Resolve(backend, device);
         if (device.Kind == AuxDeviceKind.Host)
             KvPredictWork.CheckPlaces(works);
-        if (backend == AuxBackend.Cpu)
-            RunCpu(works);
-        else
-            RunReference(works);
+        switch (backend)
+        {
+            case AuxBackend.Cpu:
+                RunCpu(works);
+                break;
+            case AuxBackend.Cuda:
+                RunCuda(works, device, CudaStream.HandleOn(stream, device, nameof(stream)));
+                break;
+            default:
+                RunReference(works);
+                break;
+        }
+
         Support.Count(backend);
         foreach (ref readonly var layer in layers)
             layer.KeepAlive();
         places.KeepAlive();
+        GC.KeepAlive(stream);
     }
 }

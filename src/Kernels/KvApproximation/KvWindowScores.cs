@@ -14,6 +14,7 @@ namespace AuxCore.Kernels;
 /// <para>Exponentials and sums are in float32; rows are added in their order. Bits depend on the vector width, not on threads, which share
 /// heads. A NaN, or +∞, among the logits that a row sees makes the head's scores NaN that the row sees; so does a row that is −∞
 /// throughout. Thread-safe, as far as no two calls write the same scores.</para>
+/// <para>On CUDA rows are read twice, and repeated calls give the same bits; nothing is waited for.</para>
 /// </remarks>
 public static partial class KvWindowScores
 {
@@ -21,7 +22,7 @@ public static partial class KvWindowScores
         nameof(KvWindowScores),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "it has no CUDA kernel yet; keep the logits on the host"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "it has no ILGPU kernel; keep the logits on the host"));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
@@ -29,19 +30,38 @@ public static partial class KvWindowScores
     /// <param name="reason">Why not; empty where it runs.</param>
     public static bool IsSupported(AuxBackend backend, out string reason) => Support.IsSupported(backend, out reason);
 
+    /// <summary>The bytes of workspace that a call in device memory needs: 8 a row of logits.</summary>
+    /// <param name="heads">Heads of keys of all sequences, at least 0.</param>
+    /// <param name="group">G, query heads that share one, at least 0.</param>
+    /// <param name="window">W, at least 0.</param>
+    /// <exception cref="ArgumentOutOfRangeException">A number is negative.</exception>
+    public static long WorkspaceBytes(int heads, int group, int window)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(heads);
+        ArgumentOutOfRangeException.ThrowIfNegative(group);
+        ArgumentOutOfRangeException.ThrowIfNegative(window);
+        const int RowBytes = 2 * sizeof(float);
+        return checked((long)heads * group * window * RowBytes);
+    }
+
     /// <summary>Scores the positions of any number of heads of keys.</summary>
     /// <param name="logits">float32 [heads, G, W, N], contiguous: products of queries and keys; G query heads share a head of keys.</param>
     /// <param name="scores">float32 [heads, N], contiguous, written. Shares memory with nothing.</param>
     /// <param name="causal">Whether query w sees positions up to N − W + w only, so that the last sees all. Needs W ≤ N.</param>
     /// <param name="scale">s, finite: what logits are multiplied by.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="workspace">
+    /// For device memory: uint8 [n], aligned to 256 bytes, whose contents become undefined; <see cref="WorkspaceBytes"/> says how many.
+    /// </param>
+    /// <param name="stream">For device memory: the stream to work on, without waiting for it; without, the default one.</param>
     /// <exception cref="ArgumentException">
     /// Shapes, dtypes or devices do not fit, a tensor is not contiguous, or they overlap. Nothing was written.
     /// </exception>
     /// <exception cref="ArgumentOutOfRangeException">The scale is not finite. Nothing was written.</exception>
     /// <exception cref="BackendUnavailableException">The backend does not run here, or not on this memory.</exception>
     public static unsafe void Run(
-        in TensorView logits, in TensorView scores, bool causal = true, double scale = 1, AuxBackend backend = AuxBackend.Auto)
+        in TensorView logits, in TensorView scores, bool causal = true, double scale = 1, AuxBackend backend = AuxBackend.Auto,
+        TensorView workspace = default, CudaStream? stream = null)
     {
         if (logits.Shape.Length != 4 || logits.Shape[1] < 1 || logits.Shape[2] < 1 || logits.ElementCount > int.MaxValue * 64L)
             throw new ArgumentException($"logits: {logits} is not of rank 4, [heads, G, W, N], with rows", nameof(logits));
@@ -60,12 +80,15 @@ public static partial class KvWindowScores
         backend = Support.Resolve(backend, logits.Device);
         var work = new KvWindowWork(
             (float*)logits.Address, (float*)scores.Address, (int)shape[0], (int)shape[1], (int)shape[2], (int)shape[3], causal, scale);
-        if (backend == AuxBackend.Cpu)
+        var on = CudaStream.HandleOn(stream, logits.Device, nameof(stream));
+        if (backend == AuxBackend.Cuda)
+            RunCuda(work, workspace, logits.Device, on);
+        else if (backend == AuxBackend.Cpu)
             RunCpu(work);
         else
             RunReference(work);
         Support.Count(backend);
-        TensorArguments.KeepAlive(logits.Owner, scores.Owner);
+        TensorArguments.KeepAlive(logits.Owner, scores.Owner, workspace.Owner, stream);
     }
 }
 
@@ -78,7 +101,11 @@ internal readonly unsafe struct KvWindowWork(
     /// <summary>Rows of a head: those of G query heads, one after the other.</summary>
     public int Rows => group * window;
 
+    public int Window => window;
+
     public int Positions => positions;
+
+    public bool IsCausal => causal;
 
     public double Scale => scale;
 

@@ -1,0 +1,150 @@
+// What becomes of one head of one token on its way into a KV cache, for a warp that has its row in shared memory: norm, rotation and
+// storing each want another lane to have an element. Roundings are those of src/Kernels/KvApproximation/KvHeadLoops.cs, so bytes are equal.
+#pragma once
+
+#include "../device/math.cuh"
+#include "kv_cache.cuh"
+#include "kv_codec.cuh"
+#include "kv_head_types.cuh"
+
+namespace auxcore::kv {
+
+/// The cosine and sine that a pair turns by; every thread of a block calls it for a pair of its own.
+__device__ __forceinline__ void turn(const Tokens& tokens, int32_t token, int own_pair, float* cosines, float* sines) {
+  double frequency = 0;
+#pragma unroll
+  for (int pair = 0; pair < kMostPairs; ++pair)  // a parameter that is indexed by a variable would be copied to the stack first
+    if (own_pair == pair)
+      frequency = tokens.frequencies[pair];
+  if (own_pair < tokens.pairs) {
+    double sine, cosine;
+    sine_cosine(__dmul_rn(double(tokens.positions[token]), frequency), sine, cosine);
+    cosines[own_pair] = float(cosine);
+    sines[own_pair] = float(sine);
+  }
+}
+
+__device__ __forceinline__ float load_element(uint64_t row, int32_t type, int i) {
+  if (type == kFloat32)
+    return global<const float>(row)[i];
+  const uint16_t bits = global<const uint16_t>(row)[i];
+  return type == kFloat16 ? widen(float16{bits}) : widen(bfloat16{bits});
+}
+
+__device__ __forceinline__ double shuffled_xor(double value, int with) {
+  uint64_t bits;
+  __builtin_memcpy(&bits, &value, sizeof bits);
+  const unsigned low = __shfl_xor_sync(kAllLanes, unsigned(bits), with), high = __shfl_xor_sync(kAllLanes, unsigned(bits >> 32), with);
+  bits = uint64_t{high} << 32 | low;
+  __builtin_memcpy(&value, &bits, sizeof bits);
+  return value;
+}
+
+/// x <- w · x / √(mean(x²) + ε). Squares are summed as on the CPU: lane by lane in double, then lanes i and i + 16, and so on.
+__device__ __forceinline__ void normalise(float* row, const float* weights, int d, double epsilon, int lane) {
+  double squares = 0;
+  for (int i = lane; i < d; i += kWarp)
+    squares = __fma_rn(double(row[i]), double(row[i]), squares);  // the product is exact
+#pragma unroll
+  for (int with = kWarp / 2; with > 0; with /= 2)
+    squares = __dadd_rn(squares, shuffled_xor(squares, with));
+  const float inverse = float(1.0 / __dsqrt_rn(__dadd_rn(squares / d, epsilon)));
+  for (int i = lane; i < d; i += kWarp)
+    row[i] = __fmul_rn(__fmul_rn(row[i], inverse), global<const float>(reinterpret_cast<uint64_t>(weights))[i]);
+  __syncwarp();
+}
+
+__device__ __forceinline__ void rotate(float* row, const float* cosines, const float* sines, int pairs, bool is_in_pairs, int lane) {
+  for (int pair = lane; pair < pairs; pair += kWarp) {
+    const int first = is_in_pairs ? 2 * pair : pair, second = is_in_pairs ? 2 * pair + 1 : pairs + pair;
+    const float a = row[first], b = row[second], cosine = cosines[pair], sine = sines[pair];
+    row[first] = __fadd_rn(__fmul_rn(a, cosine), -__fmul_rn(b, sine));
+    row[second] = __fadd_rn(__fmul_rn(b, cosine), __fmul_rn(a, sine));
+  }
+  __syncwarp();
+}
+
+/// Groups of a row, eight lanes each.
+template <int kFormat>
+__device__ __forceinline__ void store_groups(const float* row, uint64_t to, int d, int lane) {
+  constexpr int kBytes = group_bytes_of(kFormat), kGroupLanes = kGroup / 4;
+  for (int from = 0; from < d; from += 4 * kWarp) {
+    const int at = from + lane * 4, lane_of_group = lane % kGroupLanes;
+    Four four = {};
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if (at < d)
+        four.x[i] = row[at + i];
+    GroupScale scale;
+    uint32_t packed;
+    if constexpr (kFormat == kQ8) {
+      packed = quantise_q8(four, scale);
+    } else {
+      packed = quantise_q4(four, lane_of_group, scale);
+      packed |= __shfl_xor_sync(kAllLanes, packed, kGroupLanes / 2) << 4;
+    }
+    if (at >= d)
+      continue;
+    AUXCORE_GLOBAL uint16_t* const group = global<uint16_t>(to + uint64_t(at / kGroup * kBytes));
+    if (lane_of_group == 0)
+      group[0] = uint16_t(scale.stored);
+    if (kFormat == kQ8 || lane_of_group < kGroupLanes / 2) {
+      group[1 + 2 * lane_of_group] = uint16_t(packed);
+      group[2 + 2 * lane_of_group] = uint16_t(packed >> 16);
+    }
+  }
+}
+
+__device__ __forceinline__ void store_row(const float* row, const Plane& plane, uint64_t to, float scale, int d, int lane) {
+  if (plane.format == kQ8)
+    return store_groups<kQ8>(row, to, d, lane);
+  if (plane.format == kQ4)
+    return store_groups<kQ4>(row, to, d, lane);
+  for (int i = lane; i < d; i += kWarp)
+    if (plane.format == kF32)
+      global<float>(to)[i] = row[i];
+    else if (plane.format == kE4M3)
+      global<unsigned char>(to)[i] = static_cast<unsigned char>(to_e4m3(row[i], scale));
+    else
+      global<uint16_t>(to)[i] = uint16_t(plane.format == kF16 ? to_f16(row[i]) : to_bf16(row[i]));
+}
+
+/// Where a row goes; 0 where the cache has no place for it.
+__device__ __forceinline__ uint64_t place_of(const Cache& cache, const Plane& plane, int32_t sequence, int32_t head, int32_t slot) {
+  if (unsigned(sequence) >= unsigned(cache.batch))
+    return 0;
+  const HeadTable table(cache, sequence, head);
+  if (unsigned(slot) >= unsigned(table.capacity))
+    return 0;
+  int32_t within_it;
+  const int32_t outer = table.outer_of(cache, plane, slot, within_it);
+  return outer < 0 ? 0 : table.row(plane, outer, within_it);
+}
+
+/// A head's row in float32, with bias and norm.
+__device__ __forceinline__ void load_head(
+    float* row, const TokenRows& source, const Tokens& tokens, int32_t token, int32_t head, int d, int lane) {
+  const int size = tokens.type == kFloat32 ? 4 : 2;
+  const uint64_t from = source.first + uint64_t(token * source.step + int64_t{head} * d * size);
+  for (int i = lane; i < d; i += kWarp) {
+    float x = load_element(from, tokens.type, i);
+    if (source.bias != nullptr)
+      x = __fadd_rn(x, global<const float>(reinterpret_cast<uint64_t>(source.bias))[int64_t{head} * d + i]);
+    row[i] = x;
+  }
+  __syncwarp();
+  if (source.norm != nullptr)
+    normalise(row, source.norm, d, tokens.norm_epsilon, lane);
+}
+
+/// Stores a row of keys or values where the token's slot says; nowhere, where the cache has no such place.
+__device__ __forceinline__ void store_head(
+    const float* row, const Cache& cache, const Plane& plane, const Tokens& tokens, int32_t token, int32_t head, int lane) {
+  const int32_t sequence = tokens.sequences == nullptr ? token / (tokens.count / cache.batch) : tokens.sequences[token];
+  const int32_t slot = tokens.slots[tokens.slots_are_of_heads ? int64_t{token} * cache.kv_heads + head : token];
+  const uint64_t to = place_of(cache, plane, sequence, head, slot);
+  if (to != 0)
+    store_row(row, plane, to, scale_of_head(plane, head), cache.head_dim, lane);
+}
+
+}  // namespace auxcore::kv
