@@ -30,7 +30,7 @@ public static partial class KvAppend
         var (cache, places, queries, keys, values) = (work.Cache, work.Places, work.Query, work.Keys, work.Values);
         var (keyPlane, valuePlane) = (cache.Keys, cache.Values);
         using var scratch = new Scratch();
-        var room = scratch.Take<float>(KvHeadLoops.RoomFor(cache));
+        var room = scratch.Take<float>(KvHeadLoops.RoomFor(work));
         var byHeads = cache.NeedsEveryPosition;
         var (from, to) = byHeads ? (0, places.Tokens) : Share(places.Tokens, part, parts);
         var queryHeads = byHeads ? Share(queries.Heads, part, parts) : (0, queries.Heads);

@@ -40,8 +40,9 @@ internal readonly unsafe struct KvHeadLoops
         _ => For<FloatVector1>(work),
     };
 
-    /// <summary>How many floats a call works in: a row and, in a ring, a block of them.</summary>
-    public static long RoomFor(in KvCacheWork cache) => (long)cache.HeadDim * (cache.NeedsEveryPosition ? 1 + KiviGroup.Elements : 1);
+    /// <summary>How many floats a call works in: rows and their norms, or a row and a block of a ring.</summary>
+    public static long RoomFor(in KvAppendWork work) =>
+        Math.Max(Math.Max(work.Query.Heads, work.KvHeads) * (work.HeadDim + 1L), (1L + KiviGroup.Elements) * (work.HeadDim + 1L));
 
     /// <summary>Rotates query heads.</summary>
     public void Rotate(
@@ -84,7 +85,7 @@ internal readonly unsafe struct KvHeadLoops
         Layout = _layout,
         HeadDim = rows.HeadDim,
         Count = some.To - some.From,
-        Row = room,
+        Rows = room,
     };
 
     // All heads at once where they are in one place, as far apart as the plane's; else one by one.
@@ -107,10 +108,10 @@ internal readonly unsafe struct KvHeadLoops
         for (var head = some.From; head < some.To; head++)
         {
             var slot = places.Slot(token, head);
-            heads->Destination = plane.Ring == null ? plane.Row(b, head, slot) : (byte*)heads->Row;
+            heads->Destination = plane.Ring == null ? plane.Row(b, head, slot) : (byte*)heads->Rows;
             store(heads);
             if (plane.Ring != null)
-                KiviRing.Store(plane, heads->Row, b, head, slot, heads->Row + heads->HeadDim, quantise);
+                KiviRing.Store(plane, heads->Rows, b, head, slot, heads->Rows + heads->HeadDim, quantise);
             heads->Source += heads->SourceStep;
             heads->Bias = heads->Bias == null ? null : heads->Bias + heads->HeadDim;
             heads->Scale += heads->ScaleStep;
@@ -154,19 +155,30 @@ internal readonly unsafe struct KvHeadLoops
         where T : unmanaged
         where TCodec : struct, KvQuantise.ICodec
     {
+        // First what waits longest, the norms, of all heads: roots and quotients of one overlap those of the next.
         var count = heads->HeadDim;
-        var row = heads->Row;
-        var bias = heads->Bias;
-        var scale = heads->Scale;
-        var source = heads->Source;
-        var destination = heads->Destination;
+        var inverses = heads->Rows + (long)heads->Count * count;
         var sums = stackalloc double[Lanes];
-        for (var head = 0; head < heads->Count; head++)
+        var row = heads->Rows;
+        var source = heads->Source;
+        var bias = heads->Bias;
+        for (var head = 0; head < heads->Count; head++, row += count, source += heads->SourceStep)
         {
             Prefetch.Row(source + heads->TokenStep, heads->SourceStep);
             Load<TVector, T>((T*)source, bias, row, count);
+            inverses[head] = heads->Norm == null ? 1 : InverseNorm<TVector>(row, heads->Epsilon, count, sums);
+            bias = bias == null ? null : bias + count;
+        }
+
+        row = heads->Rows;
+        var destination = heads->Destination;
+        var bytes = count / Block * TCodec.BlockBytes;
+        var scale = heads->Scale;
+        for (var head = 0; head < heads->Count; head++, row += count, destination += heads->DestinationStep)
+        {
+            Prefetch.Row(destination + bytes, bytes); // the next token's place
             if (heads->Norm != null)
-                Normalise<TVector>(row, heads->Norm, heads->Epsilon, count, sums);
+                Multiply<TVector>(row, inverses[head], heads->Norm, count);
             if (heads->Pairs > 0)
                 Turn<TVector>(row, heads->Cosines, heads->Sines, heads->Pairs, heads->Layout);
             var i = 0;
@@ -175,9 +187,6 @@ internal readonly unsafe struct KvHeadLoops
             for (; i <= count - Block; i += Block, to += TCodec.BlockBytes)
                 TCodec.Quantise<TVector>(row + i, to, Block, factor);
             TCodec.Quantise<FloatVector1>(row + i, to, count - i, factor);
-            source += heads->SourceStep;
-            destination += heads->DestinationStep;
-            bias = bias == null ? null : bias + count;
             scale += heads->ScaleStep;
         }
     }
@@ -202,7 +211,7 @@ internal readonly unsafe struct KvHeadLoops
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Normalise<TVector>(float* row, float* weights, double epsilon, int count, double* sums)
+    private static float InverseNorm<TVector>(float* row, double epsilon, int count, double* sums)
         where TVector : struct, IFloatVector<TVector>
     {
         new Span<double>(sums, Lanes).Clear();
@@ -210,9 +219,16 @@ internal readonly unsafe struct KvHeadLoops
         TVector.AddSquares(row, i, sums);
         for (; i < count; i++)
             sums[i % Lanes] += (double)row[i] * row[i];
-        var inverse = (float)(1 / Math.Sqrt(Sum(sums) / count + epsilon));
+        return (float)(1 / Math.Sqrt(Sum(sums) / count + epsilon));
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Multiply<TVector>(float* row, float inverse, float* weights, int count)
+        where TVector : struct, IFloatVector<TVector>
+    {
         var inverses = TVector.Broadcast(inverse);
-        for (i = 0; i <= count - TVector.Count; i += TVector.Count)
+        var i = 0;
+        for (; i <= count - TVector.Count; i += TVector.Count)
             (TVector.Load(row + i) * inverses * TVector.Load(weights + i)).Store(row + i);
         for (; i < count; i++)
             row[i] = row[i] * inverse * weights[i];
@@ -291,7 +307,7 @@ internal readonly unsafe struct KvHeadLoops
         /// <summary>Elements from the scale of a head to that of the next.</summary>
         public int ScaleStep { get; set; }
 
-        /// <summary>[d], to work in.</summary>
-        public required float* Row { get; init; }
+        /// <summary>[count, d], and [count] behind them, to work in.</summary>
+        public required float* Rows { get; init; }
     }
 }

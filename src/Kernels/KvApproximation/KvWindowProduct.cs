@@ -43,7 +43,8 @@ internal readonly unsafe struct KvWindowProduct
     /// <summary>Takes tensors apart, or refuses them.</summary>
     public static KvWindowProduct Of(in TensorView queries, in TensorView keys, in TensorView scores, bool causal, double? scale)
     {
-        var (shape, device) = (queries.Shape, queries.Device);
+        var shape = queries.Shape;
+        var device = queries.Device;
         if (shape.Length != 4 || shape[1] < 1 || shape[2] < 1 || shape[3] < 1 || shape[1] * shape[2] > int.MaxValue
             || shape[0] > int.MaxValue || shape[3] > int.MaxValue)
             throw new ArgumentException($"queries: {queries} is not of rank 4, [heads, G, W, d], with rows", nameof(queries));
