@@ -15,8 +15,8 @@ internal static class KvEvictBenchmarks
 
 /// <summary>
 /// SnapKV: attention of the last 64 queries, its mean over them and over the heads of a group, smoothed by 5; each head keeps the best 960
-/// and the last 64 of its positions. Ours are a product, <see cref="KvWindowScores"/> head by head, and <see cref="KvEvict"/>, in place;
-/// the baselines gather into new tensors. Errors are elements of the cache that differ from the reference's.
+/// and the last 64 of its positions. Ours are <see cref="KvWindowScores"/> and <see cref="KvEvict"/>, in place; the baselines gather into
+/// new tensors. Errors are elements of the cache that differ from the reference's.
 /// </summary>
 internal sealed class KvEvictCase(string name)
     : KvCase(name, "SnapKV of one layer: 8,192 positions become 1,024, 32 query heads over 8 of keys and values, 64 wide, float32")
@@ -41,7 +41,7 @@ internal sealed class KvEvictCase(string name)
         get
         {
             Action evict = Evict(_ourKeys, _ourValues, Backend);
-            return Arm("addmm_, KvWindowScores.Run, KvEvict.Run", () =>
+            return Arm("KvWindowScores.Run, KvEvict.Run", () =>
             {
                 Score();
                 evict();
@@ -146,19 +146,8 @@ internal sealed class KvEvictCase(string name)
         _logits.addmm_(queries, _keys[0, head].t(), 0, (float)Scale);
     }
 
-    private unsafe void Score(AuxBackend? backend = null)
-    {
-        TensorView logits = View(_logits), scores = View(_scores);
-        for (int head = 0; head < KvHeads; head++)
-        {
-            using var scope = torch.NewDisposeScope();
-            Multiply(head);
-            KvWindowScores.Run(
-                TensorView.FromPointer((void*)logits.Address, logits.DType, [1, Group, Window, Positions]),
-                TensorView.FromPointer((float*)scores.Address + head * Positions, scores.DType, [1, Positions]), causal: true,
-                backend: backend ?? Backend);
-        }
-    }
+    private void Score(AuxBackend? backend = null) => KvWindowScores.Run(
+        View(_queries.view(KvHeads, Group, Window, HeadDim)), View(_keys[0]), View(_scores), backend: backend ?? Backend);
 
     private Action Evict(Tensor keys, Tensor values, AuxBackend backend)
     {

@@ -23,12 +23,12 @@ internal static class KvPredictWriteBenchmarks
 
 /// <summary>
 /// The projections of KV Prediction with random weights in bfloat16, and what follows them: bias, norm of keys, rotation, and 28 bfloat16
-/// caches. Ours goes by blocks of rows: a product, then the op on it, for the layers that share one of the small model. Errors are elements
-/// of the caches that differ from the reference by more than a rounding.
+/// caches. Ours is a product, then the op on it, for the layers that share one of the small model. Errors are elements of the caches that
+/// differ from the reference by more than a rounding.
 /// </summary>
 internal sealed class KvPredictWriteCase(string name, string description, bool withProjection) : KvCase(name, description)
 {
-    private const int Tokens = 1024, HeadDim = 64, Rows = 1024;
+    private const int Tokens = 1024, HeadDim = 64;
     private const double Epsilon = 1e-6;
 
     // Heads of keys and values, layer by layer, of OpenELM-1.1B and OpenELM-450M.
@@ -39,17 +39,17 @@ internal sealed class KvPredictWriteCase(string name, string description, bool w
 
     private readonly RotaryOptions _rotary = new();
     private readonly List<Group> _groups = [];
-    private Tensor _cosines = null!, _sines = null!, _positions = null!;
+    private Tensor _cosines = null!, _sines = null!, _positions = null!, _keyProducts = null!, _valueProducts = null!;
 
     public override string DType => "bf16";
 
     public override long Bytes => 2L * Tokens * HeadDim * sizeof(ushort)
         * (withProjection ? SmallHeads.Sum() + BaseHeads.Sum() : 2 * BaseHeads.Sum());
 
-    public override CaseArm Ours => Arm(withProjection ? "linear by blocks of rows, KvPredictWrite.Run" : "KvPredictWrite.Run", () =>
+    public override CaseArm Ours => Arm(withProjection ? "products in place, KvPredictWrite.Run" : "KvPredictWrite.Run", () =>
     {
         if (withProjection)
-            RunByBlocks(Backend);
+            RunByGroups(Backend);
         else
             RunFinished(Backend);
     });
@@ -57,6 +57,7 @@ internal sealed class KvPredictWriteCase(string name, string description, bool w
     public override IReadOnlyList<CaseArm> BestCandidates => withProjection
         ? [Arm("linear of shared layers, in bfloat16", () => Together(narrow: true)),
             Arm("linear of shared layers, then in float32", () => Together(narrow: false)),
+            Arm("products of shared layers in place, then in float32", TogetherInPlace),
             Arm("linear, layer by layer", () => LayerByLayer(published: false))]
         : [Arm("of shared layers, in bfloat16", () => Together(narrow: true)),
             Arm("of shared layers, in float32", () => Together(narrow: false))];
@@ -94,6 +95,9 @@ internal sealed class KvPredictWriteCase(string name, string description, bool w
             layer += layers;
         }
 
+        long largest = _groups.Max(group => group.KeyWeights.shape[0]) * Tokens;
+        _keyProducts = Keep(torch.zeros(largest, torch.bfloat16));
+        _valueProducts = Keep(torch.zeros(largest, torch.bfloat16));
         _positions = Keep(torch.arange(Tokens, torch.int32));
         using Tensor positions = torch.arange(Tokens, torch.float64).view(Tokens, 1);
         using Tensor exponents = torch.arange(0, HeadDim, 2, torch.float64).div(-HeadDim), bases = torch.full(1, 10_000.0, torch.float64);
@@ -102,28 +106,28 @@ internal sealed class KvPredictWriteCase(string name, string description, bool w
         _sines = Keep(angles.sin().to_type(torch.float32).view(Tokens, 1, HeadDim / 2));
     }
 
-    // The products of a block of rows are still in the cache when the op reads them.
-    private void RunByBlocks(AuxBackend backend)
+    // The products of all groups take the same memory, so that they are in the cache when the op reads them.
+    private void RunByGroups(AuxBackend backend)
     {
-        for (int row = 0; row < Tokens; row += Rows)
+        foreach (Group group in _groups)
         {
-            foreach (Group group in _groups)
-            {
-                using var scope = torch.NewDisposeScope();
-                Tensor keys = functional.linear(group.Keys.narrow(0, row, Rows), group.KeyWeights);
-                Tensor values = functional.linear(group.Values.narrow(0, row, Rows), group.ValueWeights);
-                Write(group, View(keys), View(values), row, Rows, backend);
-            }
+            using var scope = torch.NewDisposeScope();
+            Write(
+                group, View(Product(_keyProducts, group.Keys, group.KeyWeights)),
+                View(Product(_valueProducts, group.Values, group.ValueWeights)), backend);
         }
     }
 
     private void RunFinished(AuxBackend backend)
     {
         foreach (Group group in _groups)
-            Write(group, View(group.KeyProducts), View(group.ValueProducts), 0, Tokens, backend);
+            Write(group, View(group.KeyProducts), View(group.ValueProducts), backend);
     }
 
-    private unsafe void Write(Group group, in TensorView keys, in TensorView values, int row, int rows, AuxBackend backend)
+    private static Tensor Product(Tensor memory, Tensor x, Tensor weights) =>
+        memory.narrow(0, 0, Tokens * weights.shape[0]).view(Tokens, weights.shape[0]).addmm_(x, weights.t(), 0, 1);
+
+    private unsafe void Write(Group group, in TensorView keys, in TensorView values, AuxBackend backend)
     {
         var layers = new KvPredictLayer[group.Heads.Length];
         int column = 0;
@@ -138,12 +142,21 @@ internal sealed class KvPredictWriteCase(string name, string description, bool w
         }
 
         TensorView slots = View(_positions);
-        KvPredictWrite.Run(
-            layers, new() { Slots = TensorView.FromPointer((int*)slots.Address + row, AuxCore.Interop.DType.Int32, [rows]) }, _rotary,
-            Epsilon, backend);
+        KvPredictWrite.Run(layers, new() { Slots = slots }, _rotary, Epsilon, backend);
 
         TensorView Columns(in TensorView products, int first, int heads) => TensorView.FromPointer(
-            (ushort*)products.Address + first, products.DType, [rows, heads, HeadDim], [products.Shape[1], HeadDim, 1]);
+            (ushort*)products.Address + first, products.DType, [Tokens, heads, HeadDim], [products.Shape[1], HeadDim, 1]);
+    }
+
+    private void TogetherInPlace()
+    {
+        foreach (Group group in _groups)
+        {
+            using var scope = torch.NewDisposeScope();
+            Tensor keys = Product(_keyProducts, group.Keys, group.KeyWeights);
+            Tensor values = Product(_valueProducts, group.Values, group.ValueWeights);
+            NormTurnStore(group, keys.to_type(torch.float32).add_(group.KeyBias), values.add_(group.NarrowValueBias), group.Norms);
+        }
     }
 
     private void Together(bool narrow)
@@ -151,30 +164,33 @@ internal sealed class KvPredictWriteCase(string name, string description, bool w
         foreach (Group group in _groups)
         {
             using var scope = torch.NewDisposeScope();
-            int heads = group.Heads.Sum();
             Tensor keys = withProjection
                 ? functional.linear(group.Keys, group.KeyWeights, group.NarrowKeyBias)
                 : group.KeyProducts + group.NarrowKeyBias;
             Tensor values = withProjection
                 ? functional.linear(group.Values, group.ValueWeights, group.NarrowValueBias)
                 : group.ValueProducts + group.NarrowValueBias;
-            Tensor x = keys.view(Tokens, heads, HeadDim);
-            if (!narrow)
-                x = x.to_type(torch.float32);
-            Tensor scale = x.square().mean([2], keepdim: true).add_(Epsilon).rsqrt_();
-            x = x.mul_(scale).mul_(narrow ? group.NarrowNorms : group.Norms);
-            int column = 0;
-            for (int i = 0; i < group.Heads.Length; i++)
-            {
-                Tensor own = x.narrow(1, column, group.Heads[i]);
-                Tensor first = own.narrow(2, 0, HeadDim / 2), second = own.narrow(2, HeadDim / 2, HeadDim / 2);
-                Tensor cache = group.TheirKeys[i].select(0, 0).transpose(0, 1);
-                cache.narrow(2, 0, HeadDim / 2).copy_((first * _cosines).sub_(second * _sines));
-                cache.narrow(2, HeadDim / 2, HeadDim / 2).copy_((second * _cosines).add_(first * _sines));
-                group.TheirValues[i].select(0, 0).transpose(0, 1)
-                    .copy_(values.view(Tokens, heads, HeadDim).narrow(1, column, group.Heads[i]));
-                column += group.Heads[i];
-            }
+            NormTurnStore(group, narrow ? keys : keys.to_type(torch.float32), values, narrow ? group.NarrowNorms : group.Norms);
+        }
+    }
+
+    private void NormTurnStore(Group group, Tensor keys, Tensor values, Tensor norms)
+    {
+        int heads = group.Heads.Sum();
+        Tensor x = keys.view(Tokens, heads, HeadDim);
+        Tensor scale = x.square().mean([2], keepdim: true).add_(Epsilon).rsqrt_();
+        x = x.mul_(scale).mul_(norms);
+        int column = 0;
+        for (int i = 0; i < group.Heads.Length; i++)
+        {
+            Tensor own = x.narrow(1, column, group.Heads[i]);
+            Tensor first = own.narrow(2, 0, HeadDim / 2), second = own.narrow(2, HeadDim / 2, HeadDim / 2);
+            Tensor cache = group.TheirKeys[i].select(0, 0).transpose(0, 1);
+            cache.narrow(2, 0, HeadDim / 2).copy_((first * _cosines).sub_(second * _sines));
+            cache.narrow(2, HeadDim / 2, HeadDim / 2).copy_((second * _cosines).add_(first * _sines));
+            group.TheirValues[i].select(0, 0).transpose(0, 1)
+                .copy_(values.view(Tokens, heads, HeadDim).narrow(1, column, group.Heads[i]));
+            column += group.Heads[i];
         }
     }
 
@@ -223,7 +239,7 @@ internal sealed class KvPredictWriteCase(string name, string description, bool w
             Norms = owner.Keep(NarrowNorms.to_type(torch.float32));
             KeyProducts = owner.Keep(functional.linear(Keys, KeyWeights));
             ValueProducts = owner.Keep(functional.linear(Values, ValueWeights));
-            Tensor keyBias = owner.Keep(NarrowKeyBias.to_type(torch.float32));
+            Tensor keyBias = KeyBias = owner.Keep(NarrowKeyBias.to_type(torch.float32));
             Tensor valueBias = owner.Keep(NarrowValueBias.to_type(torch.float32));
             TheirKeys = Array.ConvertAll(heads, Cache);
             TheirValues = Array.ConvertAll(heads, Cache);
@@ -262,6 +278,8 @@ internal sealed class KvPredictWriteCase(string name, string description, bool w
         public Tensor KeyWeights { get; }
 
         public Tensor ValueWeights { get; }
+
+        public Tensor KeyBias { get; }
 
         public Tensor NarrowKeyBias { get; }
 

@@ -124,6 +124,19 @@ public class KvPredictionTests
     }
 
     [Fact]
+    public void A_cache_that_was_evicted_from_by_head_is_filled_again_once_it_is_empty()
+    {
+        using var setup = Pair();
+        using var ids = Ids(1, 6);
+        using var cache = setup.Base.CreateCache(10);
+        using var expected = setup.Prediction.Prefill(ids, cache);
+        cache.Keep(0, [0, 1, 3], [0, 1, 2]);
+        cache.Rewind(0);
+        using var again = setup.Prediction.Prefill(ids, cache);
+        Near(expected, again);
+    }
+
+    [Fact]
     public void Prompts_of_unequal_length_are_read_as_each_alone()
     {
         using var setup = Pair();

@@ -29,29 +29,19 @@ public static partial class KvAppend
         // Structs of structs: what is read for each row is copied once.
         var (cache, places, queries, keys, values) = (work.Cache, work.Places, work.Query, work.Keys, work.Values);
         var (keyPlane, valuePlane) = (cache.Keys, cache.Values);
-        var (d, pairs) = (cache.HeadDim, work.RotatedElements / 2);
         using var scratch = new Scratch();
-        var row = scratch.Take<float>(d);
+        var room = scratch.Take<float>(KvHeadLoops.RoomFor(work));
         var byHeads = cache.NeedsEveryPosition;
-        var block = byHeads ? scratch.Take<float>((long)d * KiviGroup.Elements) : null;
         var (from, to) = byHeads ? (0, places.Tokens) : Share(places.Tokens, part, parts);
-        var (firstQuery, endQuery) = byHeads ? Share(queries.Heads, part, parts) : (0, queries.Heads);
-        var (firstHead, endHead) = byHeads ? Share(cache.KvHeads, part, parts) : (0, cache.KvHeads);
+        var queryHeads = byHeads ? Share(queries.Heads, part, parts) : (0, queries.Heads);
+        var kvHeads = byHeads ? Share(cache.KvHeads, part, parts) : (0, cache.KvHeads);
         for (var token = from; token < to; token++)
         {
             var turn = turns.Of(token);
-            for (var head = firstQuery; head < endQuery; head++)
-                loops.Transform(queries, token, head, turn, pairs, work.Rotated + token * work.RotatedStep + (long)head * d);
-
-            var b = places.Sequence(token);
-            for (var head = firstHead; head < endHead; head++)
-            {
-                var slot = places.Slot(token, head);
-                loops.Transform(keys, token, head, turn, pairs, row);
-                loops.StoreKey(row, keyPlane, b, head, slot, block);
-                loops.Transform(values, token, head, default, 0, row);
-                loops.StoreValue(row, valuePlane, b, head, slot);
-            }
+            if (work.Rotated != null)
+                loops.Rotate(queries, token, queryHeads, turn, work.Rotated + token * work.RotatedStep, room);
+            loops.StoreKeys(keys, keyPlane, places, token, kvHeads, turn, room);
+            loops.StoreValues(values, valuePlane, places, token, kvHeads, room);
         }
     }
 

@@ -4,22 +4,31 @@ using AuxCore.Interop;
 
 namespace AuxCore.Kernels;
 
-/// <summary>What becomes of one head of one token on its way into the cache, for one vector width and one set of dtypes.</summary>
+/// <summary>
+/// What becomes of the heads of a token on their way into the cache, for one vector width and one set of dtypes and formats: bias, norm,
+/// rotation and format, row by row, while the row is in the first-level cache.
+/// </summary>
 internal readonly unsafe struct KvHeadLoops
 {
     private const int Lanes = 32; // sums of squares, whatever the width
+    private const int Block = 32; // elements that a format takes at a time
 
-    private readonly delegate*<Head*, float*, void> _transform;
-    private readonly delegate*<float*, byte*, long, float, void> _storeKey, _storeValue;
+    private readonly delegate*<Heads*, void> _rotate, _storeKeys, _storeValues;
+    private readonly delegate*<float*, byte*, long, float, void> _quantiseKeys, _quantiseValues; // what leaves a ring
     private readonly double _epsilon;
     private readonly RotaryLayout _layout;
+    private readonly int _pairs;
 
-    private KvHeadLoops(SimdWidth width, in KvAppendWork work, delegate*<Head*, float*, void> transform)
+    private KvHeadLoops(
+        SimdWidth width, in KvAppendWork work, delegate*<Heads*, void> rotate, delegate*<Heads*, void> storeKeys,
+        delegate*<Heads*, void> storeValues)
     {
-        _transform = transform;
-        (_epsilon, _layout) = (work.NormEpsilon, work.Rotary?.Layout ?? RotaryLayout.Halves);
-        _storeKey = KvQuantise.QuantiserOf(width, work.Cache.Keys.Format);
-        _storeValue = KvQuantise.QuantiserOf(width, work.Cache.Values.Format);
+        _rotate = rotate;
+        _storeKeys = storeKeys;
+        _storeValues = storeValues;
+        (_epsilon, _layout, _pairs) = (work.NormEpsilon, work.Rotary?.Layout ?? RotaryLayout.Halves, work.RotatedElements / 2);
+        _quantiseKeys = KvQuantise.QuantiserOf(width, work.Cache.Keys.Format);
+        _quantiseValues = KvQuantise.QuantiserOf(width, work.Cache.Values.Format);
     }
 
     /// <summary>The loops of the greatest width: a row stays in the first-level cache, so instructions are what counts.</summary>
@@ -31,91 +40,216 @@ internal readonly unsafe struct KvHeadLoops
         _ => For<FloatVector1>(work),
     };
 
-    /// <summary>Bias, norm and rotation; pairs 0 for none.</summary>
-    public void Transform(in KvHeadRows rows, int token, int head, (nint Cosines, nint Sines) turn, int pairs, float* row)
+    /// <summary>How many floats a call works in: rows and their norms, or a row and a block of a ring.</summary>
+    public static long RoomFor(in KvAppendWork work) =>
+        Math.Max(Math.Max(work.Query.Heads, work.KvHeads) * (work.HeadDim + 1L), (1L + KiviGroup.Elements) * (work.HeadDim + 1L));
+
+    /// <summary>Rotates query heads.</summary>
+    public void Rotate(
+        in KvHeadRows rows, int token, (int From, int To) some, (nint Cosines, nint Sines) turn, float* rotated, float* room)
     {
-        var work = new Head
-        {
-            Source = rows.Row(token, head),
-            Bias = rows.Bias == null ? null : rows.Bias + (long)head * rows.HeadDim,
-            Norm = rows.Norm,
-            Epsilon = _epsilon,
-            Cosines = (float*)turn.Cosines,
-            Sines = (float*)turn.Sines,
-            Pairs = pairs,
-            Layout = _layout,
-            Count = rows.HeadDim,
-        };
-        _transform(&work, row);
+        var heads = HeadsOf(rows, token, some, turn, room);
+        heads.Destination = (byte*)(rotated + (long)some.From * rows.HeadDim);
+        heads.DestinationStep = (long)rows.HeadDim * sizeof(float);
+        _rotate(&heads);
     }
 
-    /// <summary>Stores a head's key; blocks need room, see <see cref="KiviRing"/>.</summary>
-    public void StoreKey(float* row, in KvPlane keys, int b, int head, int slot, float* block) =>
-        Store(row, keys, b, head, slot, block, _storeKey);
-
-    /// <summary>Stores a head's value.</summary>
-    public void StoreValue(float* row, in KvPlane values, int b, int head, int slot) =>
-        Store(row, values, b, head, slot, null, _storeValue);
-
-    private static void Store(
-        float* row, in KvPlane plane, int b, int head, int slot, float* block, delegate*<float*, byte*, long, float, void> store)
+    /// <summary>Stores the keys of some heads.</summary>
+    public void StoreKeys(
+        in KvHeadRows rows, in KvPlane keys, in KvPlaces places, int token, (int From, int To) some, (nint Cosines, nint Sines) turn,
+        float* room)
     {
-        if (plane.Ring == null)
-            store(row, plane.Row(b, head, slot), plane.HeadDim, plane.Scale(head));
-        else
-            KiviRing.Store(plane, row, b, head, slot, block, store);
+        var heads = HeadsOf(rows, token, some, turn, room);
+        Store(&heads, keys, places, token, some, _storeKeys, _quantiseKeys);
+    }
+
+    /// <summary>Stores the values of some heads.</summary>
+    public void StoreValues(
+        in KvHeadRows rows, in KvPlane values, in KvPlaces places, int token, (int From, int To) some, float* room)
+    {
+        var heads = HeadsOf(rows, token, some, default, room);
+        Store(&heads, values, places, token, some, _storeValues, _quantiseValues);
+    }
+
+    private Heads HeadsOf(in KvHeadRows rows, int token, (int From, int To) some, (nint Cosines, nint Sines) turn, float* room) => new()
+    {
+        Source = (byte*)rows.Row(token, some.From),
+        SourceStep = (long)rows.HeadDim * rows.Type.Size(),
+        TokenStep = rows.TokenStep,
+        Bias = rows.Bias == null ? null : rows.Bias + (long)some.From * rows.HeadDim,
+        Norm = rows.Norm,
+        Epsilon = _epsilon,
+        Cosines = (float*)turn.Cosines,
+        Sines = (float*)turn.Sines,
+        Pairs = turn.Cosines == 0 ? 0 : _pairs,
+        Layout = _layout,
+        HeadDim = rows.HeadDim,
+        Count = some.To - some.From,
+        Rows = room,
+    };
+
+    // All heads at once where they are in one place, as far apart as the plane's; else one by one.
+    private static void Store(
+        Heads* heads, in KvPlane plane, in KvPlaces places, int token, (int From, int To) some, delegate*<Heads*, void> store,
+        delegate*<float*, byte*, long, float, void> quantise)
+    {
+        var b = places.Sequence(token);
+        heads->ScaleStep = plane.ScaleCount > 1 ? 1 : 0;
+        heads->Scale = plane.ScaleCount == 0 ? null : plane.Scales + some.From * heads->ScaleStep;
+        if (plane.Ring == null && places.SlotsOfToken == 1 && !plane.PagesAreOfHeads)
+        {
+            heads->Destination = plane.Row(b, some.From, places.Slot(token, some.From));
+            heads->DestinationStep = plane.HeadStep;
+            store(heads);
+            return;
+        }
+
+        heads->Count = 1;
+        for (var head = some.From; head < some.To; head++)
+        {
+            var slot = places.Slot(token, head);
+            heads->Destination = plane.Ring == null ? plane.Row(b, head, slot) : (byte*)heads->Rows;
+            store(heads);
+            if (plane.Ring != null)
+                KiviRing.Store(plane, heads->Rows, b, head, slot, heads->Rows + heads->HeadDim, quantise);
+            heads->Source += heads->SourceStep;
+            heads->Bias = heads->Bias == null ? null : heads->Bias + heads->HeadDim;
+            heads->Scale += heads->ScaleStep;
+        }
     }
 
     private static KvHeadLoops For<TVector>(in KvAppendWork work) where TVector : struct, IFloatVector<TVector> =>
         work.Keys.Type switch
         {
-            DType.Float32 => new((SimdWidth)TVector.Count, work, &Transform<TVector, float>),
-            DType.BFloat16 => new((SimdWidth)TVector.Count, work, &Transform<TVector, BFloat16>),
-            _ => new((SimdWidth)TVector.Count, work, &Transform<TVector, Half>),
+            DType.Float32 => For<TVector, float>(work),
+            DType.BFloat16 => For<TVector, BFloat16>(work),
+            _ => For<TVector, Half>(work),
+        };
+
+    private static KvHeadLoops For<TVector, T>(in KvAppendWork work)
+        where TVector : struct, IFloatVector<TVector>
+        where T : unmanaged =>
+        new(
+            (SimdWidth)TVector.Count, work, Loop<TVector, T>(KvFormat.F32), Loop<TVector, T>(Stored(work.Cache.Keys)),
+            Loop<TVector, T>(Stored(work.Cache.Values)));
+
+    // A ring keeps floats.
+    private static KvFormat Stored(in KvPlane plane) => plane.Ring == null ? plane.Format : KvFormat.F32;
+
+    private static delegate*<Heads*, void> Loop<TVector, T>(KvFormat format)
+        where TVector : struct, IFloatVector<TVector>
+        where T : unmanaged =>
+        format switch
+        {
+            KvFormat.F32 => &Run<TVector, T, KvQuantise.Elements<float>>,
+            KvFormat.F16 => &Run<TVector, T, KvQuantise.Elements<Half>>,
+            KvFormat.BF16 => &Run<TVector, T, KvQuantise.Elements<BFloat16>>,
+            KvFormat.Fp8E4M3 => &Run<TVector, T, KvQuantise.E4M3Elements>,
+            KvFormat.Q8_0 => &Run<TVector, T, KvQuantise.Q8Groups>,
+            _ => &Run<TVector, T, KvQuantise.Q4Groups>, // KIVI's rows have a ring
         };
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)] // a call is over before tiers would have compiled it
-    private static void Transform<TVector, T>(Head* head, float* row)
+    private static void Run<TVector, T, TCodec>(Heads* heads)
+        where TVector : struct, IFloatVector<TVector>
+        where T : unmanaged
+        where TCodec : struct, KvQuantise.ICodec
+    {
+        // First what waits longest, the norms, of all heads: roots and quotients of one overlap those of the next.
+        var count = heads->HeadDim;
+        var inverses = heads->Rows + (long)heads->Count * count;
+        var sums = stackalloc double[Lanes];
+        var row = heads->Rows;
+        var source = heads->Source;
+        var bias = heads->Bias;
+        for (var head = 0; head < heads->Count; head++, row += count, source += heads->SourceStep)
+        {
+            Prefetch.Row(source + heads->TokenStep, heads->SourceStep);
+            Load<TVector, T>((T*)source, bias, row, count);
+            inverses[head] = heads->Norm == null ? 1 : InverseNorm<TVector>(row, heads->Epsilon, count, sums);
+            bias = bias == null ? null : bias + count;
+        }
+
+        row = heads->Rows;
+        var destination = heads->Destination;
+        var bytes = count / Block * TCodec.BlockBytes;
+        var scale = heads->Scale;
+        for (var head = 0; head < heads->Count; head++, row += count, destination += heads->DestinationStep)
+        {
+            Prefetch.Row(destination + bytes, bytes); // the next token's place
+            if (heads->Norm != null)
+                Multiply<TVector>(row, inverses[head], heads->Norm, count);
+            if (heads->Pairs > 0)
+                Turn<TVector>(row, heads->Cosines, heads->Sines, heads->Pairs, heads->Layout);
+            var i = 0;
+            var to = destination;
+            var factor = scale == null ? 1 : *scale;
+            for (; i <= count - Block; i += Block, to += TCodec.BlockBytes)
+                TCodec.Quantise<TVector>(row + i, to, Block, factor);
+            TCodec.Quantise<FloatVector1>(row + i, to, count - i, factor);
+            scale += heads->ScaleStep;
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Load<TVector, T>(T* source, float* bias, float* row, int count)
         where TVector : struct, IFloatVector<TVector>
         where T : unmanaged
     {
-        var source = (T*)head->Source;
-        var bias = head->Bias;
         var i = 0;
-        for (; i <= head->Count - TVector.Count; i += TVector.Count)
+        for (; i <= count - TVector.Count; i += TVector.Count)
         {
             var x = TVector.Load(source + i);
             (bias == null ? x : x + TVector.Load(bias + i)).Store(row + i);
         }
 
-        for (; i < head->Count; i++)
+        for (; i < count; i++)
         {
             var x = FloatVector1.Load(source + i);
             (bias == null ? x : x + FloatVector1.Load(bias + i)).Store(row + i);
         }
-
-        if (head->Norm != null)
-            Normalise<TVector>(row, head->Norm, head->Epsilon, head->Count);
-        if (head->Pairs > 0)
-            KeyRerotate.Turn<TVector, float>(row, head->Cosines, head->Sines, head->Pairs, head->Layout);
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Normalise<TVector>(float* row, float* weights, double epsilon, int count)
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static float InverseNorm<TVector>(float* row, double epsilon, int count, double* sums)
         where TVector : struct, IFloatVector<TVector>
     {
-        var sums = stackalloc double[Lanes];
         new Span<double>(sums, Lanes).Clear();
         var i = count / Lanes * Lanes;
         TVector.AddSquares(row, i, sums);
         for (; i < count; i++)
             sums[i % Lanes] += (double)row[i] * row[i];
-        var inverse = (float)(1 / Math.Sqrt(Sum(sums) / count + epsilon));
+        return (float)(1 / Math.Sqrt(Sum(sums) / count + epsilon));
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Multiply<TVector>(float* row, float inverse, float* weights, int count)
+        where TVector : struct, IFloatVector<TVector>
+    {
         var inverses = TVector.Broadcast(inverse);
-        for (i = 0; i <= count - TVector.Count; i += TVector.Count)
+        var i = 0;
+        for (; i <= count - TVector.Count; i += TVector.Count)
             (TVector.Load(row + i) * inverses * TVector.Load(weights + i)).Store(row + i);
         for (; i < count; i++)
             row[i] = row[i] * inverse * weights[i];
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Turn<TVector>(float* row, float* cosines, float* sines, int pairs, RotaryLayout layout)
+        where TVector : struct, IFloatVector<TVector>
+    {
+        var pair = 0;
+        if (layout == RotaryLayout.Halves)
+        {
+            for (; pair <= pairs - TVector.Count; pair += TVector.Count)
+                KeyRerotate.Turn<TVector, float>(row + pair, row + pairs + pair, cosines + pair, sines + pair);
+        }
+
+        for (; pair < pairs; pair++)
+        {
+            var (first, second) = layout == RotaryLayout.Halves ? (pair, pairs + pair) : (2 * pair, 2 * pair + 1);
+            KeyRerotate.Turn<FloatVector1, float>(row + first, row + second, cosines + pair, sines + pair);
+        }
     }
 
     /// <summary>Lanes i and i + 16 first, then i and i + 8, and so on: an order of its own, whatever the width.</summary>
@@ -132,13 +266,20 @@ internal readonly unsafe struct KvHeadLoops
         return two[0] + two[1];
     }
 
-    /// <summary>One head of one token.</summary>
-    private readonly struct Head
+    /// <summary>Heads of one token that follow each other. Steps are in bytes.</summary>
+    private struct Heads
     {
-        public required void* Source { get; init; }
+        public byte* Source { get; set; }
 
-        public required float* Bias { get; init; }
+        public required long SourceStep { get; init; }
 
+        /// <summary>To the token that is likely to be next.</summary>
+        public required long TokenStep { get; init; }
+
+        /// <summary>[count, d]; null for none.</summary>
+        public float* Bias { get; set; }
+
+        /// <summary>[d]; null for none.</summary>
         public required float* Norm { get; init; }
 
         public required double Epsilon { get; init; }
@@ -147,10 +288,26 @@ internal readonly unsafe struct KvHeadLoops
 
         public required float* Sines { get; init; }
 
+        /// <summary>0 where nothing is rotated.</summary>
         public required int Pairs { get; init; }
 
         public required RotaryLayout Layout { get; init; }
 
-        public required int Count { get; init; }
+        public required int HeadDim { get; init; }
+
+        public int Count { get; set; }
+
+        public byte* Destination { get; set; }
+
+        public long DestinationStep { get; set; }
+
+        /// <summary>Null for 1.</summary>
+        public float* Scale { get; set; }
+
+        /// <summary>Elements from the scale of a head to that of the next.</summary>
+        public int ScaleStep { get; set; }
+
+        /// <summary>[count, d], and [count] behind them, to work in.</summary>
+        public required float* Rows { get; init; }
     }
 }

@@ -92,7 +92,7 @@ public static partial class KvQuantise
     }
 
     /// <summary>One format. A count is that of a block or, for elements that stand for themselves, below it.</summary>
-    private unsafe interface ICodec
+    internal unsafe interface ICodec
     {
         static abstract int BlockBytes { get; }
 
@@ -101,7 +101,7 @@ public static partial class KvQuantise
         static abstract void Restore<TVector>(byte* y, float* x, int count, float scale) where TVector : struct, IFloatVector<TVector>;
     }
 
-    private readonly unsafe struct Elements<T> : ICodec where T : unmanaged
+    internal readonly unsafe struct Elements<T> : ICodec where T : unmanaged
     {
         public static int BlockBytes => Block * sizeof(T);
 
@@ -120,7 +120,7 @@ public static partial class KvQuantise
         }
     }
 
-    private readonly unsafe struct E4M3Elements : ICodec
+    internal readonly unsafe struct E4M3Elements : ICodec
     {
         public static int BlockBytes => Block;
 
@@ -141,7 +141,7 @@ public static partial class KvQuantise
         }
     }
 
-    private readonly unsafe struct Q8Groups : ICodec
+    internal readonly unsafe struct Q8Groups : ICodec
     {
         public static int BlockBytes => Q8Group.Bytes;
 
@@ -175,7 +175,7 @@ public static partial class KvQuantise
         }
     }
 
-    private readonly unsafe struct Q4Groups : ICodec
+    internal readonly unsafe struct Q4Groups : ICodec
     {
         private const int Half = Q4Group.Elements / 2;
 

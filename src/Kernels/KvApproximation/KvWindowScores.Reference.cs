@@ -26,4 +26,37 @@ public static partial class KvWindowScores
                 work.Scores(head)[j] = (float)means[j];
         }
     }
+
+    /// <summary>The same, from products in double.</summary>
+    private static unsafe void RunReference(in KvWindowProduct work)
+    {
+        var (means, weights) = (new double[work.Positions], new double[work.Positions]);
+        for (var head = 0; head < work.Heads; head++)
+        {
+            Array.Clear(means);
+            for (var row = 0; row < work.Rows; row++)
+            {
+                var query = work.Query(head, row);
+                var seen = work.Seen(row);
+                var (greatest, total) = (double.NegativeInfinity, 0.0);
+                for (var j = 0; j < seen; j++)
+                {
+                    var key = work.Key(head, j);
+                    var product = 0.0;
+                    for (var k = 0; k < work.Depth; k++)
+                        product += (double)query[k] * key[k];
+                    weights[j] = product * work.Scale;
+                    greatest = Math.Max(greatest, weights[j]);
+                }
+
+                for (var j = 0; j < seen; j++)
+                    total += weights[j] = Math.Exp(weights[j] - greatest);
+                for (var j = 0; j < means.Length; j++)
+                    means[j] += j < seen ? weights[j] / total / work.Rows : 0 * total;
+            }
+
+            for (var j = 0; j < means.Length; j++)
+                work.Scores(head)[j] = (float)means[j];
+        }
+    }
 }

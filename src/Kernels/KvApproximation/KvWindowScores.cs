@@ -3,14 +3,15 @@ using AuxCore.Interop;
 namespace AuxCore.Kernels;
 
 /// <summary>
-/// How much attention each position of a head gets from a window of queries: the mean of their softmaxes, from logits that a product of
-/// matrices left. It is the score of SnapKV (Li et al. 2024, arXiv 2404.14469), whose window is the last 64 queries of a prompt; with one
-/// query it is that of TOVA (Oren et al. 2024, arXiv 2401.06104).
+/// How much attention each position of a head gets from a window of queries: the mean of their softmaxes, from queries and keys, or from
+/// logits that a product of matrices left. It is the score of SnapKV (Li et al. 2024, arXiv 2404.14469), whose window is the last 64
+/// queries of a prompt; with one query it is that of TOVA (Oren et al. 2024, arXiv 2401.06104).
 /// </summary>
 /// <remarks>
-/// <para>score_j = 1 / (G W) Σ_r exp(s · x_rj − lse_r), over the W queries of the G heads that share keys. A row is read once, and only its
-/// exponentials, and the sums of a head, are kept beside it. <see cref="TokenScores"/> needs no logits, but makes them twice where rows and
-/// positions are many.</para>
+/// <para>score_j = 1 / (G W) Σ_r exp(s · x_rj − lse_r), over the W queries of the G heads that share keys. Logits are read once, and only
+/// a row's exponentials, and the sums of a head, are kept beside them. From queries and keys, keys are read once for all rows, unless
+/// positions are so many that rows go by strips; exponentials are of what is known of a row's greatest logit after 64 keys more, and
+/// mended when all of it is known. <see cref="TokenScores"/> makes logits twice where rows and positions are many.</para>
 /// <para>Exponentials and sums are in float32; rows are added in their order. Bits depend on the vector width, not on threads, which share
 /// heads. A NaN, or +∞, among the logits that a row sees makes the head's scores NaN that the row sees; so does a row that is −∞
 /// throughout. Thread-safe, as far as no two calls write the same scores.</para>
@@ -89,6 +90,33 @@ public static partial class KvWindowScores
             RunReference(work);
         Support.Count(backend);
         TensorArguments.KeepAlive(logits.Owner, scores.Owner, workspace.Owner, stream);
+    }
+
+    /// <summary>Scores the positions of any number of heads of keys, from queries and keys.</summary>
+    /// <param name="queries">float32 [heads, G, W, d], contiguous: G query heads share a head of keys.</param>
+    /// <param name="keys">float32 [heads, N, d], the elements of a key dense.</param>
+    /// <param name="scores">float32 [heads, N], contiguous, written. Shares memory with nothing.</param>
+    /// <param name="causal">Whether query w sees positions up to N − W + w only, so that the last sees all. Needs W ≤ N.</param>
+    /// <param name="scale">s, finite: what products are multiplied by; 1 / √d without.</param>
+    /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <remarks>A row whose logits have a NaN or +∞, or are −∞ throughout, makes all scores of its head NaN.</remarks>
+    /// <exception cref="ArgumentException">
+    /// Shapes, dtypes or devices do not fit, a tensor is not laid out as it says here, or they overlap. Nothing was written.
+    /// </exception>
+    /// <exception cref="ArgumentOutOfRangeException">The scale is not finite. Nothing was written.</exception>
+    /// <exception cref="BackendUnavailableException">The backend does not run here, or not on this memory.</exception>
+    public static unsafe void Run(
+        in TensorView queries, in TensorView keys, in TensorView scores, bool causal = true, double? scale = null,
+        AuxBackend backend = AuxBackend.Auto)
+    {
+        var work = KvWindowProduct.Of(queries, keys, scores, causal, scale);
+        backend = Support.Resolve(backend, queries.Device);
+        if (backend == AuxBackend.Cpu)
+            RunCpu(work);
+        else
+            RunReference(work);
+        Support.Count(backend);
+        TensorArguments.KeepAlive(queries.Owner, keys.Owner, scores.Owner);
     }
 }
 

@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 using AuxCore.Interop;
 
 namespace AuxCore.Kernels;
@@ -34,14 +35,16 @@ internal readonly unsafe partial struct FloatVector16(Vector512<float> lanes) : 
             return;
         }
 
-        var narrow = typeof(T) == typeof(BFloat16) ? RoundToBFloat16(_lanes).AsUInt32() >>> 16 : NarrowToHalf(_lanes);
-        Vector512.Narrow(narrow, narrow).GetLower().Store((ushort*)destination);
+        var narrow = typeof(T) == typeof(BFloat16) ? RoundedBits(_lanes) >>> 16 : NarrowToHalf(_lanes);
+        (Avx512F.IsSupported ? Avx512F.ConvertToVector256UInt16(narrow) : Vector512.Narrow(narrow, narrow).GetLower())
+            .Store((ushort*)destination);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Store(BFloat16* destination, ushort* bits) =>
         StoreUpper(destination, _lanes.AsUInt32() + Vector512.WidenLower(Vector256.Load(bits).ToVector512Unsafe()));
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void AddSquares<T>(T* source, int count, double* sums) where T : unmanaged
     {
         var s0 = Vector512.Load(sums);
@@ -90,15 +93,18 @@ internal readonly unsafe partial struct FloatVector16(Vector512<float> lanes) : 
     public static FloatVector16 WhereEqual(FloatVector16 a, FloatVector16 b, FloatVector16 then, FloatVector16 otherwise) =>
         new(Vector512.ConditionalSelect(Vector512.Equals(a._lanes, b._lanes), then._lanes, otherwise._lanes));
 
-    // As BFloat16's conversion, lane by lane; the lower sixteen bits become 0.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector512<float> RoundToBFloat16(Vector512<float> value)
+    private static Vector512<float> RoundToBFloat16(Vector512<float> value) =>
+        (RoundedBits(value) & Vector512.Create(0xFFFF_0000u)).AsSingle();
+
+    // As BFloat16's conversion, lane by lane, in the upper sixteen bits.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<uint> RoundedBits(Vector512<float> value)
     {
         var bits = value.AsUInt32();
         var rounded = bits + Vector512.Create(0x7FFFu) + ((bits >>> 16) & Vector512<uint>.One);
         var quiet = Vector512.Create(0x0040_0000u);
-        var kept = Vector512.ConditionalSelect(Vector512.Equals(value, value).AsUInt32(), rounded, bits | quiet);
-        return (kept & Vector512.Create(0xFFFF_0000u)).AsSingle();
+        return Vector512.ConditionalSelect(Vector512.Equals(value, value).AsUInt32(), rounded, bits | quiet);
     }
 
     // As HalfBits.Narrow, lane by lane.

@@ -42,6 +42,7 @@ internal readonly unsafe partial struct FloatVector8(Vector256<float> lanes) : I
     public void Store(BFloat16* destination, ushort* bits) =>
         StoreUpper(destination, _lanes.AsUInt32() + Vector256.WidenLower(Vector128.Load(bits).ToVector256Unsafe()));
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void AddSquares<T>(T* source, int count, double* sums) where T : unmanaged
     {
         var s0 = Vector256.Load(sums);

@@ -104,7 +104,7 @@ public static partial class KeyRerotate
 
     /// <summary>Turns one key by the cosines and sines of its pairs.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)] // a call is over before tiers would have compiled it
-    internal static unsafe void Turn<TVector, T>(T* key, float* cosines, float* sines, int pairs, RotaryLayout layout)
+    private static unsafe void Turn<TVector, T>(T* key, float* cosines, float* sines, int pairs, RotaryLayout layout)
         where TVector : struct, IFloatVector<TVector>
         where T : unmanaged
     {
@@ -122,8 +122,9 @@ public static partial class KeyRerotate
         }
     }
 
+    /// <summary>Turns pairs of elements.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static unsafe void Turn<TVector, T>(T* first, T* second, float* cosines, float* sines)
+    internal static unsafe void Turn<TVector, T>(T* first, T* second, float* cosines, float* sines)
         where TVector : struct, IFloatVector<TVector>
         where T : unmanaged
     {

@@ -74,8 +74,11 @@ public sealed class DecoderBlock : Module
         return (hidden + _down.forward(functional.silu(_gate.forward(normed)) * _up.forward(normed))).MoveToOuterDisposeScope();
     }
 
+    /// <summary>What becomes of queries and keys in ops that store keys.</summary>
+    internal HeadNorms HeadNorms => new(_queryNorm?.weight, _keyNorm?.weight, _epsilon, _rotary);
+
     /// <summary>Keys after the key norm, where there is one: float32 [B, Hkv, L, d].</summary>
-    internal Tensor NormKeys(Tensor keys) => _keyNorm is null ? keys : _keyNorm.forward(keys);
+    private Tensor NormKeys(Tensor keys) => _keyNorm is null ? keys : _keyNorm.forward(keys);
 
     private static (Tensor Keys, Tensor Values) Replaced(DecoderHook hook, LayerProjection projection)
     {
@@ -117,7 +120,7 @@ public sealed class DecoderBlock : Module
         return cache.Step(
             layer, _query.forward(normed).view(batch, _sizes.QueryHeads, _headDim),
             _key.forward(normed).view(batch, _sizes.KvHeads, _headDim), _value.forward(normed).view(batch, _sizes.KvHeads, _headDim),
-            host.Positions, new(_queryNorm?.weight, _keyNorm?.weight, _epsilon, _rotary)).unsqueeze(2);
+            host.Positions, HeadNorms).unsqueeze(2);
     }
 
     /// <summary>Any number of tokens, [B, Hq, L, d], shown to hooks.</summary>

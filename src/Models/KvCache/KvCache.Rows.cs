@@ -88,6 +88,38 @@ public abstract partial class KvCache
         return Attend(layer, queries);
     }
 
+    /// <summary>
+    /// Stores projected tokens of sequences of which the layer holds nothing, from position 0 on: biases, norm, rotation and storing in one
+    /// op.
+    /// </summary>
+    /// <param name="layer">Which layer.</param>
+    /// <param name="products">float32, contiguous, of n tokens of each sequence.</param>
+    /// <param name="n">How many.</param>
+    /// <param name="rows">[B]: of the n tokens of a sequence, only the first so many are stored.</param>
+    /// <param name="norms">How keys are normed and rotated.</param>
+    internal void AppendProducts(int layer, in KvProducts products, int n, int[] rows, in HeadNorms norms)
+    {
+        var heads = Slots(layer, 0);
+        int[] positions = [.. Enumerable.Range(0, Layout.Batch * n).Select(i => i % n)];
+        RequirePositions(layer, positions, rows, n);
+        Reserve(layer, rows);
+        long[] shape = [(long)Layout.Batch * n, heads, Layout.Layers[layer].HeadDim];
+        using var scope = torch.NewDisposeScope();
+        TensorView keys = products.Keys.view(shape).ToTensorView(), values = products.Values.view(shape).ToTensorView();
+        var predicted = new KvPredictLayer
+        {
+            KeyBias = products.KeyBias.ToTensorView(),
+            ValueBias = products.ValueBias.ToTensorView(),
+            KeyNorm = norms.Key?.ToTensorView() ?? default,
+            Cache = WithScales(Views(layer)),
+        };
+        var (rotary, epsilon) = (norms.Rotary, norms.Epsilon);
+        ForPlaces(layer, n, rows, (first, count, places) => KvPredictWrite.Run(
+            [predicted with { Keys = Part(keys, first, count), Values = Part(values, first, count) }], places, rotary, epsilon));
+        for (var b = 0; b < rows.Length; b++)
+            _slots[layer].Append(b, positions.AsSpan(b * n, rows[b]));
+    }
+
     /// <summary>Attention of one token of each sequence over what a layer holds of it, itself included where it was appended.</summary>
     /// <param name="layer">Which layer.</param>
     /// <param name="queries">float32 [B, Hq, d]; Hq is a multiple of the layer's heads.</param>
@@ -239,10 +271,29 @@ public abstract partial class KvCache
     }
 
     /// <summary>Writes tokens behind those that are there: [B · n, H, d], of each sequence the first rows. Room is reserved.</summary>
-    private unsafe void Store(int layer, KvAppendTensors tokens, int n, int[] rows, RotaryOptions? rotary = null, double epsilon = 0)
+    private void Store(int layer, KvAppendTensors tokens, int n, int[] rows, RotaryOptions? rotary = null, double epsilon = 0)
+    {
+        var views = WithScales(Views(layer));
+        ForPlaces(layer, n, rows, (first, count, places) => KvAppend.Run(
+            tokens with
+            {
+                Keys = Part(tokens.Keys, first, count),
+                Values = Part(tokens.Values, first, count),
+                Slots = places.Slots,
+                Sequences = places.Sequences,
+            },
+            views, rotary, epsilon));
+    }
+
+    /// <summary>
+    /// Calls with the first of some tokens of [B · n], how many they are, and where they go: all at once, or the first rows of each
+    /// sequence. A token has one slot where the heads of each sequence hold equally many, else one a head.
+    /// </summary>
+    private unsafe void ForPlaces(int layer, int n, int[] rows, Action<int, int, KvTokenPlaces> store)
     {
         var (held, heads) = (_slots[layer], Layout.Layers[layer].KvHeads);
-        var perToken = held.IsUniform ? 1 : heads;
+        var isEven = Enumerable.Range(0, held.Streams).All(stream => held.Length(stream) == held.Length(stream / heads * heads));
+        var perToken = isEven ? 1 : heads;
         var slots = new int[Layout.Batch * n * perToken];
         for (var i = 0; i < slots.Length; i++)
         {
@@ -250,7 +301,6 @@ public abstract partial class KvCache
             slots[i] = held.Length(token / n * heads + head) + token % n;
         }
 
-        var views = WithScales(Views(layer));
         var whole = Array.TrueForAll(rows, count => count == n);
         var sequences = new int[n];
         for (var b = 0; b < (whole ? 1 : Layout.Batch); b++)
@@ -261,16 +311,12 @@ public abstract partial class KvCache
             Array.Fill(sequences, b);
             fixed (int* slot = slots, sequence = sequences)
             {
-                KvAppend.Run(
-                    tokens with
-                    {
-                        Keys = Part(tokens.Keys, first, count),
-                        Values = Part(tokens.Values, first, count),
-                        Slots = TensorView.FromPointer(
-                            slot + (long)first * perToken, DType.Int32, perToken == 1 ? [count] : [count, perToken]),
-                        Sequences = whole ? default : TensorView.FromPointer(sequence, DType.Int32, [count]),
-                    },
-                    views, rotary, epsilon);
+                store(first, count, new()
+                {
+                    Slots = TensorView.FromPointer(
+                        slot + (long)first * perToken, DType.Int32, perToken == 1 ? [count] : [count, perToken]),
+                    Sequences = whole ? default : TensorView.FromPointer(sequence, DType.Int32, [count]),
+                });
             }
         }
     }

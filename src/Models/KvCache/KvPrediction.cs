@@ -157,7 +157,14 @@ public sealed class KvPrediction
         using var known = new ProjectionRecorder();
         using (Auxiliary.AddHook(known))
             Auxiliary.ForwardLayers(ids);
-        Base.AppendProjected(cache, layer => Predict(layer, known), ids.shape[1], lengths);
+        Base.AppendProducts(
+            cache,
+            layer =>
+            {
+                var (keys, values) = known[Predictor.Map[layer]];
+                return Predictor.Products(layer, keys, values);
+            },
+            (int)ids.shape[1], lengths);
     }
 
     private (Tensor Keys, Tensor Values) Predict(int layer, ProjectionRecorder known)

@@ -118,10 +118,29 @@ public sealed class KvPredictor : Module
             Apply(_values[layer], layer, values, nameof(values)).MoveToOuterDisposeScope());
     }
 
-    /// <summary>The layers' weights and biases, for those who fuse the product with what follows.</summary>
-    internal (Linear Keys, Linear Values) Affine(int layer) => (_keys[layer], _values[layer]);
+    /// <summary>The same in [B · L, Hkv · d] and without the biases, for those who add them with what follows.</summary>
+    internal KvProducts Products(int layer, Tensor keys, Tensor values)
+    {
+        using var scope = torch.NewDisposeScope();
+        return new(
+            Product(_keys[layer], keys, nameof(keys)), _keys[layer].bias!, Product(_values[layer], values, nameof(values)),
+            _values[layer].bias!);
+
+        Tensor Product(Linear affine, Tensor heads, string name)
+        {
+            var merged = Merged(layer, heads, name);
+            return functional.linear(merged.reshape(-1, merged.shape[2]), affine.weight).MoveToOuterDisposeScope();
+        }
+    }
 
     private Tensor Apply(Linear affine, int layer, Tensor heads, string name)
+    {
+        var merged = Merged(layer, heads, name);
+        return affine.forward(merged).view(merged.shape[0], merged.shape[1], -1, _baseHeadDim).transpose(1, 2);
+    }
+
+    /// <summary>[B, L, Hkv · d] of the auxiliary model's [B, Hkv, L, d].</summary>
+    private Tensor Merged(int layer, Tensor heads, string name)
     {
         Batches.Require(heads, name);
         var (kvHeads, depth) = (AuxiliaryOptions.Layers[Map[layer]].KvHeads, AuxiliaryOptions.HeadDim);
@@ -133,8 +152,7 @@ public sealed class KvPredictor : Module
                 $"{name}: {Batches.Describe(heads)} on {heads.device} is not Float32[B, {kvHeads}, L, {depth}] in host memory", name);
         }
 
-        var merged = heads.transpose(1, 2).reshape(shape[0], shape[2], kvHeads * depth);
-        return affine.forward(merged).view(shape[0], shape[2], -1, _baseHeadDim).transpose(1, 2);
+        return heads.transpose(1, 2).reshape(shape[0], shape[2], kvHeads * depth);
     }
 
     private static void RequireKept(int baseLayers, IReadOnlyList<int> kept)
@@ -152,3 +170,10 @@ public sealed class KvPredictor : Module
         }
     }
 }
+
+/// <summary>Products of a layer's projections, and what is yet to be added to them.</summary>
+/// <param name="Keys">[B · L, Hkv · d].</param>
+/// <param name="KeyBias">[Hkv · d].</param>
+/// <param name="Values">[B · L, Hkv · d].</param>
+/// <param name="ValueBias">[Hkv · d].</param>
+internal readonly record struct KvProducts(Tensor Keys, Tensor KeyBias, Tensor Values, Tensor ValueBias);
