@@ -735,8 +735,8 @@ typedef struct auxcore_key_rerotate_batch {
 /* Turns keys in place: 48 layers a launch. Angles of 2^31 and more give NaN. */
 AUXCORE_API auxcore_status auxcore_key_rerotate(auxcore_context context, void* stream, const auxcore_key_rerotate_batch* batch);
 
-typedef struct auxcore_token_match {
-  uint32_t struct_size; /* set by the caller: sizeof(auxcore_token_match) */
+typedef struct auxcore_token_match_batch {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_token_match_batch) */
   auxcore_dtype type;   /* of the metric: float32, bfloat16 or float16 */
   int32_t tokens;
   int32_t depth;
@@ -751,15 +751,15 @@ typedef struct auxcore_token_match {
   uint64_t targets; /* assignment: [tokens], bytes: which tokens with a slot may be assigned to; or 0 for all */
   uint64_t workspace;
   int64_t workspace_bytes;
-} auxcore_token_match;
+} auxcore_token_match_batch;
 
 AUXCORE_API auxcore_status auxcore_token_match_workspace(int32_t tokens, int32_t segments, int64_t* bytes);
 
 /* Slots by bipartite soft matching on cosines, in four launches. */
-AUXCORE_API auxcore_status auxcore_token_match_bipartite(auxcore_context context, void* stream, const auxcore_token_match* batch);
+AUXCORE_API auxcore_status auxcore_token_match_bipartite(auxcore_context context, void* stream, const auxcore_token_match_batch* batch);
 
 /* Gives tokens without a slot that of the most similar token of their segment that has one, in four launches. */
-AUXCORE_API auxcore_status auxcore_token_match_assign(auxcore_context context, void* stream, const auxcore_token_match* batch);
+AUXCORE_API auxcore_status auxcore_token_match_assign(auxcore_context context, void* stream, const auxcore_token_match_batch* batch);
 
 typedef struct auxcore_token_merge_batch {
   uint32_t struct_size; /* set by the caller: sizeof(auxcore_token_merge_batch) */

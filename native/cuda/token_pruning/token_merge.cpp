@@ -43,7 +43,7 @@ void check_match_sizes(int64_t tokens, int64_t segments) {
   tokens::check_not_negative("segments", segments);
 }
 
-void match(const auxcore_token_match& batch, bool is_bipartite, Context& context, CUstream stream) {
+void match(const auxcore_token_match_batch& batch, bool is_bipartite, Context& context, CUstream stream) {
   const int element_bytes = tokens::size_of_type("type", batch.type);
   check_match_sizes(batch.tokens, batch.segments);
   td::check_at_least_one("depth", batch.depth);
@@ -144,12 +144,12 @@ auxcore_status auxcore_token_match_workspace(int32_t tokens, int32_t segments, i
   });
 }
 
-auxcore_status auxcore_token_match_bipartite(auxcore_context context, void* stream, const auxcore_token_match* batch) {
+auxcore_status auxcore_token_match_bipartite(auxcore_context context, void* stream, const auxcore_token_match_batch* batch) {
   return tokens::with_batch(__func__, context, stream, batch,
       [&](Context& opened, CUstream on) { token_merge::match(*batch, true, opened, on); });
 }
 
-auxcore_status auxcore_token_match_assign(auxcore_context context, void* stream, const auxcore_token_match* batch) {
+auxcore_status auxcore_token_match_assign(auxcore_context context, void* stream, const auxcore_token_match_batch* batch) {
   return tokens::with_batch(__func__, context, stream, batch,
       [&](Context& opened, CUstream on) { token_merge::match(*batch, false, opened, on); });
 }

@@ -33,7 +33,7 @@ struct Groups {
   const float* sizes;    ///< null where each is 1
   float* merged_sizes;   ///< null where they are not wanted
   int32_t* order;        ///< workspace: [tokens]: tokens by slot, then by index
-  int32_t* begins;       ///< workspace: [kept + 2]: where the tokens of a slot begin
+  int32_t* begins;       ///< workspace: [kept + 1]: where the tokens of a slot begin
   int32_t type, tokens, kept, width;
 };
 

@@ -116,7 +116,7 @@ public static partial class TokenDiversity
             BoundCount = segments.ElementCount,
             Slots = (int*)selection.Slots.Address,
         };
-        work.CheckSegments();
+        work.CheckSegments(device);
         CheckLengths(work, count, selection.Indices.ElementCount);
         TensorArguments.RequireDisjoint(
             NamedMemory.Read(nameof(tokens), (void*)tokens.Address, tokens.ByteCount),
