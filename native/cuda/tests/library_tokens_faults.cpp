@@ -42,7 +42,8 @@ struct Structures {
         [=, this] { return auxcore_token_pool_backward(on, nullptr, &pool); },
         [=, this] { return auxcore_token_scores(on, nullptr, &few); }, [=, this] { return auxcore_token_scores(on, nullptr, &many); },
         [=, this] { return auxcore_token_match_bipartite(on, nullptr, &match); },
-        [=, this] { return auxcore_token_match_assign(on, nullptr, &match); }, [=, this] { return auxcore_token_merge(on, nullptr, &merge); },
+        [=, this] { return auxcore_token_match_assign(on, nullptr, &match); },
+        [=, this] { return auxcore_token_merge(on, nullptr, &merge); },
         [=, this] { return auxcore_token_merge_backward(on, nullptr, &merge); }, [=, this] { return rerotate.run(on); }};
   }
 
