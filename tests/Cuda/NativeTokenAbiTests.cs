@@ -30,6 +30,9 @@ public unsafe class NativeTokenAbiTests
         Assert.Equal(80, sizeof(Native.TokenMergeBatch));
         Assert.Equal(24, Offset<Native.TokenMergeBatch>(nameof(Native.TokenMergeBatch.Source)));
         Assert.Equal(72, Offset<Native.TokenMergeBatch>(nameof(Native.TokenMergeBatch.WorkspaceBytes)));
+        Assert.Equal(96, sizeof(Native.TokenDiversityBatch));
+        Assert.Equal(32, Offset<Native.TokenDiversityBatch>(nameof(Native.TokenDiversityBatch.Source)));
+        Assert.Equal(88, Offset<Native.TokenDiversityBatch>(nameof(Native.TokenDiversityBatch.WorkspaceBytes)));
         Assert.Equal(48, sizeof(Native.KeyLayer));
         Assert.Equal(24, Offset<Native.KeyLayer>(nameof(Native.KeyLayer.BatchStep)));
         Assert.Equal(64, sizeof(Native.KeyRerotateBatch));

@@ -574,7 +574,7 @@ typedef struct auxcore_kv_append {
 /* Norm, rotation and storing of some tokens of one layer, in one launch. */
 AUXCORE_API auxcore_status auxcore_kv_append_tokens(
     auxcore_context context, void* stream, const auxcore_kv_cache* cache, const auxcore_kv_append* append);
-/* ---- token pruning: TokenSelect, TokenCompact, TokenPool, TokenScores, TokenMerge, KeyRerotate (token_pruning/) ----
+/* ---- token pruning: TokenSelect, TokenCompact, TokenPool, TokenScores, TokenMerge, TokenDiversity, KeyRerotate (token_pruning/) ----
  *
  * The definitions are in the C# files of the same names. Addresses are of device memory of the context's device; tensors are contiguous
  * and row-major but where steps are given; 0 leaves out what may be left out. What is written shares memory with nothing else, but where it
@@ -784,6 +784,30 @@ AUXCORE_API auxcore_status auxcore_token_merge(auxcore_context context, void* st
 
 /* source [kept, width] -> destination [tokens, width]: a row's share of its slot's gradient. Two launches. */
 AUXCORE_API auxcore_status auxcore_token_merge_backward(auxcore_context context, void* stream, const auxcore_token_merge_batch* batch);
+
+typedef struct auxcore_token_diversity_batch {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_token_diversity_batch) */
+  auxcore_dtype type;   /* float32, bfloat16 or float16 */
+  int32_t tokens;
+  int32_t width;
+  int32_t segments;
+  int32_t count;          /* kept of each segment; all where it has fewer */
+  int32_t longest;        /* tokens of a segment beyond so many are not looked at; the workspace grows with it */
+  int32_t index_capacity; /* of indices; no more are written */
+  uint64_t source;        /* [tokens, width] */
+  uint64_t bounds;        /* [segments + 1], int32 */
+  uint64_t indices;       /* [index_capacity], int32, written: the kept tokens, ascending */
+  uint64_t offsets;       /* [segments + 1], int32, written */
+  uint64_t slots;         /* [tokens], int32, written: the place of each token among the kept, or -1; or 0 */
+  uint64_t nan_counts;    /* [segments], int32, written: tokens that are not finite; or 0 */
+  uint64_t workspace;
+  int64_t workspace_bytes;
+} auxcore_token_diversity_batch;
+
+AUXCORE_API auxcore_status auxcore_token_diversity_workspace(int32_t tokens, int32_t longest, int64_t* bytes);
+
+/* Greedy max-min over cosine distances: all similarities of a segment, then a block a segment that chooses. Four launches. */
+AUXCORE_API auxcore_status auxcore_token_diversity(auxcore_context context, void* stream, const auxcore_token_diversity_batch* batch);
 
 #ifdef __cplusplus
 }

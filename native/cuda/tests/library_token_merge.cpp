@@ -110,7 +110,7 @@ void matchings_are_checked() {
   refused_by(auxcore_token_match_bipartite, "offsets: 0x0", [](Batch& batch) { batch.offsets = 0; });
   refused_by(auxcore_token_match_bipartite, "offsets overlaps slots", [](Batch& batch) { batch.offsets = batch.slots; });
   refused_by(auxcore_token_match_assign, "targets: 0x", [](Batch& batch) { batch.targets = reinterpret_cast<uint64_t>(&batch); });
-  refused_by(auxcore_token_match_assign, "slots overlaps targets", [](Batch& batch) { batch.targets = batch.slots; });
+  refused_by(auxcore_token_match_assign, "targets overlaps slots", [](Batch& batch) { batch.targets = batch.slots; });
   Batch batch = good;
   batch.struct_size = 8;
   int64_t bytes = -1;

@@ -137,6 +137,30 @@ inline auxcore_token_merge_batch merge_batch(Memory& memory) {
   return batch;
 }
 
+/// Two segments of seven and four tokens, each of five elements; token 8 is not finite. Three are kept of each.
+inline auxcore_token_diversity_batch diversity_batch(Memory& memory) {
+  auxcore_token_diversity_batch batch = {};
+  batch.struct_size = sizeof batch;
+  batch.type = AUXCORE_FLOAT32;
+  batch.tokens = 11;
+  batch.width = 5;
+  batch.segments = 2;
+  batch.count = 3;
+  batch.longest = 7;
+  batch.index_capacity = 6;
+  std::vector<float> source = pattern(11 * 5, 1);
+  source[8 * 5 + 2] = HUGE_VALF;
+  batch.source = memory.add(source);
+  batch.bounds = memory.add(std::vector<int32_t>{0, 7, 11});
+  batch.indices = memory.add(std::vector<int32_t>(6, -7));
+  batch.offsets = memory.add(std::vector<int32_t>(3, -7));
+  batch.slots = memory.add(std::vector<int32_t>(11, -7));
+  batch.nan_counts = memory.add(std::vector<int32_t>(2, -7));
+  OK(auxcore_token_diversity_workspace(batch.tokens, batch.longest, &batch.workspace_bytes));
+  batch.workspace = memory.add(std::vector<uint8_t>(static_cast<std::size_t>(batch.workspace_bytes), 0xff));
+  return batch;
+}
+
 /// Two layers of [1, 2, 3, 4], of which all elements are rotated. What lies on the host is the case's own.
 struct RerotateCase {
   double frequencies[2] = {1, 0.5};

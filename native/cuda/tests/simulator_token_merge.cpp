@@ -190,7 +190,8 @@ void slots_become_means_and_shares(int tokens, int kept, int width, bool sized) 
       begins.data(), tokens::kFloat32, tokens, kept, width};
   const simt::Shape places = {unsigned(std::max(tokens, kept + 1) + kThreads - 1) / kThreads, kThreads, 0};
   simt::launch(auxcore_merge_groups, places, groups);
-  simt::launch(auxcore_merge_rows, {unsigned(kept), kThreads, 0}, groups);
+  if (kept > 0)
+    simt::launch(auxcore_merge_rows, {unsigned(kept), kThreads, 0}, groups);
   groups.source = above.data();
   groups.destination = spread.data();
   simt::launch(auxcore_merge_backward, {unsigned(tokens), kThreads, 0}, groups);

@@ -2,6 +2,7 @@
 // the best of each chunk is kept, and the chunks are merged in their order, so that the lower of equals wins.
 #include "token_merge.cuh"
 
+#include "token_cosine.cuh"
 #include "token_rank.cuh"
 #include "token_tiles.cuh"
 
@@ -12,11 +13,8 @@ using namespace tokens;
 
 static_assert(kTileTokens == kTile && kThreads == kTileThreads);
 
-/// An element of a token's unit vector, as UnitVectors.cs rounds it.
-__device__ __forceinline__ float unit(const Match& match, int32_t token, int32_t k, double scale) {
-  const float value = load(match.metric, match.type, int64_t{token} * match.depth + k), narrow = float(scale);
-  const bool is_normal = fabsf(narrow) >= 0x1p-126f && fabsf(narrow) < infinity();
-  return is_normal ? product(value, narrow) : float(__dmul_rn(double(value), scale));
+__device__ __forceinline__ float unit(const Match& match, int32_t token, int32_t k) {
+  return unit(match.metric, match.type, token, match.depth, k, match.scales[token]);
 }
 
 struct Best {
@@ -69,21 +67,10 @@ __device__ __forceinline__ int32_t listed(
 extern "C" __global__ void __launch_bounds__(kThreads) auxcore_match_norms(Match match) {
   AUXCORE_SHARED(double, scratch, kThreads);
   const int64_t token = int64_t{blockIdx.x} * (kThreads / kWarp) + own_warp();
-  double* const own = scratch + own_warp() * kWarp;
-  double sum = 0;
-  for (int32_t k = own_lane(); token < match.tokens && k < match.depth; k += kWarp) {
-    const double value = load(match.metric, match.type, token * match.depth + k);
-    sum = __dadd_rn(sum, __dmul_rn(value, value));
-  }
-  own[own_lane()] = sum;
-  __syncwarp();
-  for (int half = kWarp / 2; half > 0; half /= 2) {
-    if (own_lane() < half)
-      own[own_lane()] += own[own_lane() + half];
-    __syncwarp();
-  }
+  const int32_t depth = token < match.tokens ? match.depth : 0;
+  const double squares = sum_of_squares(match.metric, match.type, token, depth, scratch + own_warp() * kWarp);
   if (own_lane() == 0 && token < match.tokens)
-    match.scales[token] = own[0] == 0 ? 0 : 1 / __dsqrt_rn(own[0]);
+    match.scales[token] = scale_of(squares);
 }
 AUXCORE_KERNEL(auxcore_match_norms)
 
@@ -142,10 +129,10 @@ extern "C" __global__ void __launch_bounds__(kThreads) auxcore_match_nearest(Mat
     const TileSums similarities = tile_products(
         match.depth, space,
         [&](int32_t row, int32_t k) {
-          return first_source + row < source_count ? unit(match, sources[row], k, match.scales[sources[row]]) : 0.0f;
+          return first_source + row < source_count ? unit(match, sources[row], k) : 0.0f;
         },
         [&](int32_t row, int32_t k) {
-          return from + row < last ? unit(match, candidates[from + row], k, match.scales[candidates[from + row]]) : 0.0f;
+          return from + row < last ? unit(match, candidates[from + row], k) : 0.0f;
         });
 #pragma unroll
     for (int r = 0; r < 4; ++r)

@@ -24,6 +24,7 @@ internal static class NativeExports
         "auxcore_token_pool", "auxcore_token_pool_backward", "auxcore_token_scores", "auxcore_token_scores_workspace",
         "auxcore_token_match_bipartite", "auxcore_token_match_assign", "auxcore_token_match_workspace",
         "auxcore_token_merge", "auxcore_token_merge_backward", "auxcore_token_merge_workspace",
+        "auxcore_token_diversity", "auxcore_token_diversity_workspace",
         "auxcore_key_rerotate",
     ];
 }
