@@ -14,7 +14,7 @@ using namespace tokens;
 static_assert(kTileTokens == kTile && kThreads == kTileThreads);
 
 __device__ __forceinline__ float unit(const Match& match, int32_t token, int32_t k) {
-  return unit(match.metric, match.type, token, match.depth, k, match.scales[token]);
+  return tokens::unit(match.metric, match.type, token, match.depth, k, match.scales[token]);
 }
 
 struct Best {
