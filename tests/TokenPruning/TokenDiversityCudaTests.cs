@@ -119,6 +119,7 @@ public class TokenDiversityCudaTests
                 value => Assert.Equal(-7, value));
         }
 
+        var none = TensorView.FromPointer((void*)segments.Address, DType.Int32, [0], device: tokens.Device);
         Refused<ArgumentException>("selection.Workspace: missing; uint8[", good with { Workspace = default });
         var small = devices.Keep(DeviceBuffer.Allocate<byte>(64));
         Refused<ArgumentException>("or more is needed on cuda:0", good with { Workspace = small.View(64) });
@@ -126,8 +127,7 @@ public class TokenDiversityCudaTests
         Refused<ArgumentOutOfRangeException>("longest", good, longest: -1);
         Refused<ArgumentOutOfRangeException>("count", good, count: -1);
         Refused<ArgumentException>(
-            "segments: int32[0]", good with { Offsets = TensorView.FromPointer((void*)8, DType.Int32, [0], device: tokens.Device) },
-            bounds: TensorView.FromPointer((void*)segments.Address, DType.Int32, [0], device: tokens.Device), count: 0);
+            "segments: int32[0]", good with { Offsets = none, NaNCounts = default }, bounds: none, count: 0);
         Refused<ArgumentException>("selection.Offsets overlaps selection.Indices", good with { Offsets = good.Indices });
         float* host = stackalloc float[8];
         Refused<ArgumentException>(

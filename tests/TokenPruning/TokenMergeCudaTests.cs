@@ -232,7 +232,7 @@ public class TokenMergeCudaTests
                 metric, segments, 1, slots,
                 TensorView.FromPointer((void*)slots.Address, DType.Int32, [2], device: slots.Device), workspace: workspace));
         Refused<ArgumentException>(
-            "workspace overlaps merged", () => TokenMerge.Run(
+            "workspace overlaps", () => TokenMerge.Run(
                 metric, own, merged, workspace: TensorView.FromPointer((void*)merged.Address, DType.UInt8, [1024], device: merged.Device)));
         float* host = stackalloc float[8];
         var said = TensorView.FromPointer(host, DType.Float32, [4, 2], device: metric.Device);
