@@ -165,11 +165,12 @@ void ties_zero_and_nan_are_defined() {
 }
 
 void what_bounds_say_is_held_within_the_tokens() {
-  for (const std::vector<int32_t>& bounds : {std::vector<int32_t>{0, 900, 3, -5, 1 << 30}, {-9, 20, 10, 20}, {7, 7}})
+  for (const std::vector<int32_t>& bounds : {std::vector<int32_t>{0, 900, 3, -5, 1 << 30}, {-9, 20, 10, 20}, {7, 7}, {0, 200, 0, 200, 0, 200}})
     for (const bool is_bipartite : {false, true}) {
-      Matching given(random_values(20 * 3), 3, bounds, 2);
+      const int tokens = bounds[1] == 200 ? 200 : 20;
+      Matching given(random_values(size_t(tokens) * 3), 3, bounds, 2);
       given.match.merged = 3;
-      given.slots.assign(20, -1);
+      given.slots.assign(size_t(tokens), -1);
       given.slots[2] = 1;
       given.run(is_bipartite);
     }

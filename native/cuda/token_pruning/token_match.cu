@@ -30,13 +30,14 @@ __device__ __forceinline__ Best better(Best a, Best b) {
   return {takes ? second : first, takes ? second_place : first_place};
 }
 
-__device__ __forceinline__ Best best_of(const Match& match, int64_t at) {
+/// The best of all chunks, held within the candidates: where segments overlap, not all tiles were formed.
+__device__ __forceinline__ Best best_of(const Match& match, int64_t at, int32_t candidates) {
   Best best = {match.similarities[at], match.nearest[at]};
   for (int32_t chunk = 1; chunk < match.chunks; ++chunk) {
     const int64_t place = int64_t{chunk} * match.tokens + at;
     best = better(best, {match.similarities[place], match.nearest[place]});
   }
-  return best;
+  return {best.similarity, unsigned(best.place) < unsigned(candidates) ? best.place : 0};
 }
 
 /// Tokens at even places that may be merged away.
@@ -160,10 +161,11 @@ AUXCORE_KERNEL(auxcore_match_nearest)
 /// A block a segment: each token without a slot gets that of its nearest.
 extern "C" __global__ void __launch_bounds__(kRankThreads) auxcore_match_assign(Match match) {
   const Segment segment(match.bounds, int32_t(blockIdx.x), match.tokens);
-  if (match.counts[2 * blockIdx.x + 1] == 0)
+  const int32_t candidates = match.counts[2 * blockIdx.x + 1];
+  if (candidates == 0)
     return;
   for (int32_t i = int32_t(threadIdx.x); i < match.counts[2 * blockIdx.x]; i += kRankThreads) {
-    const int32_t place = best_of(match, segment.first + i).place;
+    const int32_t place = best_of(match, segment.first + i, candidates).place;
     match.slots[match.sources[segment.first + i]] = match.slots[match.candidates[segment.first + place]];
   }
 }
@@ -186,7 +188,7 @@ extern "C" __global__ void __launch_bounds__(kRankThreads) auxcore_match_biparti
     match.offsets[blockIdx.x + 1] = slot + segment.length - gone;
   }
   for (int32_t i = int32_t(threadIdx.x); i < sources; i += kRankThreads) {
-    const Best best = best_of(match, segment.first + i);
+    const Best best = best_of(match, segment.first + i, match.counts[2 * blockIdx.x + 1]);
     match.similarities[segment.first + i] = best.similarity;
     match.nearest[segment.first + i] = best.place;
   }
