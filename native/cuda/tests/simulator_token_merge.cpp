@@ -165,7 +165,8 @@ void ties_zero_and_nan_are_defined() {
 }
 
 void what_bounds_say_is_held_within_the_tokens() {
-  for (const std::vector<int32_t>& bounds : {std::vector<int32_t>{0, 900, 3, -5, 1 << 30}, {-9, 20, 10, 20}, {7, 7}, {0, 200, 0, 200, 0, 200}})
+  for (const std::vector<int32_t>& bounds :
+      {std::vector<int32_t>{0, 900, 3, -5, 1 << 30}, {-9, 20, 10, 20}, {7, 7}, {0, 200, 0, 200, 0, 200}})
     for (const bool is_bipartite : {false, true}) {
       const int tokens = bounds[1] == 200 ? 200 : 20;
       Matching given(random_values(size_t(tokens) * 3), 3, bounds, 2);
