@@ -32,7 +32,8 @@ void the_most_diverse_are_kept() {
     const int32_t before = *none;
     *none = 0;
     OK(auxcore_token_diversity(context, nullptr, &other));
-    CHECK(read<int32_t>(batch.offsets, other.segments + 1) == std::vector<int32_t>(static_cast<std::size_t>(other.segments + 1)));
+    const auto ends = static_cast<std::size_t>(other.segments + 1);
+    CHECK(read<int32_t>(batch.offsets, ends) == std::vector<int32_t>(ends));
     *none = before;
   }
 }
