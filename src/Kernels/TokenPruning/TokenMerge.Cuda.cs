@@ -9,7 +9,8 @@ public static partial class TokenMerge
         in SimilarityWork work, int merged, int protect, int* offsets, in TensorView workspace, AuxDevice device, nint stream)
     {
         var batch = MatchOf(work, workspace, device);
-        (batch.Merged, batch.Protect, batch.Offsets) = (merged, protect, offsets);
+        (batch.Merged, batch.Protect) = (merged, protect);
+        batch.Offsets = offsets;
         NativeStatus.Check(Native.TokenMatchBipartite(ContextOf(device), stream, &batch), nameof(TokenMerge));
     }
 
