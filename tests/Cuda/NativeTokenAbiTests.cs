@@ -24,6 +24,15 @@ public unsafe class NativeTokenAbiTests
         Assert.Equal(144, sizeof(Native.TokenScoresBatch));
         Assert.Equal(40, Offset<Native.TokenScoresBatch>(nameof(Native.TokenScoresBatch.QuerySteps)));
         Assert.Equal(88, Offset<Native.TokenScoresBatch>(nameof(Native.TokenScoresBatch.Queries)));
+        Assert.Equal(88, sizeof(Native.TokenMatchBatch));
+        Assert.Equal(32, Offset<Native.TokenMatchBatch>(nameof(Native.TokenMatchBatch.Metric)));
+        Assert.Equal(80, Offset<Native.TokenMatchBatch>(nameof(Native.TokenMatchBatch.WorkspaceBytes)));
+        Assert.Equal(80, sizeof(Native.TokenMergeBatch));
+        Assert.Equal(24, Offset<Native.TokenMergeBatch>(nameof(Native.TokenMergeBatch.Source)));
+        Assert.Equal(72, Offset<Native.TokenMergeBatch>(nameof(Native.TokenMergeBatch.WorkspaceBytes)));
+        Assert.Equal(96, sizeof(Native.TokenDiversityBatch));
+        Assert.Equal(32, Offset<Native.TokenDiversityBatch>(nameof(Native.TokenDiversityBatch.Source)));
+        Assert.Equal(88, Offset<Native.TokenDiversityBatch>(nameof(Native.TokenDiversityBatch.WorkspaceBytes)));
         Assert.Equal(48, sizeof(Native.KeyLayer));
         Assert.Equal(24, Offset<Native.KeyLayer>(nameof(Native.KeyLayer.BatchStep)));
         Assert.Equal(64, sizeof(Native.KeyRerotateBatch));

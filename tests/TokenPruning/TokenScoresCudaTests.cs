@@ -123,6 +123,10 @@ public class TokenScoresCudaTests
             Keys = TensorView.FromPointer(host, DType.Float32, [1, 1, 2, 2], device: good.Keys.Device),
         });
         Refused<BackendUnavailableException>("the tensors are on cuda:0", good, AuxBackend.Reference);
+        int* lengths = stackalloc int[] { 1 };
+        var padded = good with { Lengths = TensorView.FromPointer(lengths, DType.Int32, [1]) };
+        foreach (var backend in (AuxBackend[])[AuxBackend.Auto, AuxBackend.Cuda])
+            Refused<BackendUnavailableException>("it takes no Lengths; score each sequence by itself", padded, backend);
         devices.CheckMargins();
     }
 
