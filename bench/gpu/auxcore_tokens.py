@@ -55,8 +55,8 @@ class TokenScoresBatch(c.Structure):
         ("struct_size", c.c_uint32), ("type", c.c_int32), ("batch", c.c_int32), ("query_heads", c.c_int32), ("key_heads", c.c_int32),
         ("rows", c.c_int32), ("tokens", c.c_int32), ("depth", c.c_int32), ("scale", c.c_float), ("causal", c.c_uint32),
         ("query_steps", c.c_int64 * 3), ("key_steps", c.c_int64 * 3), ("queries", c.c_uint64), ("keys", c.c_uint64),
-        ("log_sum_exp", c.c_uint64), ("head_weights", c.c_uint64), ("scores", c.c_uint64), ("workspace", c.c_uint64),
-        ("workspace_bytes", c.c_int64),
+        ("log_sum_exp", c.c_uint64), ("head_weights", c.c_uint64), ("lengths", c.c_uint64), ("scores", c.c_uint64),
+        ("workspace", c.c_uint64), ("workspace_bytes", c.c_int64),
     ]
 
 

@@ -21,9 +21,10 @@ public unsafe class NativeTokenAbiTests
         Assert.Equal(128, Offset<Native.TokenRows>(nameof(Native.TokenRows.SegmentDimension)));
         Assert.Equal(56, sizeof(Native.TokenPoolBatch));
         Assert.Equal(40, Offset<Native.TokenPoolBatch>(nameof(Native.TokenPoolBatch.Source)));
-        Assert.Equal(144, sizeof(Native.TokenScoresBatch));
+        Assert.Equal(152, sizeof(Native.TokenScoresBatch));
         Assert.Equal(40, Offset<Native.TokenScoresBatch>(nameof(Native.TokenScoresBatch.QuerySteps)));
         Assert.Equal(88, Offset<Native.TokenScoresBatch>(nameof(Native.TokenScoresBatch.Queries)));
+        Assert.Equal(120, Offset<Native.TokenScoresBatch>(nameof(Native.TokenScoresBatch.Lengths)));
         Assert.Equal(88, sizeof(Native.TokenMatchBatch));
         Assert.Equal(32, Offset<Native.TokenMatchBatch>(nameof(Native.TokenMatchBatch.Metric)));
         Assert.Equal(80, Offset<Native.TokenMatchBatch>(nameof(Native.TokenMatchBatch.WorkspaceBytes)));

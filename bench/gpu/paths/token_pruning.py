@@ -279,7 +279,7 @@ def scores_call(device, context, copy):
         c.sizeof(TokenScoresBatch), 0, 1, shape.heads, shape.heads, 1, shape.tokens, shape.depth, 1 / math.sqrt(shape.depth), 0,
         steps(shape.heads * shape.depth, shape.depth, shape.depth),
         steps(shape.heads * shape.tokens * shape.depth, shape.tokens * shape.depth, shape.depth), device.address(copy.queries),
-        device.address(copy.keys), 0, 0, device.address(copy.scores), 0, 0)
+        device.address(copy.keys), 0, 0, 0, device.address(copy.scores), 0, 0)
     size = c.c_int64()
     context.library.call("auxcore_token_scores_workspace", c.byref(batch), c.byref(size))
     copy.workspace = device.normal(size.value // 4)  # on a boundary of 256 bytes, as PyTorch's and the driver's own allocations are

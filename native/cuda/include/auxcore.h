@@ -688,13 +688,14 @@ typedef struct auxcore_token_scores_batch {
   int32_t tokens;       /* keys */
   int32_t depth;        /* elements of a head, which lie side by side */
   float scale;
-  uint32_t causal;      /* 1: row i sees keys up to tokens - rows + i; 0: all */
+  uint32_t causal;      /* 1: row i sees keys up to tokens - rows + i; 0: all; with lengths, that of its sequence in place of tokens */
   int64_t query_steps[3]; /* in elements, from one sequence, head and row to the next */
   int64_t key_steps[3];
   uint64_t queries;
   uint64_t keys;
   uint64_t log_sum_exp;  /* [batch, query_heads, rows], float32, or 0: it is computed */
   uint64_t head_weights; /* [query_heads], float32, or 0: 1 / (query_heads * rows) */
+  uint64_t lengths;      /* [batch], int32, or 0: keys of each sequence, from the first; those behind score 0, whatever they hold */
   uint64_t scores;       /* [batch, tokens], float32 */
   uint64_t workspace;
   int64_t workspace_bytes;

@@ -113,7 +113,10 @@ void the_most_similar_pairs_are_merged(const std::vector<int32_t>& bounds, int d
     std::vector<double> best(expected.size());
     for (const int32_t token : sources)
       best[size_t(token)] = given.cosine(token, given.nearest_of(token, odd));
-    std::stable_sort(sources.begin(), sources.end(), [&](int32_t a, int32_t c) { return best[size_t(a)] > best[size_t(c)]; });
+    std::sort(sources.begin(), sources.end(), [&](int32_t a, int32_t c) {
+      const double first = best[size_t(a)], second = best[size_t(c)];
+      return first > second || (first >= second && a < c);
+    });
     sources.resize(std::min(sources.size(), size_t(merged)));
     for (int32_t token = bounds[b]; token < bounds[b + 1]; ++token)
       if (std::find(sources.begin(), sources.end(), token) == sources.end())
