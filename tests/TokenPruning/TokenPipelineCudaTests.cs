@@ -5,7 +5,10 @@ using AuxCore.Tests.SuccessorMeasure;
 
 namespace AuxCore.Tests.TokenPruning;
 
-/// <summary>Scores, selection and compaction of all layers of a group, one after the other in device memory.</summary>
+/// <summary>
+/// Scores, selection and compaction of all layers of a group, one after the other in device memory, while no other test launches anything.
+/// </summary>
+[Collection(ProcessWide.Name)]
 public class TokenPipelineCudaTests
 {
     private const int Batch = 2, Heads = 4, Tokens = 70, Depth = 8, Kept = 9, Layers = 12;
