@@ -55,7 +55,38 @@ class TokenScoresBatch(c.Structure):
         ("struct_size", c.c_uint32), ("type", c.c_int32), ("batch", c.c_int32), ("query_heads", c.c_int32), ("key_heads", c.c_int32),
         ("rows", c.c_int32), ("tokens", c.c_int32), ("depth", c.c_int32), ("scale", c.c_float), ("causal", c.c_uint32),
         ("query_steps", c.c_int64 * 3), ("key_steps", c.c_int64 * 3), ("queries", c.c_uint64), ("keys", c.c_uint64),
-        ("log_sum_exp", c.c_uint64), ("head_weights", c.c_uint64), ("scores", c.c_uint64), ("workspace", c.c_uint64),
+        ("log_sum_exp", c.c_uint64), ("head_weights", c.c_uint64), ("lengths", c.c_uint64), ("scores", c.c_uint64),
+        ("workspace", c.c_uint64), ("workspace_bytes", c.c_int64),
+    ]
+
+
+class TokenMatchBatch(c.Structure):
+    """auxcore_token_match_batch."""
+
+    _fields_ = [
+        ("struct_size", c.c_uint32), ("type", c.c_int32), ("tokens", c.c_int32), ("depth", c.c_int32), ("segments", c.c_int32),
+        ("merged", c.c_int32), ("protect", c.c_int32), ("reserved", c.c_uint32), ("metric", c.c_uint64), ("bounds", c.c_uint64),
+        ("slots", c.c_uint64), ("offsets", c.c_uint64), ("targets", c.c_uint64), ("workspace", c.c_uint64), ("workspace_bytes", c.c_int64),
+    ]
+
+
+class TokenMergeBatch(c.Structure):
+    """auxcore_token_merge_batch."""
+
+    _fields_ = [
+        ("struct_size", c.c_uint32), ("type", c.c_int32), ("tokens", c.c_int32), ("kept", c.c_int32), ("width", c.c_int32),
+        ("reserved", c.c_uint32), ("source", c.c_uint64), ("destination", c.c_uint64), ("slots", c.c_uint64), ("sizes", c.c_uint64),
+        ("merged_sizes", c.c_uint64), ("workspace", c.c_uint64), ("workspace_bytes", c.c_int64),
+    ]
+
+
+class TokenDiversityBatch(c.Structure):
+    """auxcore_token_diversity_batch."""
+
+    _fields_ = [
+        ("struct_size", c.c_uint32), ("type", c.c_int32), ("tokens", c.c_int32), ("width", c.c_int32), ("segments", c.c_int32),
+        ("count", c.c_int32), ("longest", c.c_int32), ("index_capacity", c.c_int32), ("source", c.c_uint64), ("bounds", c.c_uint64),
+        ("indices", c.c_uint64), ("offsets", c.c_uint64), ("slots", c.c_uint64), ("nan_counts", c.c_uint64), ("workspace", c.c_uint64),
         ("workspace_bytes", c.c_int64),
     ]
 
@@ -63,6 +94,8 @@ class TokenScoresBatch(c.Structure):
 STRUCTURES = {
     "auxcore_token_select_batch": TokenSelectBatch, "auxcore_token_selection": TokenSelection, "auxcore_token_rows": TokenRows,
     "auxcore_token_pool_batch": TokenPoolBatch, "auxcore_token_scores_batch": TokenScoresBatch,
+    "auxcore_token_match_batch": TokenMatchBatch, "auxcore_token_merge_batch": TokenMergeBatch,
+    "auxcore_token_diversity_batch": TokenDiversityBatch,
 }
 
 _context, _stream = c.c_uint64, c.c_void_p
@@ -72,6 +105,12 @@ FUNCTIONS = {
     "auxcore_token_pool": [_context, _stream, c.POINTER(TokenPoolBatch)],
     "auxcore_token_scores_workspace": [c.POINTER(TokenScoresBatch), c.POINTER(c.c_int64)],
     "auxcore_token_scores": [_context, _stream, c.POINTER(TokenScoresBatch)],
+    "auxcore_token_match_workspace": [c.c_int32, c.c_int32, c.POINTER(c.c_int64)],
+    "auxcore_token_match_bipartite": [_context, _stream, c.POINTER(TokenMatchBatch)],
+    "auxcore_token_merge_workspace": [c.c_int32, c.c_int32, c.POINTER(c.c_int64)],
+    "auxcore_token_merge": [_context, _stream, c.POINTER(TokenMergeBatch)],
+    "auxcore_token_diversity_workspace": [c.c_int32, c.c_int32, c.POINTER(c.c_int64)],
+    "auxcore_token_diversity": [_context, _stream, c.POINTER(TokenDiversityBatch)],
 }
 
 

@@ -38,6 +38,52 @@ public class TokenScoresCudaTests
     }
 
     [Fact]
+    public void Padding_gets_no_attention_whatever_it_holds_and_changes_no_bit()
+    {
+        const int Heads = 2, Tokens = 300, Depth = 4;
+        foreach (var (rows, causal) in ((int, bool)[])[(1, false), (1, true), (3, true), (30, false), (30, true)])
+        {
+            // Kernels read the numbers, and take those that are not within the tensor for the nearest that are.
+            int[] given = [177, 1000, -5], lengths = [177, Tokens, causal ? rows : 0];
+            var queries = TokenMergeTests.Values(3 * Heads * rows * Depth, 1);
+            var keys = TokenMergeTests.Values(3 * Heads * Tokens * Depth, 2);
+            var alone = new float[3 * Tokens];
+            for (var b = 0; b < 3; b++)
+            {
+                var own = new float[Heads * lengths[b] * Depth];
+                for (var head = 0; head < Heads; head++)
+                {
+                    var all = keys.AsSpan((b * Heads + head) * Tokens * Depth, Tokens * Depth);
+                    all[..(lengths[b] * Depth)].CopyTo(own.AsSpan(head * lengths[b] * Depth));
+                    all[(lengths[b] * Depth)..].Fill(float.NaN);
+                }
+
+                Score(1, queries.AsSpan(b * Heads * rows * Depth, Heads * rows * Depth).ToArray(), own, lengths[b], null)
+                    .CopyTo(alone, b * Tokens);
+            }
+
+            Assert.Equal(alone, Score(3, queries, keys, Tokens, given));
+
+            float[] Score(int batch, float[] queries, float[] keys, int tokens, int[]? lengths)
+            {
+                using var devices = new Devices();
+                var bytes = TokenScores.WorkspaceBytes(batch, Heads, Heads, rows, tokens);
+                var workspace = devices.Keep(DeviceBuffer.Allocate<byte>(bytes));
+                workspace.FillBytes(0xff);
+                var tensors = new ScoreTensors
+                {
+                    Queries = devices.Add(queries, batch, Heads, rows, Depth), Keys = devices.Add(keys, batch, Heads, tokens, Depth),
+                    Lengths = lengths is null ? default : devices.Add(lengths),
+                    Scores = devices.Add(Enumerable.Repeat(7f, batch * tokens).ToArray(), batch, tokens), Workspace = workspace.View(bytes),
+                };
+                TokenScores.Run(tensors, causal);
+                devices.CheckMargins();
+                return Devices.Read<float>(tensors.Scores);
+            }
+        }
+    }
+
+    [Fact]
     public void The_same_batch_gives_the_same_bits_whatever_the_workspace_held()
     {
         foreach (var shape in Shapes)
@@ -123,6 +169,16 @@ public class TokenScoresCudaTests
             Keys = TensorView.FromPointer(host, DType.Float32, [1, 1, 2, 2], device: good.Keys.Device),
         });
         Refused<BackendUnavailableException>("the tensors are on cuda:0", good, AuxBackend.Reference);
+        int* lengths = stackalloc int[] { 1 };
+        Refused<ArgumentException>("Lengths: int32[1] on cpu", good with
+        {
+            Lengths = TensorView.FromPointer(lengths, DType.Int32, [1]),
+        });
+        Refused<ArgumentException>("Lengths: int32[2] on cuda:0", good with { Lengths = devices.Add(new[] { 1, 2 }) });
+        Refused<ArgumentException>("Scores overlaps Lengths", good with
+        {
+            Lengths = TensorView.FromPointer((void*)good.Scores.Address, DType.Int32, [1], device: good.Scores.Device),
+        });
         devices.CheckMargins();
     }
 

@@ -64,16 +64,11 @@ public class DecoderPoliciesTests
 
         var chosen = Choose(scene, new SparseVlm([(2, 4)]) { RecycledShare = 0 }, cut: 2);
 
-        var attention = Attention(scene, layer: 1);
         var asked = new HashSet<int>();
         for (var b = 0; b < scene.Batch; b++)
         {
-            var (seen, said) = (scene.Embeddings[b].narrow(0, Before, Visual), scene.Embeddings[b].narrow(0, Before + Visual, 3));
-            var relevance = seen.matmul(said.t()).softmax(1).mean([0]).data<float>().ToArray();
-            int[] raters = [.. Enumerable.Range(0, 3).Where(i => relevance[i] > relevance.Average())];
-            asked.Add(raters.Length);
-            var scores = attention[b].index_select(0, torch.tensor(raters) + Before + Visual).mean([0]).narrow(0, Before, Visual);
-            Assert.Equal(Highest(scores.data<float>().ToArray(), 4), Kept(chosen, b));
+            Assert.Equal(Highest(RaterScores(scene, layer: 1, b, out var raters), 4), Kept(chosen, b));
+            asked.Add(raters);
         }
 
         Assert.DoesNotContain(0, asked);
@@ -101,6 +96,53 @@ public class DecoderPoliciesTests
         Assert.Throws<ArgumentOutOfRangeException>(() => new SparseVlm([(1, 4)]) { RecycledShare = 1.5 });
         Assert.Throws<ArgumentOutOfRangeException>(() => new SparseVlm([(1, 4)]) { ClusterShare = double.NaN });
         Assert.Throws<ArgumentOutOfRangeException>(() => new SparseVlm([(1, -1)]));
+    }
+
+    [Fact]
+    public void SparseVlm_recycles_those_of_highest_score()
+    {
+        using var scope = torch.NewDisposeScope();
+        using var scene = new PruningScene();
+
+        var chosen = Choose(scene, new SparseVlm([(2, 4)]) { RecycledShare = 0.5, ClusterShare = 0.2 }, cut: 2);
+
+        for (var b = 0; b < scene.Batch; b++)
+        {
+            int[] slots = chosen.Slots.Slice(b * Visual, Visual).ToArray();
+            Assert.Equal(
+                Highest(RaterScores(scene, layer: 1, b, out _), 4 + 5), Enumerable.Range(0, Visual).Where(token => slots[token] >= 0));
+        }
+    }
+
+    [Fact]
+    public void SparseVlm_is_asked_by_the_last_token_where_no_text_follows_the_image()
+    {
+        using var scope = torch.NewDisposeScope();
+        using var scene = new PruningScene();
+        var layout = SequenceLayout.Uniform(scene.Batch, Length, (Length - Visual)..Length);
+
+        var chosen = Choose(scene, new SparseVlm([(2, 4)]) { RecycledShare = 0 }, cut: 2, layout);
+
+        var attention = Attention(scene, layer: 1).select(1, Length - 1).narrow(1, Length - Visual, Visual);
+        for (var b = 0; b < scene.Batch; b++)
+            Assert.Equal(Highest(attention[b].data<float>().ToArray(), 4), Kept(chosen, b));
+    }
+
+    [Fact]
+    public void Each_cut_has_a_budget_of_its_own()
+    {
+        using var scope = torch.NewDisposeScope();
+        using var scene = new PruningScene();
+        int[] Visible(DecoderPruning policy)
+        {
+            using var pruning = VisualPruning.Of(scene.Decoder, policy);
+            pruning.Begin(scene.Layout, scene.Embeddings);
+            scene.Decoder.ForwardEmbeddings(scene.Embeddings);
+            return [.. Enumerable.Range(0, DecoderLayers).Select(layer => pruning.LayoutOf(layer).VisualTokens / scene.Batch)];
+        }
+
+        Assert.Equal([12, 6, 2, 2], Visible(new PyramidDrop([(1, 0.5), (2, 1 / 3.0)])));
+        Assert.Equal([12, 8, 3, 3], Visible(new SparseVlm([(1, 8), (2, 3)]) { RecycledShare = 0 }));
     }
 
     [Fact]
@@ -197,12 +239,12 @@ public class DecoderPoliciesTests
     }
 
     // What a policy chooses at its first cut.
-    private static VisualSelection Choose(PruningScene scene, DecoderPruning policy, int cut)
+    private static VisualSelection Choose(PruningScene scene, DecoderPruning policy, int cut, SequenceLayout? layout = null)
     {
         VisualSelection? chosen = null;
         var probe = new ChosenTokens([cut], (state, _) => chosen = policy.Choose(state, 0), policy.Positions);
         using var pruning = VisualPruning.Of(scene.Decoder, probe);
-        pruning.Begin(scene.Layout, scene.Embeddings);
+        pruning.Begin(layout ?? scene.Layout, scene.Embeddings);
         scene.Decoder.ForwardEmbeddings(scene.Embeddings).Dispose();
         return chosen!;
     }
@@ -212,6 +254,17 @@ public class DecoderPoliciesTests
 
     private static int[] Highest(float[] scores, int count) =>
         [.. Enumerable.Range(0, scores.Length).OrderByDescending(i => scores[i]).Take(count).Order()];
+
+    // What a sequence's raters give to each visual token; how many raters there are.
+    private static float[] RaterScores(PruningScene scene, int layer, int b, out int count)
+    {
+        var (seen, said) = (scene.Embeddings[b].narrow(0, Before, Visual), scene.Embeddings[b].narrow(0, Before + Visual, After));
+        var relevance = seen.matmul(said.t()).softmax(1).mean([0]).data<float>().ToArray();
+        int[] raters = [.. Enumerable.Range(0, After).Where(i => relevance[i] > relevance.Average())];
+        count = raters.Length;
+        return [.. Attention(scene, layer)[b].index_select(0, torch.tensor(raters) + Before + Visual).mean([0])
+            .narrow(0, Before, Visual).data<float>()];
+    }
 
     private static Tensor All(Tensor rows) => torch.ones([rows.shape[0], rows.shape[1]], torch.@bool);
 

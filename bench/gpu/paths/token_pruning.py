@@ -1,4 +1,4 @@
-"""Token pruning: scores, selection, compaction and pooling, and the three of FastV in a row.
+"""Token pruning: scores, selection, compaction, pooling, merging and diversity, and the first three, those of FastV, in a row.
 
 Errors: entries that differ, for what selects and moves; relative to the largest result, for what computes. Inputs are those of bench/Cases,
 but hidden states, keys and values are bfloat16, as models have them on a device."""
@@ -7,7 +7,9 @@ import ctypes as c
 import math
 
 from auxcore import SIZES
-from auxcore_tokens import COUNT, DTYPES, TokenPoolBatch, TokenScoresBatch, TokenSelectBatch, TokenSelection, rows_of
+from auxcore_tokens import (
+    COUNT, DTYPES, TokenDiversityBatch, TokenMatchBatch, TokenMergeBatch, TokenPoolBatch, TokenScoresBatch, TokenSelectBatch,
+    TokenSelection, rows_of)
 from cases import Arm, Case, Workload
 from paths.ema import captured
 from timing import copies_beyond
@@ -156,6 +158,62 @@ class PoolCase(TokenCase):
         device.zero(copy.pooled)
 
 
+class MergeCase(TokenCase):
+    """ToMe's step: match by keys, means of the groups. Baselines put tokens that were no candidates last, so rows are compared sorted."""
+
+    tolerance = baseline_tolerance = 2e-6
+    small = {"tokens": 21, "width": 6, "depth": 8, "merged": 4}
+
+    def bytes(self, shape):
+        return ((2 * shape.tokens - shape.merged) * shape.width + shape.tokens * shape.depth) * 4
+
+    def copy(self, device, context, shape):
+        copy, kept = Copy(), shape.tokens - shape.merged
+        copy.shape, copy.count = shape, kept
+        copy.tokens, copy.metric = device.normal(shape.tokens * shape.width), device.normal(shape.tokens * shape.depth)
+        copy.bounds, copy.offsets = device.integers([0, shape.tokens]), device.integers([0, 0])
+        copy.slots = device.integers([0] * shape.tokens)
+        copy.merged, copy.merged_sizes = device.normal(kept * shape.width), device.normal(kept)
+        copy.matching = workspace(device, context, "auxcore_token_match_workspace", shape.tokens, 1)
+        copy.merging = workspace(device, context, "auxcore_token_merge_workspace", shape.tokens, kept)
+        match = TokenMatchBatch(
+            c.sizeof(TokenMatchBatch), 0, shape.tokens, shape.depth, 1, shape.merged, 1, 0, device.address(copy.metric),
+            device.address(copy.bounds), device.address(copy.slots), device.address(copy.offsets), 0, device.address(copy.matching[0]),
+            copy.matching[1])
+        merge = TokenMergeBatch(
+            c.sizeof(TokenMergeBatch), 0, shape.tokens, kept, shape.width, 0, device.address(copy.tokens), device.address(copy.merged),
+            device.address(copy.slots), 0, device.address(copy.merged_sizes), device.address(copy.merging[0]), copy.merging[1])
+        copy.call = context.caller(
+            device.stream, ("auxcore_token_match_bipartite", c.pointer(match)), ("auxcore_token_merge", c.pointer(merge)))
+        return copy
+
+    def refresh(self, device, copy):
+        device.zero(copy.merged)
+        device.zero(copy.merged_sizes)
+
+
+class DiversityCase(TokenCase):
+    small = {"tokens": 20, "width": 6, "kept": 7}
+
+    def bytes(self, shape):
+        return (shape.tokens * shape.width + shape.kept) * 4
+
+    def copy(self, device, context, shape):
+        copy = Copy()
+        copy.shape, copy.tokens = shape, device.normal(shape.tokens * shape.width)
+        add_selection(device, copy, shape.tokens, shape.kept)
+        copy.workspace = workspace(device, context, "auxcore_token_diversity_workspace", shape.tokens, shape.tokens)
+        batch = TokenDiversityBatch(
+            c.sizeof(TokenDiversityBatch), 0, shape.tokens, shape.width, 1, shape.kept, shape.tokens, shape.kept,
+            device.address(copy.tokens), device.address(copy.bounds), device.address(copy.indices), device.address(copy.offsets), 0, 0,
+            device.address(copy.workspace[0]), copy.workspace[1])
+        copy.call = context.caller(device.stream, ("auxcore_token_diversity", c.pointer(batch)))
+        return copy
+
+    def refresh(self, device, copy):
+        device.randomize(copy.tokens)
+
+
 class PipelineCase(TokenCase):
     """FastV: scores of the last row, the better half of the visual tokens and all others, hidden states compacted. Four launches."""
 
@@ -190,6 +248,13 @@ def kept_of(shape):
     return shape.tokens - shape.visual + shape.visual // 2
 
 
+def workspace(device, context, function, *sizes):
+    """Memory on a boundary of 256 bytes, as PyTorch's and the driver's own allocations are, and how many bytes of it are needed."""
+    size = c.c_int64()
+    context.library.call(function, *sizes, c.byref(size))
+    return device.normal(size.value // 4), size.value
+
+
 def add_selection(device, copy, tokens, kept):
     copy.count = kept
     copy.bounds, copy.offsets = device.integers([0, tokens]), device.integers([0, 0])
@@ -214,7 +279,7 @@ def scores_call(device, context, copy):
         c.sizeof(TokenScoresBatch), 0, 1, shape.heads, shape.heads, 1, shape.tokens, shape.depth, 1 / math.sqrt(shape.depth), 0,
         steps(shape.heads * shape.depth, shape.depth, shape.depth),
         steps(shape.heads * shape.tokens * shape.depth, shape.tokens * shape.depth, shape.depth), device.address(copy.queries),
-        device.address(copy.keys), 0, 0, device.address(copy.scores), 0, 0)
+        device.address(copy.keys), 0, 0, 0, device.address(copy.scores), 0, 0)
     size = c.c_int64()
     context.library.call("auxcore_token_scores_workspace", c.byref(batch), c.byref(size))
     copy.workspace = device.normal(size.value // 4)  # on a boundary of 256 bytes, as PyTorch's and the driver's own allocations are
@@ -233,6 +298,10 @@ CASES = [
     ScoresCase("scores-last-row-32x640", "FastV's score: mean attention of the last of 640 rows, 32 heads of 128", heads=32, tokens=640,
                depth=128),
     PoolCase("pool-128x128x3584", "windows of 4 x 4 over 128 x 128 tokens of 3584 channels", "bf16", side=128, channels=3584),
+    MergeCase("merge-577x1024", "the 23 most similar of 577 tokens of 1,024 channels merged, by keys of 64", tokens=577, width=1024,
+              depth=64, merged=23),
+    DiversityCase("maxmin-576-k64", "the 64 of 576 tokens of 4,096 channels that are most unlike each other", tokens=576, width=4096,
+                  kept=64),
     PipelineCase(
         "pipeline-576x4096", "FastV: last-row scores of 32 heads, half of 576 visual tokens among 640, hidden states of 4,096 compacted",
         heads=32, tokens=640, depth=128, first=35, visual=576, width=4096),

@@ -7,7 +7,8 @@ from cases import Arm
 
 def baselines(case, device, data):
     write = {
-        "SelectCase": select, "CompactCase": compact, "ScoresCase": scores, "PoolCase": pool, "PipelineCase": pipeline}[type(case).__name__]
+        "SelectCase": select, "CompactCase": compact, "ScoresCase": scores, "PoolCase": pool, "PipelineCase": pipeline,
+        "MergeCase": merge, "DiversityCase": diversity}[type(case).__name__]
     return [Arm("the host", lambda i: write(device, data[i]))], Arm("the host once more", lambda i: write(device, data[i])), [
         "the stand-in has no PyTorch"]
 
@@ -21,7 +22,16 @@ def error(case, device, copy):
         return differing(device, copy.outputs, compacted(device, copy, copy.kept))
     if name == "PipelineCase":
         return differing(device, copy.outputs, compacted(device, copy, pruned(device, copy)))
+    if name == "DiversityCase":
+        return differing(device, [copy.indices], [most_diverse(device, copy)])
+    if name == "MergeCase":
+        return max(relative(device, tensor, row) for tensor, row in
+                   zip((copy.merged, copy.merged_sizes), merged(device, copy), strict=True))
     actual, expected = (copy.scores, attention(device, copy)) if name == "ScoresCase" else (copy.pooled, means(device, copy))
+    return relative(device, actual, expected)
+
+
+def relative(device, actual, expected):
     values = device.float64([actual])
     return max(abs(a - e) for a, e in zip(values, expected, strict=True)) / max(map(abs, expected))
 
@@ -51,6 +61,14 @@ def scores(device, copy):
 
 def pool(device, copy):
     write(device, [copy.pooled], [means(device, copy)])
+
+
+def merge(device, copy):
+    write(device, [copy.merged, copy.merged_sizes], merged(device, copy))
+
+
+def diversity(device, copy):
+    write(device, [copy.indices], [most_diverse(device, copy)])
 
 
 def pipeline(device, copy):
@@ -103,3 +121,32 @@ def means(device, copy):
             cell = [(y, x) for y in range(4 * i, min(side, 4 * i + 4)) for x in range(4 * j, min(side, 4 * j + 4))]
             pooled += [sum(tokens[(y * side + x) * channels + k] for y, x in cell) / len(cell) for k in range(channels)]
     return pooled
+
+
+def cosines(device, tensor, tokens):
+    values = device.float64([tensor])
+    width = len(values) // tokens
+    rows = [values[token * width:(token + 1) * width] for token in range(tokens)]
+    units = [[value / math.sqrt(sum(other * other for other in row)) for value in row] for row in rows]
+    return [[sum(a * b for a, b in zip(left, right, strict=True)) for right in units] for left in units]
+
+
+def merged(device, copy):
+    tokens, width = copy.shape.tokens, copy.shape.width
+    similar, rows = cosines(device, copy.metric, tokens), device.float64([copy.tokens])
+    partner = {token: max(range(1, tokens, 2), key=lambda other: similar[token][other]) for token in range(2, tokens, 2)}  # noqa: B023
+    gone = sorted(partner, key=lambda token: (-similar[token][partner[token]], token))[:copy.shape.merged]
+    groups = [[other for other in range(tokens) if other == token or (other in gone and partner[other] == token)]
+              for token in range(tokens) if token not in gone]
+    means = [sum(rows[token * width + k] for token in group) / len(group) for group in groups for k in range(width)]
+    return means, [float(len(group)) for group in groups]
+
+
+def most_diverse(device, copy):
+    tokens = copy.shape.tokens
+    similar, kept = cosines(device, copy.tokens, tokens), []
+    while len(kept) < copy.shape.kept:
+        among = kept or range(tokens)
+        left = [token for token in range(tokens) if token not in kept]
+        kept.append(min(left, key=lambda token: max(similar[token][other] for other in among if other != token)))  # noqa: B023
+    return sorted(kept)

@@ -15,6 +15,8 @@ def baselines(case, device, data):
         "CompactCase": ("index_select", compact, gather),
         "ScoresCase": ("matmul, softmax, mean", scores, None),
         "PoolCase": ("avg_pool2d, channels last", pool, None),
+        "MergeCase": ("matmul, topk, index_add_", merge, merge_as_tome),
+        "DiversityCase": ("mm, running maximum", diversity, diversity_as_divprune),
         "PipelineCase": ("matmul, softmax, mean, topk, cat, sort, index_select", pipeline, None),
     }[type(case).__name__]
     arms, left_out = [], []
@@ -26,7 +28,10 @@ def baselines(case, device, data):
             arms += [arm, ema.captured(device, f"{title}, in a graph", arm, data)]
         except Exception as error:  # noqa: BLE001: an arm less, and the reason
             left_out.append(f"{title} left out: {one_line(error)}")
-    plain = published and Arm("expanded gather", lambda i: published(data[i]))
+    title = {
+        "MergeCase": "ToMe's operations: argsort, gather, scatter_add, cat",
+        "DiversityCase": "DivPrune's operations: index_select, min, argmax a step"}.get(type(case).__name__, "expanded gather")
+    plain = published and Arm(title, lambda i: published(data[i]))
     return arms, plain, left_out
 
 
@@ -74,6 +79,86 @@ def pool(copy):
     copy.pooled.copy_(pooled.permute(0, 2, 3, 1).reshape(-1))
 
 
+def similarities(tensor, tokens):
+    rows = tensor.view(tokens, -1)
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    return unit @ unit.T
+
+
+def matched(copy, metric):
+    """The even tokens' similarities to the odd ones; the class token stays."""
+    rows = metric.view(copy.shape.tokens, -1)
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    similar = unit[::2] @ unit[1::2].T
+    similar[0] = -math.inf
+    return similar
+
+
+def merged_of(copy, tokens, metric):
+    """Even tokens that stay, then odd ones."""
+    rows = tokens.view(copy.shape.tokens, -1)
+    values, partners = matched(copy, metric).max(1)
+    order = values.topk(values.numel(), sorted=True).indices
+    gone, stays = order[:copy.shape.merged], order[copy.shape.merged:]
+    even, odd, sizes = rows[::2], rows[1::2].clone(), torch.ones_like(rows[1::2, 0])
+    odd.index_add_(0, partners[gone], even[gone])
+    sizes.index_add_(0, partners[gone], torch.ones_like(values[:copy.shape.merged]))
+    odd /= sizes[:, None]
+    return torch.cat([even[stays], odd]), torch.cat([torch.ones_like(values[copy.shape.merged:]), sizes])
+
+
+def merge(copy):
+    rows, sizes = merged_of(copy, copy.tokens, copy.metric)
+    copy.merged.view(copy.count, -1).copy_(rows)
+    copy.merged_sizes.copy_(sizes)
+
+
+def merge_as_tome(copy):
+    best, partner = matched(copy, copy.metric).max(-1)
+    order = best.argsort(-1, descending=True)
+    gone, stays = order[:copy.shape.merged, None], order[copy.shape.merged:, None]
+    goes_to = partner[:, None].gather(0, gone)
+
+    def merged(x):
+        even, odd = x[::2], x[1::2]
+        kept = even.gather(0, stays.expand(-1, x.shape[1]))
+        moved = even.gather(0, gone.expand(-1, x.shape[1]))
+        return torch.cat([kept, odd.scatter_add(0, goes_to.expand(-1, x.shape[1]), moved)])
+
+    size = torch.ones(copy.shape.tokens, 1, device=best.device)
+    sums, sizes = merged(copy.tokens.view(copy.shape.tokens, -1) * size), merged(size)
+    copy.merged.view(copy.count, -1).copy_(sums / sizes)
+    copy.merged_sizes.copy_(sizes[:, 0])
+
+
+def most_diverse(copy, tokens):
+    similar = similarities(tokens, copy.shape.tokens)
+    similar.fill_diagonal_(-math.inf)
+    nearest, chosen = similar.amax(1), []
+    for step in range(copy.shape.kept):
+        chosen.append(nearest.argmin(0, keepdim=True))
+        row = similar.index_select(0, chosen[-1])[0]
+        nearest = row if step == 0 else torch.maximum(nearest, row)
+        nearest = nearest.index_fill(0, chosen[-1], math.inf)
+    return torch.cat(chosen).sort().values
+
+
+def diversity(copy):
+    copy.indices.copy_(most_diverse(copy, copy.tokens))
+
+
+def diversity_as_divprune(copy):
+    distance = 1 - similarities(copy.tokens, copy.shape.tokens)
+    chosen = torch.zeros(copy.shape.kept, dtype=torch.long, device=distance.device)
+    for step in range(copy.shape.kept):
+        if step == 0:
+            least = distance.topk(2, dim=0, largest=False).values[1]
+        else:
+            least = distance.index_select(0, chosen[:step]).min(0).values
+        chosen[step] = least.argmax()
+    copy.indices.copy_(chosen.sort().values)
+
+
 def pruned(copy, mean):
     shape = copy.shape
     best = mean[shape.first:shape.first + shape.visual].topk(shape.visual // 2, sorted=False).indices + shape.first
@@ -98,6 +183,12 @@ def error(case, device, copy):
         keep = copy.indices.long() if name == "CompactCase" else pruned(copy, attention(copy, copy.queries.double(), copy.keys.double()))
         return float(sum((shaped(copy, source, copy.shape.tokens)[:, keep] != shaped(copy, output, copy.count)).sum()
                          for source, output in zip(copy.sources, copy.outputs)))
+    if name == "DiversityCase":
+        return float((copy.indices != most_diverse(copy, copy.tokens.double())).sum())
+    if name == "MergeCase":
+        pairs = zip((copy.merged.view(copy.count, -1), copy.merged_sizes), merged_of(copy, copy.tokens.double(), copy.metric.double()))
+        return max(((actual.double().sort(0).values - expected.sort(0).values).abs().max() / expected.abs().max()).item()
+                   for actual, expected in pairs)
     if name == "ScoresCase":
         actual, expected = copy.scores.double(), attention(copy, copy.queries.double(), copy.keys.double())
     else:

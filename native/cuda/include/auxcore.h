@@ -659,7 +659,7 @@ AUXCORE_API auxcore_status auxcore_kv_evict_workspace(int32_t batch, int32_t kv_
 AUXCORE_API auxcore_status auxcore_kv_evict(
     auxcore_context context, void* stream, const auxcore_kv_cache* cache, const auxcore_kv_eviction* eviction);
 
-/* ---- token pruning: TokenSelect, TokenCompact, TokenPool, TokenScores, KeyRerotate (token_pruning/) ----
+/* ---- token pruning: TokenSelect, TokenCompact, TokenPool, TokenScores, TokenMerge, TokenDiversity, KeyRerotate (token_pruning/) ----
  *
  * The definitions are in the C# files of the same names. Addresses are of device memory of the context's device; tensors are contiguous
  * and row-major but where steps are given; 0 leaves out what may be left out. What is written shares memory with nothing else, but where it
@@ -773,13 +773,14 @@ typedef struct auxcore_token_scores_batch {
   int32_t tokens;       /* keys */
   int32_t depth;        /* elements of a head, which lie side by side */
   float scale;
-  uint32_t causal;      /* 1: row i sees keys up to tokens - rows + i; 0: all */
+  uint32_t causal;      /* 1: row i sees keys up to tokens - rows + i; 0: all; with lengths, that of its sequence in place of tokens */
   int64_t query_steps[3]; /* in elements, from one sequence, head and row to the next */
   int64_t key_steps[3];
   uint64_t queries;
   uint64_t keys;
   uint64_t log_sum_exp;  /* [batch, query_heads, rows], float32, or 0: it is computed */
   uint64_t head_weights; /* [query_heads], float32, or 0: 1 / (query_heads * rows) */
+  uint64_t lengths;      /* [batch], int32, or 0: keys of each sequence, from the first; those behind score 0, whatever they hold */
   uint64_t scores;       /* [batch, tokens], float32 */
   uint64_t workspace;
   int64_t workspace_bytes;
@@ -819,6 +820,80 @@ typedef struct auxcore_key_rerotate_batch {
 
 /* Turns keys in place: 48 layers a launch. Angles of 2^31 and more give NaN. */
 AUXCORE_API auxcore_status auxcore_key_rerotate(auxcore_context context, void* stream, const auxcore_key_rerotate_batch* batch);
+
+typedef struct auxcore_token_match_batch {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_token_match_batch) */
+  auxcore_dtype type;   /* of the metric: float32, bfloat16 or float16 */
+  int32_t tokens;
+  int32_t depth;
+  int32_t segments;
+  int32_t merged;   /* bipartite matching: tokens of each segment that are merged away; fewer where there are not so many */
+  int32_t protect;  /* bipartite matching: tokens at the beginning of each segment that are not merged away */
+  uint32_t reserved;
+  uint64_t metric;  /* [tokens, depth] */
+  uint64_t bounds;  /* [segments + 1], int32 */
+  uint64_t slots;   /* [tokens], int32, written; assignment: -1 is replaced */
+  uint64_t offsets; /* [segments + 1], int32, written by bipartite matching: where the slots of a segment begin */
+  uint64_t targets; /* assignment: [tokens], bytes: which tokens with a slot may be assigned to; or 0 for all */
+  uint64_t workspace;
+  int64_t workspace_bytes;
+} auxcore_token_match_batch;
+
+AUXCORE_API auxcore_status auxcore_token_match_workspace(int32_t tokens, int32_t segments, int64_t* bytes);
+
+/* Slots by bipartite soft matching on cosines, in four launches. */
+AUXCORE_API auxcore_status auxcore_token_match_bipartite(auxcore_context context, void* stream, const auxcore_token_match_batch* batch);
+
+/* Gives tokens without a slot that of the most similar token of their segment that has one, in four launches. */
+AUXCORE_API auxcore_status auxcore_token_match_assign(auxcore_context context, void* stream, const auxcore_token_match_batch* batch);
+
+typedef struct auxcore_token_merge_batch {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_token_merge_batch) */
+  auxcore_dtype type;   /* float32, bfloat16 or float16 */
+  int32_t tokens;
+  int32_t kept;
+  int32_t width;
+  uint32_t reserved;
+  uint64_t source;
+  uint64_t destination;
+  uint64_t slots;        /* [tokens], int32; a token of a slot that is none goes nowhere */
+  uint64_t sizes;        /* [tokens], float32, or 0: each is 1 */
+  uint64_t merged_sizes; /* [kept], float32, or 0 */
+  uint64_t workspace;
+  int64_t workspace_bytes;
+} auxcore_token_merge_batch;
+
+AUXCORE_API auxcore_status auxcore_token_merge_workspace(int32_t tokens, int32_t kept, int64_t* bytes);
+
+/* source [tokens, width] -> destination [kept, width]: means weighted by sizes. Two launches. */
+AUXCORE_API auxcore_status auxcore_token_merge(auxcore_context context, void* stream, const auxcore_token_merge_batch* batch);
+
+/* source [kept, width] -> destination [tokens, width]: a row's share of its slot's gradient. Two launches. */
+AUXCORE_API auxcore_status auxcore_token_merge_backward(auxcore_context context, void* stream, const auxcore_token_merge_batch* batch);
+
+typedef struct auxcore_token_diversity_batch {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_token_diversity_batch) */
+  auxcore_dtype type;   /* float32, bfloat16 or float16 */
+  int32_t tokens;
+  int32_t width;
+  int32_t segments;
+  int32_t count;          /* kept of each segment; all where it has fewer */
+  int32_t longest;        /* tokens of a segment beyond so many are not looked at; the workspace grows with it */
+  int32_t index_capacity; /* of indices; no more are written */
+  uint64_t source;        /* [tokens, width] */
+  uint64_t bounds;        /* [segments + 1], int32 */
+  uint64_t indices;       /* [index_capacity], int32, written: the kept tokens, ascending */
+  uint64_t offsets;       /* [segments + 1], int32, written */
+  uint64_t slots;         /* [tokens], int32, written: the place of each token among the kept, or -1; or 0 */
+  uint64_t nan_counts;    /* [segments], int32, written: tokens that are not finite; or 0 */
+  uint64_t workspace;
+  int64_t workspace_bytes;
+} auxcore_token_diversity_batch;
+
+AUXCORE_API auxcore_status auxcore_token_diversity_workspace(int32_t tokens, int32_t longest, int64_t* bytes);
+
+/* Greedy max-min over cosine distances: all similarities of a segment, then a block a segment that chooses. Four launches. */
+AUXCORE_API auxcore_status auxcore_token_diversity(auxcore_context context, void* stream, const auxcore_token_diversity_batch* batch);
 
 #ifdef __cplusplus
 }

@@ -45,6 +45,54 @@ void scores_are_sums_of_columns() {
   CHECK(read<float>(none.scores, 40) == std::vector<float>(40));
 }
 
+/// Three sequences of one head, scored together and each alone. Numbers beyond the tensor are taken for the nearest within.
+void padding_scores_nothing() {
+  Memory memory;
+  for (const int rows : {1, 3, 30})
+    for (const bool causal : {false, true}) {
+      const int tokens = 600, depth = 4, fewest = causal ? rows : 0;
+      const auto size = [](int count) { return static_cast<std::size_t>(count); };
+      const std::vector<int32_t> given = {-5, 411, 1000}, lengths = {fewest, 411, tokens};
+      const std::vector<float> queries = pattern(size(3 * rows * depth), 1);
+      std::vector<float> keys = pattern(size(3 * tokens * depth), 2);
+      for (int b = 0; b < 3; ++b)
+        std::fill(keys.begin() + (b * tokens + lengths[size(b)]) * depth, keys.begin() + (b + 1) * tokens * depth, std::nanf(""));
+      auxcore_token_scores_batch batch = {};
+      batch.struct_size = sizeof batch;
+      batch.type = AUXCORE_FLOAT32;
+      batch.batch = 3;
+      batch.query_heads = batch.key_heads = 1;
+      batch.rows = rows;
+      batch.tokens = tokens;
+      batch.depth = depth;
+      batch.scale = 0.03125f;
+      batch.causal = causal;
+      batch.query_steps[0] = batch.query_steps[1] = rows * depth;
+      batch.key_steps[0] = batch.key_steps[1] = tokens * depth;
+      batch.query_steps[2] = batch.key_steps[2] = depth;
+      batch.queries = memory.add(queries);
+      batch.keys = memory.add(keys);
+      batch.lengths = memory.add(given);
+      batch.scores = memory.add(std::vector<float>(size(3 * tokens), -7));
+      OK(auxcore_token_scores_workspace(&batch, &batch.workspace_bytes));
+      batch.workspace = memory.add(std::vector<uint8_t>(static_cast<std::size_t>(batch.workspace_bytes), 0xff));
+      OK(auxcore_token_scores(context, nullptr, &batch));
+      const std::vector<float> together = read<float>(batch.scores, size(3 * tokens));
+      for (int b = 0; b < 3; ++b) {
+        auxcore_token_scores_batch alone = batch;
+        alone.batch = 1;
+        alone.tokens = lengths[size(b)];
+        alone.queries += size(b * rows * depth) * sizeof(float);
+        alone.keys += size(b * tokens * depth) * sizeof(float);
+        alone.lengths = 0;
+        alone.scores = memory.add(std::vector<float>(size(tokens), 0));
+        OK(auxcore_token_scores(context, nullptr, &alone));
+        const std::vector<float> expected = read<float>(alone.scores, size(tokens));
+        CHECK(std::equal(expected.begin(), expected.end(), together.begin() + b * tokens), "%d rows, causal %d, %d", rows, causal, b);
+      }
+    }
+}
+
 void scores_are_checked() {
   Memory memory;
   const auxcore_token_scores_batch good = scores_batch(memory, 3);
@@ -73,6 +121,8 @@ void scores_are_checked() {
   refused("keys: 0x", [](Batch& batch) { batch.keys += 2; });
   refused("log_sum_exp: 0x", [](Batch& batch) { batch.log_sum_exp = reinterpret_cast<uint64_t>(&batch); });
   refused("head_weights: 0x", [](Batch& batch) { batch.head_weights += 1; });
+  refused("lengths: 0x", [](Batch& batch) { batch.lengths = reinterpret_cast<uint64_t>(&batch); });
+  refused("scores overlaps lengths", [](Batch& batch) { batch.lengths = batch.scores; });
   refused("scores overlaps keys", [](Batch& batch) { batch.scores = batch.keys; });
   refused("workspace overlaps scores", [](Batch& batch) { batch.scores = batch.workspace; });
   refused("are needed", [](Batch& batch) { --batch.workspace_bytes; });
@@ -153,6 +203,7 @@ int main() {
   open_or_skip();
   skip_without_device_code();
   scores_are_sums_of_columns();
+  padding_scores_nothing();
   scores_are_checked();
   keys_are_turned();
   turns_are_checked();

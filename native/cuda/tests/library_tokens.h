@@ -99,6 +99,68 @@ inline auxcore_token_scores_batch scores_batch(Memory& memory, int rows) {
   return batch;
 }
 
+/// Two segments of seven and four tokens, each of five elements. Bipartite matching and assignment take the same.
+inline auxcore_token_match_batch match_batch(Memory& memory) {
+  auxcore_token_match_batch batch = {};
+  batch.struct_size = sizeof batch;
+  batch.type = AUXCORE_FLOAT32;
+  batch.tokens = 11;
+  batch.depth = 5;
+  batch.segments = 2;
+  batch.merged = 2;
+  batch.protect = 1;
+  batch.metric = memory.add(pattern(11 * 5, 1));
+  batch.bounds = memory.add(std::vector<int32_t>{0, 7, 11});
+  batch.slots = memory.add(std::vector<int32_t>{-1, 0, -1, 1, 2, -1, -1, 3, -1, -1, 4});
+  batch.offsets = memory.add(std::vector<int32_t>(3, -7));
+  batch.targets = memory.add(std::vector<uint8_t>{0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1});
+  OK(auxcore_token_match_workspace(batch.tokens, batch.segments, &batch.workspace_bytes));
+  batch.workspace = memory.add(std::vector<uint8_t>(static_cast<std::size_t>(batch.workspace_bytes), 0xff));
+  return batch;
+}
+
+/// Six tokens of three elements into four slots, of which the last has none; token 4 goes nowhere. Backwards the same memory serves.
+inline auxcore_token_merge_batch merge_batch(Memory& memory) {
+  auxcore_token_merge_batch batch = {};
+  batch.struct_size = sizeof batch;
+  batch.type = AUXCORE_FLOAT32;
+  batch.tokens = 6;
+  batch.kept = 4;
+  batch.width = 3;
+  batch.source = memory.add(pattern(18, 1));
+  batch.destination = memory.add(std::vector<float>(18, -7));
+  batch.slots = memory.add(std::vector<int32_t>{1, 0, 1, 2, -1, 1});
+  batch.sizes = memory.add(std::vector<float>{1, 2, 3, 4, 5, 6});
+  batch.merged_sizes = memory.add(std::vector<float>(4, -7));
+  OK(auxcore_token_merge_workspace(batch.tokens, batch.kept, &batch.workspace_bytes));
+  batch.workspace = memory.add(std::vector<uint8_t>(static_cast<std::size_t>(batch.workspace_bytes), 0xff));
+  return batch;
+}
+
+/// Two segments of seven and four tokens, each of five elements; token 8 is not finite. Three are kept of each.
+inline auxcore_token_diversity_batch diversity_batch(Memory& memory) {
+  auxcore_token_diversity_batch batch = {};
+  batch.struct_size = sizeof batch;
+  batch.type = AUXCORE_FLOAT32;
+  batch.tokens = 11;
+  batch.width = 5;
+  batch.segments = 2;
+  batch.count = 3;
+  batch.longest = 7;
+  batch.index_capacity = 6;
+  std::vector<float> source = pattern(11 * 5, 1);
+  source[8 * 5 + 2] = HUGE_VALF;
+  batch.source = memory.add(source);
+  batch.bounds = memory.add(std::vector<int32_t>{0, 7, 11});
+  batch.indices = memory.add(std::vector<int32_t>(6, -7));
+  batch.offsets = memory.add(std::vector<int32_t>(3, -7));
+  batch.slots = memory.add(std::vector<int32_t>(11, -7));
+  batch.nan_counts = memory.add(std::vector<int32_t>(2, -7));
+  OK(auxcore_token_diversity_workspace(batch.tokens, batch.longest, &batch.workspace_bytes));
+  batch.workspace = memory.add(std::vector<uint8_t>(static_cast<std::size_t>(batch.workspace_bytes), 0xff));
+  return batch;
+}
+
 /// Two layers of [1, 2, 3, 4], of which all elements are rotated. What lies on the host is the case's own.
 struct RerotateCase {
   double frequencies[2] = {1, 0.5};

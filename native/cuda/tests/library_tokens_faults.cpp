@@ -24,11 +24,15 @@ struct Structures {
   CompactCase compact;
   auxcore_token_pool_batch pool;
   auxcore_token_scores_batch few, many;
+  auxcore_token_match_batch match;
+  auxcore_token_merge_batch merge;
+  auxcore_token_diversity_batch diversity;
   RerotateCase rerotate;
 
   explicit Structures(Memory& memory)
       : select(select_batch(memory)), compact(compact_case(memory)), pool(pool_batch(memory)), few(scores_batch(memory, 3)),
-        many(scores_batch(memory, 20)), rerotate(memory) {
+        many(scores_batch(memory, 20)), match(match_batch(memory)), merge(merge_batch(memory)),
+        diversity(diversity_batch(memory)), rerotate(memory) {
     many.log_sum_exp = 0;
   }
 
@@ -39,7 +43,11 @@ struct Structures {
         [=, this] { return auxcore_token_pool(on, nullptr, &pool); },
         [=, this] { return auxcore_token_pool_backward(on, nullptr, &pool); },
         [=, this] { return auxcore_token_scores(on, nullptr, &few); }, [=, this] { return auxcore_token_scores(on, nullptr, &many); },
-        [=, this] { return rerotate.run(on); }};
+        [=, this] { return auxcore_token_match_bipartite(on, nullptr, &match); },
+        [=, this] { return auxcore_token_match_assign(on, nullptr, &match); },
+        [=, this] { return auxcore_token_merge(on, nullptr, &merge); },
+        [=, this] { return auxcore_token_merge_backward(on, nullptr, &merge); },
+        [=, this] { return auxcore_token_diversity(on, nullptr, &diversity); }, [=, this] { return rerotate.run(on); }};
   }
 
   void spoil(std::mt19937_64& random) {
@@ -53,6 +61,9 @@ struct Structures {
     auxcore::test::spoil(pool, random);
     auxcore::test::spoil(few, random);
     auxcore::test::spoil(many, random);
+    auxcore::test::spoil(match, random);
+    auxcore::test::spoil(merge, random);
+    auxcore::test::spoil(diversity, random);
     auxcore::test::spoil(rerotate.batch, random);
     auxcore::test::spoil(rerotate.layers, random);
     auxcore::test::spoil(rerotate.frequencies, random);

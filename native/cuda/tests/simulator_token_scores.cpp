@@ -40,17 +40,23 @@ std::vector<float> random_values(size_t count) {
   return values;
 }
 
-void scores_agree(int rows, int tokens, int depth, bool causal, bool tiled) {
+void scores_agree(int rows, int tokens, int depth, bool causal, bool tiled, bool padded) {
   using namespace token_scores;
   constexpr int kBatch = 2, kHeads = 4, kKeyHeads = 2;
   const auto size = [](int count) { return size_t(count); };
-  const std::vector<float> queries = random_values(size(kBatch * kHeads * rows * depth)),
-                           keys = random_values(size(kBatch * kKeyHeads * tokens * depth));
+  const std::vector<float> queries = random_values(size(kBatch * kHeads * rows * depth));
+  std::vector<float> keys = random_values(size(kBatch * kKeyHeads * tokens * depth));
+  const int fewest = causal ? rows : 0;
+  const std::vector<int32_t> lengths = {padded ? std::max(fewest, tokens * 2 / 3) : tokens, padded ? fewest : tokens};
+  for (int i = 0; i < kBatch * kKeyHeads * tokens; ++i)
+    if (i % tokens >= lengths[size(i / tokens / kKeyHeads)])
+      std::fill_n(keys.begin() + i * depth, depth, std::nanf(""));
   const int shared = rows * kHeads / kKeyHeads, at_once = shared <= 1 ? 1 : shared <= 4 ? 4 : 8, step = kThreads / at_once;
-  std::vector<float> scores(size(kBatch * tokens), -7), logits(size(kBatch * kHeads * rows * tokens));
+  std::vector<float> scores(size(kBatch * tokens), -7), logits(size(kBatch * kHeads * rows * tokens), std::nanf(""));
   Arguments arguments = {};
   arguments.queries = queries.data();
   arguments.keys = keys.data();
+  arguments.lengths = padded ? lengths.data() : nullptr;
   arguments.scores = scores.data();
   arguments.logits = logits.data();
   arguments.query_steps = {int64_t{kHeads} * rows * depth, int64_t{rows} * depth, depth};
@@ -85,7 +91,8 @@ void scores_agree(int rows, int tokens, int depth, bool causal, bool tiled) {
 
   std::vector<double> expected(scores.size());
   for (int row = 0; row < kBatch * kHeads * rows; ++row) {
-    const int b = row / rows / kHeads, head = row / rows % kHeads, seen = causal ? tokens - rows + row % rows + 1 : tokens;
+    const int b = row / rows / kHeads, head = row / rows % kHeads, length = lengths[size(b)];
+    const int seen = causal ? length - rows + row % rows + 1 : length;
     std::vector<double> shares;
     double total = 0;
     for (int j = 0; j < seen; ++j) {
@@ -101,7 +108,8 @@ void scores_agree(int rows, int tokens, int depth, bool causal, bool tiled) {
   const double largest = *std::max_element(expected.begin(), expected.end());
   for (size_t j = 0; j < expected.size(); ++j)
     if (!(std::fabs(scores[j] - expected[j]) <= 4e-6 * (largest + expected[j]))) {
-      CHECK(false, "%d rows, %d tokens, depth %d: score %zu is %g, not %g", rows, tokens, depth, j, scores[j], expected[j]);
+      CHECK(false, "%d rows, %d tokens, depth %d, padded %d: score %zu is %g, not %g", rows, tokens, depth, padded, j, scores[j],
+          expected[j]);
       return;
     }
 }
@@ -144,14 +152,15 @@ int main() {
   using namespace auxcore;
   for (const uint32_t order : {0u, 1u, 12345u}) {
     simt::set_thread_order(order);
-    for (const bool causal : {false, true}) {
-      for (const int rows : {1, 2, 3, 5})
-        for (const int tokens : {5, 31, 33, 257})
-          scores_agree(rows, tokens, tokens == 33 ? 300 : 7, causal, false);
-      for (const int rows : {3, 64, 65})
-        for (const int tokens : {65, 130})
-          scores_agree(rows, tokens, rows == 64 ? 16 : 17, causal, true);
-    }
+    for (const bool causal : {false, true})
+      for (const bool padded : {false, true}) {
+        for (const int rows : {1, 2, 3, 5})
+          for (const int tokens : {5, 31, 33, 257})
+            scores_agree(rows, tokens, tokens == 33 ? 300 : 7, causal, false, padded);
+        for (const int rows : {3, 64, 65})
+          for (const int tokens : {65, 130})
+            scores_agree(rows, tokens, rows == 64 ? 16 : 17, causal, true, padded);
+      }
     keys_are_turned();
   }
   return test::result();

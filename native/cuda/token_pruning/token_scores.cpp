@@ -103,6 +103,8 @@ void check(const auxcore_token_scores_batch& batch, const Plan& plan, const Cont
     memory.read("log_sum_exp", batch.log_sum_exp, rows, 4);
   if (batch.head_weights != 0)
     memory.read("head_weights", batch.head_weights, batch.query_heads, 4);
+  if (batch.lengths != 0)
+    memory.read("lengths", batch.lengths, batch.batch, 4);
   memory.write("scores", batch.scores, int64_t{batch.batch} * batch.tokens, 4);
   tokens::add_workspace(memory, batch.workspace, batch.workspace_bytes, plan.bytes);
   memory.check_disjoint();
@@ -114,6 +116,7 @@ Arguments arguments_of(const auxcore_token_scores_batch& batch, const Plan& plan
   arguments.keys = td::pointer<const void>(batch.keys);
   arguments.log_sum_exp = td::pointer<const float>(batch.log_sum_exp);
   arguments.head_weights = td::pointer<const float>(batch.head_weights);
+  arguments.lengths = td::pointer<const int32_t>(batch.lengths);
   arguments.scores = td::pointer<float>(batch.scores);
   arguments.logits = td::pointer<float>(batch.workspace + static_cast<uint64_t>(plan.logits));
   arguments.softmaxes = td::pointer<Softmax>(batch.workspace + static_cast<uint64_t>(plan.softmaxes));

@@ -46,8 +46,16 @@ __device__ __forceinline__ Softmax shuffled(const Softmax& softmax, int with_lan
   return other;
 }
 
-__device__ __forceinline__ int32_t seen(const Arguments& arguments, int32_t row) {
-  return arguments.causal ? arguments.tokens - arguments.rows + row + 1 : arguments.tokens;
+/// How many keys a sequence has. What is behind them is padding, which is not read and gets no attention.
+__device__ __forceinline__ int32_t length_of(const Arguments& arguments, int64_t b) {
+  if (arguments.lengths == nullptr)
+    return arguments.tokens;
+  return most(arguments.causal ? arguments.rows : 0, least(arguments.lengths[b], arguments.tokens));
+}
+
+/// How many of a sequence's keys a row sees.
+__device__ __forceinline__ int32_t seen(const Arguments& arguments, int32_t length, int32_t row) {
+  return arguments.causal ? length - arguments.rows + row + 1 : length;
 }
 
 __device__ __forceinline__ float query(const Arguments& arguments, int64_t b, int32_t head, int32_t row, int32_t k) {
@@ -104,9 +112,11 @@ __device__ AUXCORE_TOKEN_INLINE void few_rows(const Arguments& arguments) {
   const int32_t chunk = int32_t(blockIdx.x) % arguments.chunks, unit = int32_t(blockIdx.x) / arguments.chunks;
   const int32_t key_head = unit % arguments.key_heads, b = unit / arguments.key_heads;
   const int32_t group = arguments.query_heads / arguments.key_heads, rows = group * arguments.rows;
-  const int32_t steps = (arguments.tokens + kTogether - 1) / kTogether;
-  const int32_t first_step = int32_t(int64_t{steps} * chunk / arguments.chunks);
-  const int32_t last_step = int32_t(int64_t{steps} * (chunk + 1) / arguments.chunks);
+  // A sequence is cut as it would be alone, so that padding changes no bit; where it needs fewer chunks, the last ones have nothing.
+  const int32_t length = length_of(arguments, b), steps = (length + kTogether - 1) / kTogether;
+  const int32_t chunks = most(1, least(arguments.chunks, steps));
+  const int32_t first_step = int32_t(int64_t{steps} * least(chunk, chunks) / chunks);
+  const int32_t last_step = int32_t(int64_t{steps} * least(chunk + 1, chunks) / chunks);
   for (int32_t first_row = 0; first_row < rows; first_row += kRows) {
     // The lane's row, counted over the heads of the group, and its place among the keys.
     const int32_t row = first_row + own_lane() / kKeys;
@@ -117,7 +127,7 @@ __device__ AUXCORE_TOKEN_INLINE void few_rows(const Arguments& arguments) {
       int64_t keys[kKeys];
 #pragma unroll
       for (int j = 0; j < kKeys; ++j)  // what is behind the last key is not looked at
-        keys[j] = key_at(arguments, b, key_head, least(first_key + j, arguments.tokens - 1));
+        keys[j] = key_at(arguments, b, key_head, least(first_key + j, length - 1));
       float sums[kWarp];
 #pragma unroll
       for (int i = 0; i < kWarp; ++i)
@@ -146,10 +156,10 @@ __device__ AUXCORE_TOKEN_INLINE void few_rows(const Arguments& arguments) {
       }
       const float logit = transposed_sum<kWarp / 2>(sums);
       const int32_t token = first_key + own_lane() % kKeys;
-      if (row >= rows || token >= arguments.tokens)
+      if (row >= rows || token >= length)
         continue;
       arguments.logits[place * arguments.tokens + token] = logit;
-      if (token < seen(arguments, row % arguments.rows))
+      if (token < seen(arguments, length, row % arguments.rows))
         own = with(own, logit);
     }
 #pragma unroll
@@ -207,7 +217,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) auxcore_token_columns(Arg
   AUXCORE_SHARED(Normalisation, rows, kRowsAtOnce);
   const int64_t b = int32_t(blockIdx.x) / blocks_of_sequence;
   const int64_t token = int64_t{int32_t(blockIdx.x) % blocks_of_sequence} * kThreads + threadIdx.x;
-  const int32_t count = arguments.query_heads * arguments.rows;
+  const int32_t count = arguments.query_heads * arguments.rows, length = length_of(arguments, b);
   double sum = 0;
   for (int32_t first = 0; first < count; first += kRowsAtOnce) {
     const int32_t here = least(kRowsAtOnce, count - first);
@@ -216,7 +226,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) auxcore_token_columns(Arg
       rows[i] = normalisation(arguments, b * count + first + i);
     __syncthreads();
     for (int32_t i = 0; i < here && token < arguments.tokens; ++i) {
-      if (token >= seen(arguments, (first + i) % arguments.rows))
+      if (token >= seen(arguments, length, (first + i) % arguments.rows))
         continue;
       const float logit = arguments.logits[(b * count + first + i) * arguments.tokens + token];
       sum += rows[i].factor * double(exp_of(logit - rows[i].largest));
@@ -229,9 +239,9 @@ AUXCORE_KERNEL(auxcore_token_columns)
 
 namespace {
 
-/// The tile of logits of some rows of a head and some keys.
-__device__ __forceinline__ TileSums logits(
-    const Arguments& arguments, const TileSpace& space, int64_t b, int32_t head, int32_t first_row, int32_t first_key) {
+/// The tile of logits of some rows of a head and some of the sequence's keys.
+__device__ __forceinline__ TileSums logits(const Arguments& arguments, const TileSpace& space, int64_t b, int32_t length, int32_t head,
+    int32_t first_row, int32_t first_key) {
   const int32_t key_head = head / (arguments.query_heads / arguments.key_heads);
   return tile_products(
       arguments.depth, space,
@@ -239,7 +249,7 @@ __device__ __forceinline__ TileSums logits(
         return first_row + row < arguments.rows ? query(arguments, b, head, first_row + row, k) : 0.0f;
       },
       [&](int32_t key, int32_t k) {
-        return first_key + key < arguments.tokens
+        return first_key + key < length
             ? load(arguments.keys, arguments.type, key_at(arguments, b, key_head, first_key + key) + k)
             : 0.0f;
       });
@@ -253,15 +263,16 @@ extern "C" __global__ void __launch_bounds__(kThreads) auxcore_token_softmaxes(A
   const int32_t unit = int32_t(blockIdx.x) / row_tiles, first_row = int32_t(blockIdx.x) % row_tiles * kTile;
   const int32_t b = unit / arguments.query_heads, head = unit % arguments.query_heads;
   Softmax own[4] = {none(), none(), none(), none()};
-  const int32_t last = least(arguments.tokens, seen(arguments, least(first_row + kTile, arguments.rows) - 1));
+  const int32_t length = length_of(arguments, b);
+  const int32_t last = least(length, seen(arguments, length, least(first_row + kTile, arguments.rows) - 1));
   for (int32_t first_key = 0; first_key < last; first_key += kTile) {
-    const TileSums tile = logits(arguments, space, b, head, first_row, first_key);
+    const TileSums tile = logits(arguments, space, b, length, head, first_row, first_key);
 #pragma unroll
     for (int r = 0; r < 4; ++r)
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
         const int32_t row = first_row + tile_row() + r;
-        if (row < arguments.rows && first_key + tile_column() + c < seen(arguments, row))
+        if (row < arguments.rows && first_key + tile_column() + c < seen(arguments, length, row))
           own[r] = with(own[r], tile.at[r][c]);
       }
   }
@@ -285,11 +296,12 @@ extern "C" __global__ void __launch_bounds__(kThreads) auxcore_token_column_tile
   const int32_t b = unit % arguments.batch, split = unit / arguments.batch;
   const int32_t first_head = int32_t(int64_t{arguments.query_heads} * split / arguments.splits);
   const int32_t last_head = int32_t(int64_t{arguments.query_heads} * (split + 1) / arguments.splits);
-  const int32_t unseen = arguments.causal ? most(0, first_key - (arguments.tokens - arguments.rows)) / kTile * kTile : 0;
+  const int32_t length = length_of(arguments, b), last_row = first_key < length ? arguments.rows : 0;
+  const int32_t unseen = arguments.causal ? most(0, first_key - (length - arguments.rows)) / kTile * kTile : 0;
   double sums[4] = {0, 0, 0, 0};
   for (int32_t head = first_head; head < last_head; ++head)
-    for (int32_t first_row = unseen; first_row < arguments.rows; first_row += kTile) {
-      const TileSums tile = logits(arguments, space, b, head, first_row, first_key);
+    for (int32_t first_row = unseen; first_row < last_row; first_row += kTile) {
+      const TileSums tile = logits(arguments, space, b, length, head, first_row, first_key);
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
         const int32_t row = first_row + tile_row() + r;
@@ -298,7 +310,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) auxcore_token_column_tile
         const Normalisation own = normalisation(arguments, (int64_t{b} * arguments.query_heads + head) * arguments.rows + row);
 #pragma unroll
         for (int c = 0; c < 4; ++c)
-          if (first_key + tile_column() + c < seen(arguments, row))
+          if (first_key + tile_column() + c < seen(arguments, length, row))
             sums[c] += own.factor * double(exp_of(tile.at[r][c] - own.largest));
       }
     }

@@ -27,6 +27,7 @@ struct Arguments {
   const void* keys;
   const float* log_sum_exp;   ///< null where it is to be computed
   const float* head_weights;  ///< null for the mean
+  const int32_t* lengths;     ///< of the sequences; null where each has all tokens
   float* scores;
   float* logits;       ///< workspace, few rows: [batch, query_heads, rows, tokens]
   Softmax* softmaxes;  ///< workspace: [batch, query_heads, rows, chunks]

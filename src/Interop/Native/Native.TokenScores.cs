@@ -30,6 +30,7 @@ internal static unsafe partial class Native
         public void* Keys;
         public float* LogSumExp;
         public float* HeadWeights;
+        public int* Lengths;
         public float* Scores;
         public void* Workspace;
         public long WorkspaceBytes;

@@ -23,6 +23,9 @@ internal static class NativeExports
         "auxcore_kv_window_scores", "auxcore_kv_window_workspace", "auxcore_kv_evict", "auxcore_kv_evict_workspace",
         "auxcore_token_select", "auxcore_token_select_workspace", "auxcore_token_compact", "auxcore_token_compact_backward",
         "auxcore_token_pool", "auxcore_token_pool_backward", "auxcore_token_scores", "auxcore_token_scores_workspace",
+        "auxcore_token_match_bipartite", "auxcore_token_match_assign", "auxcore_token_match_workspace",
+        "auxcore_token_merge", "auxcore_token_merge_backward", "auxcore_token_merge_workspace",
+        "auxcore_token_diversity", "auxcore_token_diversity_workspace",
         "auxcore_key_rerotate",
     ];
 }

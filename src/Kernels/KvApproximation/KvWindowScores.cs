@@ -111,6 +111,12 @@ public static partial class KvWindowScores
     {
         var work = KvWindowProduct.Of(queries, keys, scores, causal, scale);
         backend = Support.Resolve(backend, queries.Device);
+        if (backend == AuxBackend.Cuda)
+        {
+            throw new BackendUnavailableException(
+                nameof(KvWindowScores), backend, "it takes logits there: let libtorch multiply queries and keys");
+        }
+
         if (backend == AuxBackend.Cpu)
             RunCpu(work);
         else

@@ -2,7 +2,7 @@ using AuxCore.Interop;
 
 namespace AuxCore.Kernels;
 
-/// <summary>The rows of one call of <see cref="TokenMerge"/> and the slots that group them, in host memory.</summary>
+/// <summary>The rows of one call of <see cref="TokenMerge"/> and the slots that group them. What reads them is for host memory.</summary>
 internal readonly unsafe struct MergeGroups
 {
     public required DType DType { get; init; }

@@ -23,8 +23,9 @@ public readonly struct ScoreTensors
     public TensorView HeadWeights { get; init; }
 
     /// <summary>
-    /// int32 [B], in host memory, each within 0 and L: how many keys each sequence has, from the first. Those behind are padding: they get
-    /// no attention and score 0, whatever they hold. Left out, all have L. Not on a device.
+    /// int32 [B], each within 0 and L, and no less than R with a causal mask: how many keys each sequence has, from the first. Those behind
+    /// are padding: they get no attention and score 0, whatever they hold. Left out, all have L. On a device it is read by kernels only, so
+    /// numbers beyond that are not refused but taken for the nearest within.
     /// </summary>
     public TensorView Lengths { get; init; }
 

@@ -44,8 +44,8 @@ public readonly struct SelectionViews
 
     /// <summary>
     /// On a device, for more than one segment and a number of tokens that depends on scores or on what is always kept: uint8, one dimension
-    /// of at least <see cref="TokenSelect.WorkspaceBytes"/>, on an address divisible by 256, whose contents become undefined. May be left
-    /// out otherwise.
+    /// of at least <see cref="TokenSelect.WorkspaceBytes"/>, on an address divisible by 256, whose contents become undefined; for
+    /// <see cref="TokenDiversity"/> always, of <see cref="TokenDiversity.WorkspaceBytes"/>. May be left out otherwise.
     /// </summary>
     public TensorView Workspace { get; init; }
 

@@ -4,7 +4,7 @@ using AuxCore.Interop;
 
 namespace AuxCore.Kernels;
 
-/// <summary>What similarities of tokens are computed from, in host memory.</summary>
+/// <summary>What similarities of tokens are computed from. What reads it is for host memory.</summary>
 internal readonly unsafe struct SimilarityWork
 {
     public required DType DType { get; init; }
@@ -23,7 +23,14 @@ internal readonly unsafe struct SimilarityWork
 
     public int Segments => (int)BoundCount - 1;
 
-    public void CheckSegments() => TokenSegments.Check(Bounds, BoundCount, Tokens, "segments");
+    /// <summary>Refuses segments that do not divide the tokens; on a device what can be said without reading them.</summary>
+    public void CheckSegments(AuxDevice device)
+    {
+        if (device.Kind == AuxDeviceKind.Host)
+            TokenSegments.Check(Bounds, BoundCount, Tokens, "segments");
+        else
+            TokenSegments.RequireEnd(BoundCount, "segments");
+    }
 }
 
 /// <summary>

@@ -12,6 +12,8 @@ namespace AuxCore.Kernels;
 /// when nothing else is left, and counts for no other's distance. Tokens kept for fewer are kept for more.</para>
 /// <para>Similarities are float32 dot products of float32-rounded unit vectors; all of a segment are formed at once, n² numbers for its n
 /// tokens. Results depend on neither threads nor vector width. Thread-safe, as far as no two calls write one output.</para>
+/// <para>On a device nothing is waited for: what segments say there is not checked but held within the tokens, and indices beyond those
+/// that were written are left as they were. Similarities may differ from the CPU's by a rounding.</para>
 /// </remarks>
 public static partial class TokenDiversity
 {
@@ -22,13 +24,24 @@ public static partial class TokenDiversity
         nameof(TokenDiversity),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "its CUDA kernel is not written yet; keep the tensors on the host"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "products of matrices are not for ILGPU; use the CPU"));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
     /// <param name="backend">Any backend but <see cref="AuxBackend.Auto"/>.</param>
     /// <param name="reason">Why not; empty where it runs.</param>
     public static bool IsSupported(AuxBackend backend, out string reason) => Support.IsSupported(backend, out reason);
+
+    /// <summary>The bytes of <see cref="SelectionViews.Workspace"/> that a selection on a device needs.</summary>
+    /// <param name="tokens">N, at least 0.</param>
+    /// <param name="longest">As in the call; 0 for N.</param>
+    /// <exception cref="ArgumentOutOfRangeException">A number is negative.</exception>
+    public static long WorkspaceBytes(int tokens, int longest = 0)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(tokens);
+        ArgumentOutOfRangeException.ThrowIfNegative(longest);
+        return DiversityWorkspace.Of(tokens, longest == 0 ? tokens : longest);
+    }
 
     /// <summary>Selects the tokens of one or more segments.</summary>
     /// <param name="tokens">[N, width], row-major.</param>
@@ -82,13 +95,20 @@ public static partial class TokenDiversity
     /// <param name="tokens">float32, bfloat16 or float16 [N, width], contiguous.</param>
     /// <param name="segments">int32 [B + 1], contiguous: ascending from 0 to N.</param>
     /// <param name="count">How many are kept of each segment; all where it has fewer.</param>
-    /// <param name="selection">What is written, as for spans; shares memory with nothing.</param>
+    /// <param name="selection">
+    /// What is written, as for spans; shares memory with nothing. On a device indices are of at least min(N, B · count) elements.
+    /// </param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="longest">
+    /// On a device: tokens of a segment beyond so many are not looked at; 0 for N. N · longest similarities are in the workspace.
+    /// </param>
+    /// <param name="stream">Where work on a device is ordered; the default stream without.</param>
     /// <exception cref="ArgumentException">Shapes, dtypes or devices do not fit, or as for spans. Nothing was written.</exception>
-    /// <exception cref="ArgumentOutOfRangeException">The count is negative or the width below 1. Nothing was written.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">A number is negative or the width below 1. Nothing was written.</exception>
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or none runs on this memory.</exception>
     public static unsafe void Run(
-        in TensorView tokens, in TensorView segments, int count, in SelectionViews selection, AuxBackend backend = AuxBackend.Auto)
+        in TensorView tokens, in TensorView segments, int count, in SelectionViews selection, AuxBackend backend = AuxBackend.Auto,
+        int longest = 0, CudaStream? stream = null)
     {
         if (tokens.Shape.Length != 2 || segments.Shape.Length != 1)
             throw new ArgumentException($"tokens: {tokens}, segments: {segments}; they are of two and one dimensions", nameof(tokens));
@@ -105,7 +125,9 @@ public static partial class TokenDiversity
         TensorArguments.RequireIfWanted(
             selection.NaNCounts, "selection.NaNCounts", DType.Int32, [Math.Max(0, segments.ElementCount - 1)], device, nameof(selection));
         ArgumentOutOfRangeException.ThrowIfNegative(count);
+        ArgumentOutOfRangeException.ThrowIfNegative(longest);
         backend = Support.Resolve(backend, device);
+        var on = CudaStream.HandleOn(stream, device, nameof(stream));
         var work = new SimilarityWork
         {
             DType = tokens.DType,
@@ -116,26 +138,38 @@ public static partial class TokenDiversity
             BoundCount = segments.ElementCount,
             Slots = (int*)selection.Slots.Address,
         };
-        work.CheckSegments();
-        CheckLengths(work, count, selection.Indices.ElementCount);
+        work.CheckSegments(device);
+        if (backend == AuxBackend.Cuda)
+            RequireCapacity(selection, Math.Min(work.Tokens, (long)count * work.Segments));
+        else
+            RequireCapacity(selection, CountKept(work, count));
         TensorArguments.RequireDisjoint(
             NamedMemory.Read(nameof(tokens), (void*)tokens.Address, tokens.ByteCount),
             NamedMemory.Read(nameof(segments), (void*)segments.Address, segments.ByteCount),
             NamedMemory.Written("selection.Indices", (void*)selection.Indices.Address, selection.Indices.ByteCount),
             NamedMemory.Written("selection.Offsets", (void*)selection.Offsets.Address, selection.Offsets.ByteCount),
             NamedMemory.Written("selection.Slots", (void*)selection.Slots.Address, selection.Slots.ByteCount),
-            NamedMemory.Written("selection.NaNCounts", (void*)selection.NaNCounts.Address, selection.NaNCounts.ByteCount));
-        SelectAll(work, count, (int*)selection.Indices.Address, (int*)selection.Offsets.Address, (int*)selection.NaNCounts.Address,
-            backend == AuxBackend.Reference);
+            NamedMemory.Written("selection.NaNCounts", (void*)selection.NaNCounts.Address, selection.NaNCounts.ByteCount),
+            NamedMemory.Written("selection.Workspace", (void*)selection.Workspace.Address, selection.Workspace.ByteCount));
+        if (backend == AuxBackend.Cuda)
+        {
+            RunCuda(work, count, longest == 0 ? checked((int)work.Tokens) : longest, selection, device, on);
+        }
+        else
+        {
+            SelectAll(work, count, (int*)selection.Indices.Address, (int*)selection.Offsets.Address, (int*)selection.NaNCounts.Address,
+                backend == AuxBackend.Reference);
+        }
+
         Support.Count(backend);
-        TensorArguments.KeepAlive(tokens.Owner, segments.Owner);
+        TensorArguments.KeepAlive(tokens.Owner, segments.Owner, stream);
         selection.KeepAlive();
     }
 
     private static unsafe TensorView Optional(int* address, int count) =>
         count == 0 ? default : TensorView.FromPointer(address, DType.Int32, [count]);
 
-    private static unsafe void CheckLengths(in SimilarityWork work, int count, long capacity)
+    private static unsafe long CountKept(in SimilarityWork work, int count)
     {
         var needed = 0L;
         for (var b = 0; b < work.Segments; b++)
@@ -150,6 +184,12 @@ public static partial class TokenDiversity
             }
         }
 
+        return needed;
+    }
+
+    private static void RequireCapacity(in SelectionViews selection, long needed)
+    {
+        var capacity = selection.Indices.ElementCount;
         if (capacity < needed)
             throw TensorArguments.Refused($"selection.Indices: int32[{capacity}] is too short for {needed} tokens", "selection");
     }

@@ -50,16 +50,22 @@ public static partial class TokenMerge
     /// <param name="sizes">float32 [N], contiguous, or left out.</param>
     /// <param name="mergedSizes">float32 [K], contiguous, written; may be left out.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="workspace">
+    /// On a device: uint8, one dimension of at least <see cref="WorkspaceBytes"/>, on an address divisible by 256, whose contents
+    /// become undefined.
+    /// </param>
+    /// <param name="stream">Where work on a device is ordered; the default stream without.</param>
     /// <exception cref="ArgumentException">Shapes, dtypes or devices do not fit, or as for spans. Nothing was written.</exception>
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or none runs on this memory.</exception>
     public static unsafe void Run(
         in TensorView tokens, in TensorView slots, in TensorView merged, TensorView sizes = default, TensorView mergedSizes = default,
-        AuxBackend backend = AuxBackend.Auto)
+        AuxBackend backend = AuxBackend.Auto, TensorView workspace = default, CudaStream? stream = null)
     {
         var (width, kept) = CheckRows(tokens, nameof(tokens), slots, merged, nameof(merged));
         TensorArguments.RequireIfWanted(sizes, nameof(sizes), DType.Float32, slots.Shape, tokens.Device, nameof(sizes));
         TensorArguments.RequireIfWanted(mergedSizes, nameof(mergedSizes), DType.Float32, [kept], tokens.Device, nameof(mergedSizes));
         backend = Support.Resolve(backend, tokens.Device);
+        var on = CudaStream.HandleOn(stream, tokens.Device, nameof(stream));
         var groups = new MergeGroups
         {
             DType = tokens.DType,
@@ -72,19 +78,23 @@ public static partial class TokenMerge
             Sizes = (float*)sizes.Address,
             MergedSizes = (float*)mergedSizes.Address,
         };
-        groups.Check();
+        if (backend != AuxBackend.Cuda)
+            groups.Check();
         TensorArguments.RequireDisjoint(
             NamedMemory.Read(nameof(tokens), (void*)tokens.Address, tokens.ByteCount),
             NamedMemory.Read(nameof(slots), (void*)slots.Address, slots.ByteCount),
             NamedMemory.Read(nameof(sizes), (void*)sizes.Address, sizes.ByteCount),
             NamedMemory.Written(nameof(merged), (void*)merged.Address, merged.ByteCount),
-            NamedMemory.Written(nameof(mergedSizes), (void*)mergedSizes.Address, mergedSizes.ByteCount));
-        if (backend == AuxBackend.Cpu)
+            NamedMemory.Written(nameof(mergedSizes), (void*)mergedSizes.Address, mergedSizes.ByteCount),
+            NamedMemory.Written(nameof(workspace), (void*)workspace.Address, workspace.ByteCount));
+        if (backend == AuxBackend.Cuda)
+            RunOnCuda(groups, backward: false, workspace, tokens.Device, on);
+        else if (backend == AuxBackend.Cpu)
             RunCpu(groups);
         else
             RunReference(groups);
         Support.Count(backend);
-        TensorArguments.KeepAlive(tokens.Owner, slots.Owner, merged.Owner, sizes.Owner, mergedSizes.Owner);
+        TensorArguments.KeepAlive(tokens.Owner, slots.Owner, merged.Owner, sizes.Owner, mergedSizes.Owner, workspace.Owner, stream);
     }
 
     /// <summary>Spreads the gradient of merged rows: gradient[i] = mergedGradient[slot] · s_i / s′, and 0 where the slot is −1.</summary>
@@ -130,15 +140,21 @@ public static partial class TokenMerge
     /// <param name="gradient">[N, width] of that dtype, contiguous, all of it written.</param>
     /// <param name="sizes">float32 [N], contiguous, or left out.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="workspace">
+    /// On a device: uint8, one dimension of at least <see cref="WorkspaceBytes"/>, on an address divisible by 256, whose contents
+    /// become undefined.
+    /// </param>
+    /// <param name="stream">Where work on a device is ordered; the default stream without.</param>
     /// <exception cref="ArgumentException">Shapes, dtypes or devices do not fit, or as for spans. Nothing was written.</exception>
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or none runs on this memory.</exception>
     public static unsafe void Backward(
         in TensorView mergedGradient, in TensorView slots, in TensorView gradient, TensorView sizes = default,
-        AuxBackend backend = AuxBackend.Auto)
+        AuxBackend backend = AuxBackend.Auto, TensorView workspace = default, CudaStream? stream = null)
     {
         var (width, kept) = CheckRows(gradient, nameof(gradient), slots, mergedGradient, nameof(mergedGradient));
         TensorArguments.RequireIfWanted(sizes, nameof(sizes), DType.Float32, slots.Shape, gradient.Device, nameof(sizes));
         backend = Support.Resolve(backend, gradient.Device);
+        var on = CudaStream.HandleOn(stream, gradient.Device, nameof(stream));
         var groups = new MergeGroups
         {
             DType = gradient.DType,
@@ -151,18 +167,22 @@ public static partial class TokenMerge
             Sizes = (float*)sizes.Address,
             MergedSizes = null,
         };
-        groups.Check();
+        if (backend != AuxBackend.Cuda)
+            groups.Check();
         TensorArguments.RequireDisjoint(
             NamedMemory.Read(nameof(mergedGradient), (void*)mergedGradient.Address, mergedGradient.ByteCount),
             NamedMemory.Read(nameof(slots), (void*)slots.Address, slots.ByteCount),
             NamedMemory.Read(nameof(sizes), (void*)sizes.Address, sizes.ByteCount),
-            NamedMemory.Written(nameof(gradient), (void*)gradient.Address, gradient.ByteCount));
-        if (backend == AuxBackend.Cpu)
+            NamedMemory.Written(nameof(gradient), (void*)gradient.Address, gradient.ByteCount),
+            NamedMemory.Written(nameof(workspace), (void*)workspace.Address, workspace.ByteCount));
+        if (backend == AuxBackend.Cuda)
+            RunOnCuda(groups, backward: true, workspace, gradient.Device, on);
+        else if (backend == AuxBackend.Cpu)
             RunBackwardCpu(groups);
         else
             RunBackwardReference(groups);
         Support.Count(backend);
-        TensorArguments.KeepAlive(mergedGradient.Owner, slots.Owner, gradient.Owner, sizes.Owner);
+        TensorArguments.KeepAlive(mergedGradient.Owner, slots.Owner, gradient.Owner, sizes.Owner, workspace.Owner, stream);
     }
 
     private static (int Width, int Kept) CheckRows(

@@ -15,6 +15,8 @@ namespace AuxCore.Kernels;
 /// <para>Merging: x′ = Σ s_i x_i / Σ s_i and s′ = Σ s_i over the members of a slot in index order, in float32; one member alone is copied
 /// bit for bit, and a slot without members becomes 0. Similarities are float32 dot products of float32-rounded unit vectors. Results do
 /// not depend on threads or vector width. Thread-safe, as far as no two calls write one output.</para>
+/// <para>On a device nothing is waited for: what segments, slots and sizes say there is not checked but held within the tensors, and a
+/// token whose slot is outside the output goes nowhere. Means and shares are the CPU's bits; similarities may differ by a rounding.</para>
 /// </remarks>
 public static partial class TokenMerge
 {
@@ -22,7 +24,7 @@ public static partial class TokenMerge
         nameof(TokenMerge),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "its CUDA kernels are not written yet; keep the tensors on the host"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "products of matrices are not for ILGPU; use the CPU"));
 
     private static readonly DType[] Types = [DType.Float32, DType.BFloat16, DType.Float16];
@@ -31,6 +33,28 @@ public static partial class TokenMerge
     /// <param name="backend">Any backend but <see cref="AuxBackend.Auto"/>.</param>
     /// <param name="reason">Why not; empty where it runs.</param>
     public static bool IsSupported(AuxBackend backend, out string reason) => Support.IsSupported(backend, out reason);
+
+    /// <summary>The bytes of workspace that matching on a device needs, bipartite or assigning.</summary>
+    /// <param name="tokens">N, at least 0.</param>
+    /// <param name="segments">B, at least 0.</param>
+    /// <exception cref="ArgumentOutOfRangeException">A number is negative.</exception>
+    public static long MatchWorkspaceBytes(int tokens, int segments)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(tokens);
+        ArgumentOutOfRangeException.ThrowIfNegative(segments);
+        return MergeWorkspace.OfMatching(tokens, segments);
+    }
+
+    /// <summary>The bytes of workspace that merging on a device needs, and its backward.</summary>
+    /// <param name="tokens">N, at least 0.</param>
+    /// <param name="kept">K, at least 0.</param>
+    /// <exception cref="ArgumentOutOfRangeException">A number is negative.</exception>
+    public static long WorkspaceBytes(int tokens, int kept)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(tokens);
+        ArgumentOutOfRangeException.ThrowIfNegative(kept);
+        return MergeWorkspace.OfMerging(tokens, kept);
+    }
 
     /// <summary>
     /// ToMe's bipartite soft matching: in each segment the tokens at even places look for the most similar one at an odd place, and the
@@ -73,6 +97,11 @@ public static partial class TokenMerge
     /// <param name="offsets">int32 [B + 1], contiguous, written.</param>
     /// <param name="protect">So many tokens at the beginning of each segment are not merged away.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="workspace">
+    /// On a device: uint8, one dimension of at least <see cref="MatchWorkspaceBytes"/>, on an address divisible by 256, whose contents
+    /// become undefined.
+    /// </param>
+    /// <param name="stream">Where work on a device is ordered; the default stream without.</param>
     /// <exception cref="ArgumentException">
     /// Shapes, dtypes, devices or segments do not fit, or memory overlaps. Nothing was written.
     /// </exception>
@@ -80,22 +109,27 @@ public static partial class TokenMerge
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or none runs on this memory.</exception>
     public static unsafe void Bipartite(
         in TensorView metric, in TensorView segments, int merged, in TensorView slots, in TensorView offsets, int protect = 0,
-        AuxBackend backend = AuxBackend.Auto)
+        AuxBackend backend = AuxBackend.Auto, TensorView workspace = default, CudaStream? stream = null)
     {
         var work = Work(metric, segments, slots);
         TensorArguments.Require(offsets, nameof(offsets), [DType.Int32], segments.Shape, metric.Device, nameof(offsets));
         ArgumentOutOfRangeException.ThrowIfNegative(merged);
         ArgumentOutOfRangeException.ThrowIfNegative(protect);
         backend = Support.Resolve(backend, metric.Device);
-        work.CheckSegments();
+        var on = CudaStream.HandleOn(stream, metric.Device, nameof(stream));
+        work.CheckSegments(metric.Device);
         TensorArguments.RequireDisjoint(
             NamedMemory.Read(nameof(metric), (void*)metric.Address, metric.ByteCount),
             NamedMemory.Read(nameof(segments), (void*)segments.Address, segments.ByteCount),
             NamedMemory.Written(nameof(slots), (void*)slots.Address, slots.ByteCount),
-            NamedMemory.Written(nameof(offsets), (void*)offsets.Address, offsets.ByteCount));
-        BipartiteSlots(work, merged, protect, (int*)offsets.Address, backend == AuxBackend.Reference);
+            NamedMemory.Written(nameof(offsets), (void*)offsets.Address, offsets.ByteCount),
+            NamedMemory.Written(nameof(workspace), (void*)workspace.Address, workspace.ByteCount));
+        if (backend == AuxBackend.Cuda)
+            BipartiteOnCuda(work, merged, protect, (int*)offsets.Address, workspace, metric.Device, on);
+        else
+            BipartiteSlots(work, merged, protect, (int*)offsets.Address, backend == AuxBackend.Reference);
         Support.Count(backend);
-        TensorArguments.KeepAlive(metric.Owner, segments.Owner, slots.Owner, offsets.Owner);
+        TensorArguments.KeepAlive(metric.Owner, segments.Owner, slots.Owner, offsets.Owner, workspace.Owner, stream);
     }
 
     /// <summary>
@@ -140,6 +174,11 @@ public static partial class TokenMerge
     /// <param name="slots">int32 [N], contiguous: −1 is replaced.</param>
     /// <param name="targets">bool [N], contiguous, or left out.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="workspace">
+    /// On a device: uint8, one dimension of at least <see cref="MatchWorkspaceBytes"/>, on an address divisible by 256, whose contents
+    /// become undefined.
+    /// </param>
+    /// <param name="stream">Where work on a device is ordered; the default stream without.</param>
     /// <exception cref="ArgumentException">
     /// Shapes, dtypes, devices, segments or slots do not fit, or memory overlaps. Nothing was written.
     /// </exception>
@@ -147,21 +186,27 @@ public static partial class TokenMerge
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or none runs on this memory.</exception>
     public static unsafe void Assign(
         in TensorView metric, in TensorView segments, in TensorView slots, TensorView targets = default,
-        AuxBackend backend = AuxBackend.Auto)
+        AuxBackend backend = AuxBackend.Auto, TensorView workspace = default, CudaStream? stream = null)
     {
         var work = Work(metric, segments, slots);
         TensorArguments.RequireIfWanted(targets, nameof(targets), DType.Bool, slots.Shape, metric.Device, nameof(targets));
         backend = Support.Resolve(backend, metric.Device);
-        work.CheckSegments();
-        MergeGroups.CheckSlots(work.Slots, work.Tokens, int.MaxValue);
+        var on = CudaStream.HandleOn(stream, metric.Device, nameof(stream));
+        work.CheckSegments(metric.Device);
+        if (backend != AuxBackend.Cuda)
+            MergeGroups.CheckSlots(work.Slots, work.Tokens, int.MaxValue);
         TensorArguments.RequireDisjoint(
             NamedMemory.Read(nameof(metric), (void*)metric.Address, metric.ByteCount),
             NamedMemory.Read(nameof(segments), (void*)segments.Address, segments.ByteCount),
             NamedMemory.Read(nameof(targets), (void*)targets.Address, targets.ByteCount),
-            NamedMemory.Written(nameof(slots), (void*)slots.Address, slots.ByteCount));
-        AssignSlots(work, (byte*)targets.Address, backend == AuxBackend.Reference);
+            NamedMemory.Written(nameof(slots), (void*)slots.Address, slots.ByteCount),
+            NamedMemory.Written(nameof(workspace), (void*)workspace.Address, workspace.ByteCount));
+        if (backend == AuxBackend.Cuda)
+            AssignOnCuda(work, (byte*)targets.Address, workspace, metric.Device, on);
+        else
+            AssignSlots(work, (byte*)targets.Address, backend == AuxBackend.Reference);
         Support.Count(backend);
-        TensorArguments.KeepAlive(metric.Owner, segments.Owner, slots.Owner, targets.Owner);
+        TensorArguments.KeepAlive(metric.Owner, segments.Owner, slots.Owner, targets.Owner, workspace.Owner, stream);
     }
 
     private static unsafe SimilarityWork Work(in TensorView metric, in TensorView segments, in TensorView slots)

@@ -35,6 +35,7 @@ public static partial class TokenScores
             Keys = work.Keys,
             LogSumExp = work.LogSumExp,
             HeadWeights = work.HeadWeights,
+            Lengths = work.Lengths,
             Scores = work.Scores,
             Workspace = (void*)workspace.Address,
             WorkspaceBytes = bytes > 0 ? workspace.ByteCount : 0,

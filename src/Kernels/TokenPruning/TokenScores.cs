@@ -105,12 +105,9 @@ public static partial class TokenScores
         var work = TokenScoresWork.Of(tensors, causal, scale);
         var device = tensors.Scores.Device;
         backend = Support.Resolve(backend, device);
-        var padded = tensors.Lengths.ElementCount > 0;
-        if (backend == AuxBackend.Cuda && padded)
-            throw new BackendUnavailableException(nameof(TokenScores), backend, "it takes no Lengths; score each sequence by itself");
         if (backend == AuxBackend.Cuda)
             RunCuda(work, tensors.Workspace, device, CudaStream.HandleOn(stream, device, nameof(stream)));
-        else if (padded)
+        else if (tensors.Lengths.ElementCount > 0)
             RunPadded(work, backend);
         else
             RunOnHost(work, backend);

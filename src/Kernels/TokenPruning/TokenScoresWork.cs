@@ -95,7 +95,7 @@ internal readonly unsafe struct TokenScoresWork
         TensorArguments.RequireIfWanted(
             tensors.LogSumExp, "LogSumExp", DType.Float32, [batch, heads, rows], device, nameof(tensors));
         TensorArguments.RequireIfWanted(tensors.HeadWeights, "HeadWeights", DType.Float32, [heads], device, nameof(tensors));
-        TensorArguments.RequireIfWanted(tensors.Lengths, "Lengths", DType.Int32, [batch], AuxDevice.Host, nameof(tensors));
+        TensorArguments.RequireIfWanted(tensors.Lengths, "Lengths", DType.Int32, [batch], device, nameof(tensors));
         if (scale is { } given && !double.IsFinite(given))
             throw new ArgumentOutOfRangeException(nameof(scale), given, "A scale is finite.");
 
@@ -126,7 +126,8 @@ internal readonly unsafe struct TokenScoresWork
             NamedMemory.Read("HeadWeights", work.HeadWeights, tensors.HeadWeights.ByteCount),
             NamedMemory.Read("Lengths", work.Lengths, tensors.Lengths.ByteCount),
             NamedMemory.Written("Scores", work.Scores, tensors.Scores.ByteCount));
-        work.CheckLengths();
+        if (device.Kind == AuxDeviceKind.Host)
+            work.CheckLengths();
         return work;
     }
 

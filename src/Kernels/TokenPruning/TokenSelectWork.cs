@@ -50,11 +50,7 @@ internal readonly unsafe struct TokenSelectWork
     }
 
     /// <summary>Refuses segments that have not even an end.</summary>
-    public void RequireBounds()
-    {
-        if (BoundCount == 0)
-            throw TensorArguments.Refused("segments: int32[0], but it holds at least one number, the end", "segments");
-    }
+    public void RequireBounds() => TokenSegments.RequireEnd(BoundCount, "segments");
 
     /// <summary>Refuses outputs that share memory with anything else, and a budget that is none: what can be said of any memory.</summary>
     public void RequireDisjoint()

@@ -31,8 +31,8 @@ public sealed class TokenMerging : TokenReduction
 
     /// <summary>
     /// ToMe's bipartite soft matching (Bolya et al. 2023, arXiv 2210.09461), by <see cref="TokenMerge.Bipartite(in TensorView,
-    /// in TensorView, int, in TensorView, in TensorView, int, AuxBackend)"/>: tokens at even places look for the most similar one at an odd
-    /// place, and the most similar pairs merge.
+    /// in TensorView, int, in TensorView, in TensorView, int, AuxBackend, TensorView, CudaStream)"/>: tokens at even places look for the
+    /// most similar one at an odd place, and the most similar pairs merge.
     /// </summary>
     /// <param name="metric">float32, bfloat16 or float16, [B, L, d] or [N, d]: in ToMe the mean of the keys over heads.</param>
     /// <param name="merged">How many tokens of each image are merged away; all that can be where there are fewer.</param>
@@ -69,7 +69,7 @@ public sealed class TokenMerging : TokenReduction
 
     /// <summary>
     /// Gives what a plan drops to the most similar token that it keeps, by <see cref="TokenMerge.Assign(in TensorView, in TensorView,
-    /// in TensorView, TensorView, AuxBackend)"/>. The result has a row for each kept token.
+    /// in TensorView, TensorView, AuxBackend, TensorView, CudaStream)"/>. The result has a row for each kept token.
     /// </summary>
     /// <param name="plan">What is kept; it may be disposed afterwards.</param>
     /// <param name="metric">float32, bfloat16 or float16, [B, L, d] or [N, d], with the plan's images and tokens.</param>

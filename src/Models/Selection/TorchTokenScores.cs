@@ -113,7 +113,7 @@ public static class TorchTokenScores
             {
                 Queries = Dense(queries.detach()).ToTensorView(nameof(queries)),
                 Keys = Dense(keys.detach()).ToTensorView(nameof(keys)),
-                Lengths = lengths is null ? default : torch.tensor(lengths.ToArray()).ToTensorView(),
+                Lengths = lengths is null ? default : torch.tensor(lengths.ToArray(), device: keys.device).ToTensorView(),
                 Scores = scores.ToTensorView(),
             },
             backend: backend);
