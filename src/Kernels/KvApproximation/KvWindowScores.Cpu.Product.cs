@@ -129,15 +129,15 @@ public static partial class KvWindowScores
             most = TVector.Greater(TVector.Load(column + (long)j * step), most);
         most.Store(greatest);
 
-        var total = TVector.Load(sums) * KvDecodeAttention.Exp2(before - most);
+        var ofTile = TVector.Broadcast(0); // apart from the sum so far, beside which single weights would be rounded away
         for (var j = 0; j < keys; j++)
         {
             var weight = KvDecodeAttention.Exp2(TVector.Load(column + (long)j * step) - most);
             weight.Store(column + (long)j * step);
-            total += weight;
+            ofTile += weight;
         }
 
-        total.Store(sums);
+        (TVector.Load(sums) * KvDecodeAttention.Exp2(before - most) + ofTile).Store(sums);
     }
 
     /// <summary>Adds to each key's score its weights times the rows' shares.</summary>
