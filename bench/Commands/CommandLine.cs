@@ -74,7 +74,7 @@ internal static class CommandLine
         var id = new Argument<string?>("ID") { Description = "The data set; all of them without it.", Arity = ArgumentArity.ZeroOrOne };
         Add(data, "fetch", "Fetch the pinned version into the cache and verify it.", id, (name, _, _) => DataVerbs.Fetch(name, Console.Out),
             "", "fashion-mnist");
-        Add(data, "fixture", "Make the committed excerpt of Fashion-MNIST again, from the full set.", null,
+        Add(data, "fixture", "Make the committed excerpts again, from the full sets.", null,
             (_, _, _) => DataVerbs.Fixture(Console.Out), "");
 
         static int List()

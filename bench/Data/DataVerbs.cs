@@ -5,6 +5,9 @@ public static class DataVerbs
 {
     private const int Columns = 100;
 
+    private static readonly (string Id, Action<DataStore, string> Make)[] Fixtures =
+        [(FashionMnist.Id, FashionMnistFixture.MakeFixture), (AustenNovels.Id, AustenNovels.MakeFixture)];
+
     /// <summary>Prints each data set: what it is, its licence, where it is from, whether it is in the cache.</summary>
     public static void List(TextWriter log, DataStore? store = null)
     {
@@ -31,11 +34,11 @@ public static class DataVerbs
         return ids.Select(each => Try(log, () => store.Fetch(each, line => Print(log, line)))).Max();
     }
 
-    /// <summary>Makes the committed excerpt of Fashion-MNIST again, and says whether it is still the one in the manifest.</summary>
+    /// <summary>Makes the committed excerpts again, and says whether they are still those in the manifest.</summary>
     /// <param name="log">Where to print.</param>
-    /// <param name="folder">Where to put it; null for <c>data/fashion-mnist</c> of the checkout around the current folder.</param>
-    /// <param name="store">The cache that holds the full set.</param>
-    /// <returns>0 if the excerpt was made and is the one in the manifest, else 1.</returns>
+    /// <param name="folder">Where to put them, a folder each; null for <c>data</c> of the checkout around the current folder.</param>
+    /// <param name="store">The cache that holds the full sets.</param>
+    /// <returns>0 if the excerpts were made and are those in the manifest, else 1.</returns>
     public static int Fixture(TextWriter log, string? folder = null, DataStore? store = null)
     {
         store ??= DataStore.Default;
@@ -43,10 +46,14 @@ public static class DataVerbs
         var made = Try(log, () =>
         {
             folder ??= CheckoutFolder();
-            FashionMnistFixture.MakeFixture(store, folder);
-            Print(log, $"made {folder}");
-            foreach (var file in store.Manifest[FashionMnist.Id].Fixture)
-                same &= Compare(file, folder, log);
+            foreach (var (id, make) in Fixtures)
+            {
+                var into = Path.Combine(folder, id);
+                make(store, into);
+                Print(log, $"made {into}");
+                foreach (var file in store.Manifest[id].Fixture)
+                    same &= Compare(file, into, log);
+            }
         });
         return made == 0 && same ? 0 : 1;
     }
@@ -81,10 +88,10 @@ public static class DataVerbs
         for (var folder = new DirectoryInfo(Environment.CurrentDirectory); folder is not null; folder = folder.Parent)
         {
             if (File.Exists(Path.Combine(folder.FullName, "Core.sln")))
-                return Path.Combine(folder.FullName, "data", FashionMnist.Id);
+                return Path.Combine(folder.FullName, "data");
         }
         throw new DirectoryNotFoundException(
-            $"{Environment.CurrentDirectory} is not in a checkout of AuxCore: name a folder for the excerpt");
+            $"{Environment.CurrentDirectory} is not in a checkout of AuxCore: name a folder for the excerpts");
     }
 
     private static int Try(TextWriter log, Action action)

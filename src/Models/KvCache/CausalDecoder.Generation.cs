@@ -77,6 +77,29 @@ public sealed partial class CausalDecoder
         return Step(Rows(hidden, NextPositions(hidden, cache)), DecoderPhase.Decode, cache).MoveToOuterDisposeScope();
     }
 
+    /// <summary>Fills an empty cache with keys and values that somebody else has for this model: norms and rotates the keys, and stores.</summary>
+    /// <param name="cache">Of this model's layers, empty.</param>
+    /// <param name="project">
+    /// For each layer keys, before key norm and rotation, and values: float32 [B, Hkv, L, d].
+    /// </param>
+    /// <param name="rows">L.</param>
+    /// <param name="lengths">[B]: how many of the L rows of each sequence are stored.</param>
+    internal void AppendProjected(KvCache cache, Func<int, (Tensor Keys, Tensor Values)> project, long rows, int[] lengths)
+    {
+        RequireCache(cache);
+        using var scope = torch.NewDisposeScope();
+        using var noGrad = torch.no_grad();
+        var positions = torch.arange(rows, torch.int64).expand(cache.Layout.Batch, rows);
+        var rotary = new RotaryTables(Options.Rotary, Options.HeadDim, positions);
+        int[] host = [.. Enumerable.Range(0, cache.Layout.Batch).SelectMany(_ => Enumerable.Range(0, (int)rows))];
+        for (var layer = 0; layer < _blocks.Length; layer++)
+        {
+            using var each = torch.NewDisposeScope();
+            var (keys, values) = project(layer);
+            cache.Append(layer, rotary.Rotate(_blocks[layer].NormKeys(keys)), values, host, lengths);
+        }
+    }
+
     /// <summary>All layers, and the logits of each sequence's last row. After a failure the cache is taken back to what it held.</summary>
     private Tensor Step(DecoderRows rows, DecoderPhase phase, KvCache cache)
     {

@@ -31,7 +31,8 @@ public sealed partial class CausalDecoder : Module<Tensor, Tensor>
         options.Check();
         Options = options;
         _embedding = Embedding(options.Vocabulary, options.Width);
-        init.normal_(_embedding.weight!, 0, options.InitialDeviation);
+        using (torch.NewDisposeScope())
+            init.normal_(_embedding.weight!, 0, options.InitialDeviation); // returns a tensor of its own
         register_module("embed_tokens", _embedding);
         _blocks = [.. options.Layers.Select(sizes => new DecoderBlock(options, sizes))];
         register_module("layers", ModuleList(_blocks));
@@ -77,6 +78,17 @@ public sealed partial class CausalDecoder : Module<Tensor, Tensor>
         var rows = Rows(embeddings, positions) with { KeyMask = keyMask };
         var last = Run(rows, DecoderPhase.Forward, null);
         return Logits(last.Hidden).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Runs the layers over tokens for what hooks see of them; the head is left out.</summary>
+    /// <param name="ids">int64 [B, L]: tokens.</param>
+    /// <returns>float32 [B, L, D]: the hidden states behind the last layer, before the last norm. Differentiable.</returns>
+    /// <exception cref="ArgumentException">Not int64 [B, L] on the CPU, or a token is outside the vocabulary.</exception>
+    internal Tensor ForwardLayers(Tensor ids)
+    {
+        using var scope = torch.NewDisposeScope();
+        RequireMatrix(ids);
+        return Run(Rows(Embed(ids), null), DecoderPhase.Forward, null).Hidden.MoveToOuterDisposeScope();
     }
 
     /// <summary>The embeddings of tokens.</summary>

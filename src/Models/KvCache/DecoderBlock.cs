@@ -62,13 +62,17 @@ public sealed class DecoderBlock : Module
     {
         using var scope = torch.NewDisposeScope();
         var normed = _attentionNorm.forward(rows.Hidden);
-        var (unrotated, keys, values) = (Heads(_query, normed, _sizes.QueryHeads, _queryNorm),
-            rotary.Rotate(Heads(_key, normed, _sizes.KvHeads, _keyNorm)), Heads(_value, normed, _sizes.KvHeads, null));
+        var unrotated = Heads(_query, normed, _sizes.QueryHeads, _queryNorm);
         var queries = rotary.Rotate(unrotated);
+        var (projected, values) = (Heads(_key, normed, _sizes.KvHeads, null), Heads(_value, normed, _sizes.KvHeads, null));
+        foreach (var hook in hooks)
+            (projected, values) = Replaced(hook, new(layer, phase, projected, values, rows));
+        var unrotatedKeys = NormKeys(projected);
+        var keys = (projected.shape[2] == rows.Hidden.shape[1] ? rotary : rotary.WithPast(projected.shape[2])).Rotate(unrotatedKeys);
         var seen = Attend(layer, queries, keys, values, rows, host, cache);
         if (hooks.Count > 0)
         {
-            var attention = new LayerAttention(layer, phase, unrotated, queries, keys, values, rows, cache);
+            var attention = new LayerAttention(layer, phase, unrotated, queries, unrotatedKeys, keys, values, rows, cache);
             foreach (var hook in hooks)
                 hook.AfterAttention(attention);
         }
@@ -78,6 +82,34 @@ public sealed class DecoderBlock : Module
             + _output.forward(seen.transpose(1, 2).reshape(batch, length, (long)_sizes.QueryHeads * _headDim));
         normed = _feedForwardNorm.forward(hidden);
         return (hidden + _down.forward(functional.silu(_gate.forward(normed)) * _up.forward(normed))).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Keys after the key norm, where there is one: float32 [B, Hkv, L, d].</summary>
+    internal Tensor NormKeys(Tensor keys) => _keyNorm is null ? keys : _keyNorm.forward(keys);
+
+    private static (Tensor Keys, Tensor Values) Replaced(DecoderHook hook, LayerProjection projection)
+    {
+        var (keys, values) = hook.BeforeAttention(projection);
+        if (ReferenceEquals(keys, projection.Keys) && ReferenceEquals(values, projection.Values))
+            return (keys, values);
+        var name = $"{hook.GetType().Name}, layer {projection.Layer}";
+        if (projection.Phase != DecoderPhase.Forward)
+            throw new ArgumentException($"{name}: keys and values may be replaced in the forward pass, not in {projection.Phase}");
+        var own = projection.Keys.shape;
+        foreach (var (what, tensor) in ((string, Tensor)[])[("keys", keys), ("values", values)])
+        {
+            Tokens.RequireLive(tensor, what);
+            var shape = tensor.shape;
+            if (tensor.dtype != torch.ScalarType.Float32 || shape.Length != 4 || shape[0] != own[0] || shape[1] != own[1]
+                || shape[2] < own[2] || shape[3] != own[3] || shape[2] != keys.shape[2])
+            {
+                throw new ArgumentException(
+                    $"{name}: {what} {Batches.Describe(tensor)} are not Float32[{own[0]}, {own[1]}, n, {own[3]}], where n, the same for "
+                    + $"both, is {own[2]} or more");
+            }
+        }
+
+        return (keys, values);
     }
 
     private static Tensor Attend(

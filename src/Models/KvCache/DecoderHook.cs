@@ -16,18 +16,31 @@ public enum DecoderPhase
 }
 
 /// <summary>
+/// What one attention layer has projected from its rows. Tensors live until the hook returns; keep a copy, or detach one from the dispose
+/// scope.
+/// </summary>
+/// <param name="Layer">Which layer.</param>
+/// <param name="Phase">Which pass.</param>
+/// <param name="Keys">float32 [B, Hkv, L, d], before the key norm and the rotary embedding.</param>
+/// <param name="Values">float32 [B, Hkv, L, d].</param>
+/// <param name="Rows">The rows that the layer got: positions and lengths.</param>
+public sealed record LayerProjection(int Layer, DecoderPhase Phase, Tensor Keys, Tensor Values, DecoderRows Rows);
+
+/// <summary>
 /// What one attention layer read and wrote. Tensors live until the hook returns; keep a copy, or detach one from the dispose scope.
 /// </summary>
 /// <param name="Layer">Which layer.</param>
 /// <param name="Phase">Which pass.</param>
 /// <param name="UnrotatedQueries">float32 [B, Hq, L, d], after the query norm and before the rotary embedding.</param>
 /// <param name="Queries">float32 [B, Hq, L, d], rotated.</param>
+/// <param name="UnrotatedKeys">float32 [B, Hkv, L, d], after the key norm and before the rotary embedding.</param>
 /// <param name="Keys">float32 [B, Hkv, L, d], rotated: those of these L rows, not those that the cache held before.</param>
 /// <param name="Values">float32 [B, Hkv, L, d].</param>
 /// <param name="Rows">The rows that the layer got: positions and lengths.</param>
 /// <param name="Cache">Where keys and values are now stored; null without a cache.</param>
 public sealed record LayerAttention(
-    int Layer, DecoderPhase Phase, Tensor UnrotatedQueries, Tensor Queries, Tensor Keys, Tensor Values, DecoderRows Rows, KvCache? Cache);
+    int Layer, DecoderPhase Phase, Tensor UnrotatedQueries, Tensor Queries, Tensor UnrotatedKeys, Tensor Keys, Tensor Values, DecoderRows Rows,
+    KvCache? Cache);
 
 /// <summary>
 /// Follows a <see cref="CausalDecoder"/> through its layers: reads what attention reads, and may drop rows between layers, as pruning of
@@ -36,6 +49,18 @@ public sealed record LayerAttention(
 /// <remarks>An exception of a hook ends the pass; keys and values that the pass appended are taken out of the cache again.</remarks>
 public abstract class DecoderHook
 {
+    /// <summary>
+    /// Called when a layer has projected its rows, before the key norm. In the forward pass other keys and values may take their place,
+    /// of n ≥ L rows: the first n − L stand at the positions before those of the rows, and all rows see them. With a cache, nothing may.
+    /// </summary>
+    /// <param name="projection">What the layer has projected.</param>
+    /// <returns>float32 [B, Hkv, n, d] each: what the layer attends to, through whose graph gradients flow.</returns>
+    public virtual (Tensor Keys, Tensor Values) BeforeAttention(LayerProjection projection)
+    {
+        ArgumentNullException.ThrowIfNull(projection);
+        return (projection.Keys, projection.Values);
+    }
+
     /// <summary>Called when a layer has attended, and its keys and values are in the cache.</summary>
     /// <param name="attention">What it read and wrote.</param>
     public virtual void AfterAttention(LayerAttention attention)

@@ -10,16 +10,18 @@ namespace AuxCore.Models;
 /// </summary>
 internal static class GroupedAttention
 {
-    /// <summary>Rows that attend to themselves and what is before them.</summary>
+    /// <summary>Rows that attend to themselves and what is before them; of n keys the first n − L are before all rows.</summary>
     /// <param name="queries">float32 [B, Hq, L, d].</param>
-    /// <param name="keys">float32 [B, Hkv, L, d].</param>
-    /// <param name="values">float32 [B, Hkv, L, d].</param>
+    /// <param name="keys">float32 [B, Hkv, n, d].</param>
+    /// <param name="values">float32 [B, Hkv, n, d].</param>
     /// <param name="keyMask">bool [B, L], or null: which rows others may see.</param>
     /// <returns>[B, Hq, L, d].</returns>
     public static Tensor Causal(Tensor queries, Tensor keys, Tensor values, Tensor? keyMask)
     {
         using var scope = torch.NewDisposeScope();
-        return ByGroup(queries, keys, values, keyMask is null ? null : Mask(keyMask)).MoveToOuterDisposeScope();
+        var past = keys.shape[2] - queries.shape[2];
+        return ByGroup(queries, keys, values, keyMask is null && past == 0 ? null : Mask(queries.shape[2], past, keyMask))
+            .MoveToOuterDisposeScope();
     }
 
     /// <summary>Rows that attend to what a cache holds, to themselves and to what is before them.</summary>
@@ -55,10 +57,13 @@ internal static class GroupedAttention
         Tensor Attend(Tensor q) => functional.scaled_dot_product_attention(q, keys, values, attn_mask: mask, is_casual: mask is null);
     }
 
-    private static Tensor Mask(Tensor keyMask)
+    private static Tensor Mask(long rows, long past, Tensor? keyMask)
     {
-        var (batch, rows) = (keyMask.shape[0], keyMask.shape[1]);
-        var causal = torch.ones(rows, rows, torch.@bool).tril().logical_and(keyMask.view(batch, 1, 1, rows));
-        return causal.logical_or(torch.eye(rows, dtype: torch.@bool)); // padding sees itself: softmax of nothing would be NaN
+        var causal = torch.ones(rows, past + rows, torch.@bool).tril(past);
+        if (keyMask is null)
+            return causal;
+        var own = causal.narrow(1, past, rows).logical_and(keyMask.view(keyMask.shape[0], 1, 1, rows))
+            .logical_or(torch.eye(rows, dtype: torch.@bool)); // padding sees itself: softmax of nothing would be NaN
+        return past == 0 ? own : torch.cat([torch.ones_like(own.narrow(3, 0, 1)).expand(-1, -1, -1, past), own], 3);
     }
 }

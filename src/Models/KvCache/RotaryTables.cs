@@ -10,7 +10,9 @@ namespace AuxCore.Models;
 /// </summary>
 internal sealed class RotaryTables
 {
-    private readonly int _rotated;
+    private readonly RotaryOptions _rotary;
+    private readonly int _headDim, _rotated;
+    private readonly Tensor _positions; // [B, L]
     private readonly Tensor _cosines, _sines; // [B, 1, L, r / 2]
 
     /// <summary>Tables. They belong to the caller's dispose scope.</summary>
@@ -19,12 +21,30 @@ internal sealed class RotaryTables
     /// <param name="positions">int64 [B, L].</param>
     public RotaryTables(RotaryOptions rotary, int headDim, Tensor positions)
     {
-        _rotated = rotary.Check(headDim);
+        (_rotary, _headDim, _rotated, _positions) = (rotary, headDim, rotary.Check(headDim), positions);
         using var scope = torch.NewDisposeScope();
         var frequencies = torch.tensor(rotary.FrequenciesOf(_rotated), torch.float64);
         var angles = (positions.to(torch.float64).unsqueeze(-1) * frequencies).unsqueeze(1);
         _cosines = angles.cos().to(torch.float32).MoveToOuterDisposeScope();
         _sines = angles.sin().to(torch.float32).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Tables for rows that stand at the positions before these, and for these.</summary>
+    /// <param name="rows">n: how many in all.</param>
+    /// <exception cref="ArgumentException">There are not so many positions before the first row.</exception>
+    public RotaryTables WithPast(long rows)
+    {
+        using var scope = torch.NewDisposeScope();
+        var past = rows - _positions.shape[1];
+        var first = _positions.narrow(1, 0, 1);
+        var least = first.min().item<long>();
+        if (least < past)
+            throw new ArgumentException($"keys: {past} rows do not fit before position {least}", nameof(rows));
+        var positions = torch.cat([first + torch.arange(-past, 0, torch.int64), _positions], 1).MoveToOuterDisposeScope();
+        var tables = new RotaryTables(_rotary, _headDim, positions);
+        tables._cosines.MoveToOuterDisposeScope();
+        tables._sines.MoveToOuterDisposeScope();
+        return tables;
     }
 
     /// <summary>Rotates float32 [B, H, L, d].</summary>
