@@ -28,6 +28,18 @@ internal static class ModelsCommand
             ?? throw new UsageException($"No experiment is called '{name}'. There are:\n{known}");
         var settings = new ModelSettings(
             options.Backend, options.Threads, options.Quick, [.. Enumerable.Range(1, options.Quick ? QuickSeeds : Seeds)]);
+        if (options.Train)
+        {
+            Action<ModelSettings, IProgress<double>, CancellationToken> train = experiment.Train
+                ?? throw new UsageException($"models {experiment.Name} has no checkpoints: it trains whenever it runs.");
+            return Progress.Run($"{experiment.Name}, training", progress =>
+            {
+                torch.set_num_threads(options.Threads);
+                train(settings, progress, cancellation);
+                return ExitCode.Ok;
+            });
+        }
+
         ModelResults results = Progress.Run(experiment.Name, progress =>
         {
             torch.set_num_threads(options.Threads);

@@ -1,0 +1,226 @@
+using System.Globalization;
+using AuxCore.Bench.Data;
+using AuxCore.Models;
+using TorchSharp;
+using Tensor = TorchSharp.torch.Tensor;
+
+namespace AuxCore.Bench.Workloads;
+
+/// <summary>
+/// How the models of the KV-prediction experiment are made: a base of 2.4 million parameters and an auxiliary model of 0.34 million, both
+/// trained on the same bytes in the same order; the base with every other layer left out, trained on; and predictors.
+/// </summary>
+internal sealed class KvpRecipe
+{
+    /// <summary>The sequence lengths of a training: mostly short, every fourth step long, so that prompts of 1,024 are nothing new.</summary>
+    private const int ShortLength = 256, LongLength = 1152, LongEvery = 4, ShortSequences = 8, LongSequences = 2;
+
+    private const int LanguageSteps = 5000, PrunedSteps = 2000, PredictorSteps = 10_000;
+
+    /// <summary>A predictor reads less a step than a language model, and takes more steps.</summary>
+    private const int PredictorSequences = 2;
+
+    private const double LanguageRate = 2e-3, PredictorRate = 1e-3;
+
+    private readonly AustenNovels _novels;
+    private readonly string _work, _checkpoints;
+
+    /// <param name="novels">What is learnt.</param>
+    /// <param name="checkpoints">Where finished models are.</param>
+    /// <param name="work">Where unfinished ones are.</param>
+    public KvpRecipe(AustenNovels novels, string checkpoints, string? work = null)
+    {
+        (_novels, _checkpoints) = (novels, checkpoints);
+        _work = work ?? Path.Combine("artifacts", "bench", "kvp");
+    }
+
+    /// <summary>The base.</summary>
+    public static DecoderOptions BaseOptions { get; } =
+        DecoderOptions.Uniform(TextBatches.Vocabulary, 192, 6, 6, 2, 512) with { QueryKeyNorm = true, TiedHead = true };
+
+    /// <summary>The smaller sibling.</summary>
+    public static DecoderOptions AuxiliaryOptions { get; } =
+        DecoderOptions.Uniform(TextBatches.Vocabulary, 96, 3, 3, 2, 256) with { QueryKeyNorm = true, TiedHead = true };
+
+    /// <summary>Which layers of the base the layer-pruned model keeps.</summary>
+    public static IReadOnlyList<int> Kept { get; } = [0, 2, 4];
+
+    /// <summary>Trains whatever is not there yet, one after the other.</summary>
+    /// <param name="seeds">Of the predictors.</param>
+    /// <param name="progress">Gets the fraction done.</param>
+    /// <param name="cancellation">Ends it; the next call goes on.</param>
+    public void Train(IReadOnlyList<int> seeds, IProgress<double> progress, CancellationToken cancellation)
+    {
+        Piece[] pieces = [.. Pieces(seeds)];
+        double all = pieces.Sum(piece => piece.Work), done = 0;
+        foreach (Piece piece in pieces)
+        {
+            if (!File.Exists(PathOf(piece.Name))) Train(piece, fraction => progress.Report((done + fraction * piece.Work) / all), cancellation);
+            progress.Report((done += piece.Work) / all);
+        }
+    }
+
+    /// <summary>A model that was trained.</summary>
+    /// <param name="name">Of the piece.</param>
+    /// <param name="options">Its sizes.</param>
+    public CausalDecoder Load(string name, DecoderOptions options)
+    {
+        var model = new CausalDecoder(options);
+        Read(name, new() { ["model"] = model });
+        return model;
+    }
+
+    /// <summary>Whether a piece is there.</summary>
+    public bool Has(string name) => File.Exists(PathOf(name));
+
+    /// <summary>Reads the weights of modules that were trained together.</summary>
+    public void Read(string name, Dictionary<string, torch.nn.Module> modules)
+    {
+        using SafetensorsReader file = SafetensorsFile.Open(PathOf(name));
+        using var scope = torch.NewDisposeScope();
+        using var noGrad = torch.no_grad();
+        foreach ((string module, torch.nn.Module weights) in modules)
+        {
+            foreach ((string key, TorchSharp.Modules.Parameter parameter) in weights.named_parameters())
+                parameter.copy_(file.Read($"{module}.{key}"));
+        }
+    }
+
+    private IEnumerable<Piece> Pieces(IReadOnlyList<int> seeds)
+    {
+        yield return Language("base", BaseOptions, LanguageSteps, null, 1);
+        yield return Language("auxiliary", AuxiliaryOptions, LanguageSteps, null, 1);
+        yield return Language("pruned", KvPredictor.Pruned(BaseOptions, Kept), PrunedSteps, FromBase, 2);
+        foreach (int seed in seeds)
+        {
+            yield return Predictor($"split-{seed}", seed, AuxiliaryOptions, "auxiliary", null, split: true, null);
+            yield return Continued($"continued-{seed}", seed);
+            yield return Predictor($"published-{seed}", seed, AuxiliaryOptions, "auxiliary", null, split: false, null);
+            yield return Predictor($"no-cache-loss-{seed}", seed, AuxiliaryOptions, "auxiliary", null, split: true, 0);
+            yield return Predictor(
+                $"pruned-split-{seed}", seed, KvPredictor.Pruned(BaseOptions, Kept), "pruned",
+                KvPredictor.PrunedMap(BaseOptions.Layers.Count, Kept), split: true, null);
+        }
+    }
+
+    private Piece Language(string name, DecoderOptions options, int steps, Action<CausalDecoder>? begin, int seed) => new(
+        name, steps, LanguageRate, $"seed {seed}", steps * (double)KvPredictionCost.Parameters(options) * ShortSequences, () =>
+        {
+            torch.manual_seed(seed);
+            var model = new CausalDecoder(options);
+            begin?.Invoke(model);
+            var batches = new TextBatches(_novels, seed);
+            return new(
+                new() { ["model"] = model }, step => NextToken(model, LanguageBatch(batches, step, (double)step / steps)), [model]);
+        });
+
+    private Piece Continued(string name, int seed) => new(
+        name, PredictorSteps, PredictorRate, $"seed {seed}",
+        PredictorSteps * (double)KvPredictionCost.Parameters(AuxiliaryOptions) * PredictorSequences, () =>
+        {
+            CausalDecoder model = Load("auxiliary", AuxiliaryOptions);
+            var batches = new TextBatches(_novels, 100 + seed);
+            return new(new() { ["model"] = model }, step => NextToken(model, PredictorBatch(batches, step)), [model]);
+        });
+
+    private Piece Predictor(
+        string name, int seed, DecoderOptions options, string auxiliary, IReadOnlyList<int>? map, bool split, double? cacheWeight) => new(
+        name, PredictorSteps, PredictorRate,
+        $"seed {seed}, {(split ? "split" : "as published")}, cache weight {cacheWeight?.ToString(CultureInfo.InvariantCulture) ?? "1/n"}",
+        PredictorSteps * (double)(KvPredictionCost.Parameters(options) + KvPredictionCost.Parameters(BaseOptions)) * PredictorSequences, () =>
+        {
+            torch.manual_seed(seed);
+            CausalDecoder model = Load("base", BaseOptions), reader = Load(auxiliary, options);
+            var predictor = new KvPredictor(BaseOptions, options, map);
+            var prediction = new KvPrediction(model, reader, predictor);
+            var batches = new TextBatches(_novels, 100 + seed);
+            return new(
+                new() { ["auxiliary"] = reader, ["predictor"] = predictor }, step =>
+                {
+                    Tensor ids = PredictorBatch(batches, step);
+                    int length = (int)ids.shape[1] - 1;
+                    // A prompt of an eighth to seven eighths of the sequence, by the step alone.
+                    int prompt = length / 8 + new Random(unchecked(seed * 31 + step * 7_919)).Next(length * 3 / 4);
+                    return prediction.Loss(ids, new() { CacheWeight = cacheWeight, PromptLength = split ? prompt : null }).Total;
+                },
+                [predictor, reader, model]);
+        });
+
+    private void Train(Piece piece, Action<double> report, CancellationToken cancellation)
+    {
+        string folder = Path.Combine(_work, piece.Name);
+        using Parts parts = piece.Create();
+        using var job = new TrainingJob(
+            folder, parts.Trained, piece.Steps, piece.Rate, $"{piece.Settings}, text {TextBatches.Hash(_novels)}");
+        double mean = double.NaN;
+        job.Run(parts.Loss, (step, loss) =>
+        {
+            mean = double.IsNaN(mean) ? loss : 0.98 * mean + 0.02 * loss;
+            report((double)step / piece.Steps);
+            if (step % 250 == 0)
+                Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{piece.Name}: step {step:N0} of {piece.Steps:N0}, loss {mean:f3}"));
+        }, cancellation);
+        Directory.CreateDirectory(_checkpoints);
+        using var scope = torch.NewDisposeScope();
+        SafetensorsFile.Write(
+            PathOf(piece.Name),
+            parts.Trained.SelectMany(module => module.Value.named_parameters().Select(entry => new KeyValuePair<string, Tensor>(
+                $"{module.Key}.{entry.name}", entry.parameter.detach().to(torch.bfloat16)))),
+            new Dictionary<string, string>
+            {
+                ["recipe"] = $"models kvp --train, piece {piece.Name}",
+                ["settings"] = string.Create(CultureInfo.InvariantCulture, $"{piece.Settings}, {piece.Steps} steps, rate {piece.Rate}"),
+                ["text"] = $"{_novels.Source}, SHA-256 {TextBatches.Hash(_novels)}",
+            });
+        job.Delete();
+    }
+
+    private void FromBase(CausalDecoder pruned)
+    {
+        using CausalDecoder whole = Load("base", BaseOptions);
+        using var noGrad = torch.no_grad();
+        Dictionary<string, TorchSharp.Modules.Parameter> from = whole.named_parameters().ToDictionary(entry => entry.name, entry => entry.parameter);
+        foreach ((string name, TorchSharp.Modules.Parameter parameter) in pruned.named_parameters())
+        {
+            string[] path = name.Split('.');
+            if (path[0] == "layers") path[1] = Kept[int.Parse(path[1], CultureInfo.InvariantCulture)].ToString(CultureInfo.InvariantCulture);
+            parameter.copy_(from[string.Join('.', path)]);
+        }
+    }
+
+    private static Tensor LanguageBatch(TextBatches batches, int step, double progress) => step % LongEvery == LongEvery - 1
+        ? batches.Batch(step, LongSequences, LongLength, TextBatches.Pairs(progress))
+        : batches.Batch(step, ShortSequences, ShortLength, TextBatches.Pairs(progress));
+
+    // Every eighth step is one long sequence: about as many tokens.
+    private static Tensor PredictorBatch(TextBatches batches, int step) => step % 8 == 7
+        ? batches.Batch(step, 1, LongLength, TextBatches.MostPairs)
+        : batches.Batch(step, PredictorSequences, ShortLength, TextBatches.MostPairs);
+
+    private static Tensor NextToken(CausalDecoder model, Tensor ids)
+    {
+        long length = ids.shape[1] - 1;
+        Tensor logits = model.forward(ids.narrow(1, 0, length));
+        return torch.nn.functional.cross_entropy(logits.view(-1, TextBatches.Vocabulary), ids.narrow(1, 1, length).reshape(-1));
+    }
+
+    private string PathOf(string name) => Path.Combine(_checkpoints, name + ".safetensors");
+
+    /// <summary>One training.</summary>
+    /// <param name="Name">Of its checkpoint.</param>
+    /// <param name="Steps">How many steps.</param>
+    /// <param name="Rate">The highest learning rate.</param>
+    /// <param name="Settings">What else it depends on.</param>
+    /// <param name="Work">Its share of the time, in any unit.</param>
+    /// <param name="Create">Makes what is trained.</param>
+    private sealed record Piece(string Name, int Steps, double Rate, string Settings, double Work, Func<Parts> Create);
+
+    private sealed record Parts(
+        Dictionary<string, torch.nn.Module> Trained, Func<int, Tensor> Loss, IReadOnlyList<IDisposable> Owned) : IDisposable
+    {
+        public void Dispose()
+        {
+            foreach (IDisposable owned in Owned) owned.Dispose();
+        }
+    }
+}
