@@ -40,7 +40,7 @@ internal sealed class KvpRecipe
 
     /// <summary>The smaller sibling.</summary>
     public static DecoderOptions AuxiliaryOptions { get; } =
-        DecoderOptions.Uniform(TextBatches.Vocabulary, 96, 3, 3, 2, 256) with { QueryKeyNorm = true, TiedHead = true };
+        DecoderOptions.Uniform(TextBatches.Vocabulary, 96, 3, 4, 2, 256, headDim: 32) with { QueryKeyNorm = true, TiedHead = true };
 
     /// <summary>Which layers of the base the layer-pruned model keeps.</summary>
     public static IReadOnlyList<int> Kept { get; } = [0, 2, 4];
