@@ -84,6 +84,21 @@ internal static class Tolerances
     /// <summary>KvQuantise: bytes and restored numbers are exact.</summary>
     public const double KvQuantiseBytes = 0;
 
+    /// <summary>
+    /// KvAppend, relative to the greatest element of a head: a norm, a rotation and their products in float32. What a format makes of the
+    /// row, and copies, are exact.
+    /// </summary>
+    public const double KvAppendRelative = 5e-7;
+
+    /// <summary>KvPredictWrite, relative to the greatest element of a head: as KvAppend, with a bias before.</summary>
+    public const double KvPredictWriteRelative = 5e-7;
+
+    /// <summary>KvWindowScores, relative to the greatest score of a head: exponentials and sums in float32.</summary>
+    public const double KvWindowScoresRelative = 1e-5;
+
+    /// <summary>KvEvict: what is kept is exact.</summary>
+    public const double KvEvictRows = 0;
+
     /// <summary>KvDecodeAttention, relative to the greatest element: sums in float32 of numbers that are restored exactly.</summary>
     public const double KvDecodeAttentionRelative = 1e-5;
 

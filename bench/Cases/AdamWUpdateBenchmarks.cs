@@ -33,7 +33,7 @@ internal static class AdamWUpdateBenchmarks
 
         public static IReadOnlyList<long[]> VitS()
         {
-            using var model = new VisionTransformer(VisionTransformerShape.VitS16);
+            using var model = new VisionTransformer(VisionTransformerSizes.VitS16);
             return [.. model.parameters().Select(parameter => parameter.shape)];
         }
     }

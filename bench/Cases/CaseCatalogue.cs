@@ -28,6 +28,10 @@ internal static class CaseCatalogue
         .. TokenPipelineBenchmarks.All,
         .. KvQuantiseBenchmarks.All,
         .. KvDecodeAttentionBenchmarks.All,
+        .. KvAppendBenchmarks.All,
+        .. KvWindowScoresBenchmarks.All,
+        .. KvEvictBenchmarks.All,
+        .. KvPredictWriteBenchmarks.All,
     ];
 
     /// <summary>

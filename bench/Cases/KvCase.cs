@@ -48,6 +48,12 @@ internal abstract class KvCase(string name, string description) : KernelCase
         return tensor;
     }
 
+    protected Scalar Keep(Scalar scalar)
+    {
+        _kept.Add(scalar);
+        return scalar;
+    }
+
     protected static TensorView View(Tensor tensor) => tensor.ToTensorView();
 
     protected static void Require(bool supported, string op, AuxBackend backend, string reason)

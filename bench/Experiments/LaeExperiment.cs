@@ -73,7 +73,7 @@ internal sealed class LaeExperiment : ModelExperiment
         {
             torch.manual_seed(0);
             var encoder = new AdaptableTransformer();
-            var autoencoder = new MaskedAutoencoder(encoder);
+            var autoencoder = new AdaptableAutoencoder(encoder);
             using var random = new torch.Generator(0);
             using var optimizer = new Models.AdamW(autoencoder.parameters(), PretrainingRate, weight_decay: 0.05);
             for (int step = 0; step < pretraining; step++)

@@ -39,9 +39,15 @@ internal static class ModelCatalogue
         () => new FusedStepExperiment(),
         () => new ForwardBackwardExperiment(),
         () => new FourRoomsExperiment(),
+        () => new MinatarRandomExperiment(),
+        () => new PvnExperiment(),
         () => new PredictionExperiment(),
         () => new ManExperiment(),
         () => new LaeExperiment(),
         () => new KvpExperiment(),
+        () => new VlmPruningExperiment(),
+        () => new TvcExperiment(),
+        () => new PruningExperiment(),
+        () => new HpmExperiment(),
     ];
 }

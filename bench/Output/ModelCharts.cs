@@ -16,6 +16,9 @@ internal static class ModelCharts
         report.AddSection("Claim", HtmlReport.Escape(results.Claim));
         foreach (IGrouping<string, ModelRow> metric in results.Rows.GroupBy(row => row.Metric))
             report.AddChart(metric.Key, Of([.. metric]));
+        foreach (IGrouping<string, ModelCurve> metric in (results.Curves ?? []).GroupBy(curve => curve.Metric))
+            report.AddChart(metric.Key, CurveChart.Of(metric.Key, [.. metric]));
+        foreach ((string title, string svg) in results.Pictures) report.AddChart(title, svg);
         report.AddTable(["arm", "control", "metric", "mean difference", "95 % from", "to"],
             new[] { results.Difference }.Concat(results.Others ?? []).Select(difference => (IReadOnlyList<string>)
             [

@@ -15,7 +15,23 @@ internal sealed record ModelResults(string System, string Claim, IReadOnlyList<M
     /// <summary>Further comparisons; null, and not in the file, where there are none.</summary>
     [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
     public IReadOnlyList<ModelDifference>? Others { get; init; }
+
+    /// <summary>Learning curves; null, and not in the file, where there are none.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
+    public IReadOnlyList<ModelCurve>? Curves { get; init; }
+
+    /// <summary>Pictures for the report, as SVG; not in the file.</summary>
+    [JsonIgnore]
+    public IReadOnlyList<(string Title, string Svg)> Pictures { get; init; } = [];
 }
+
+/// <summary>How one arm learned.</summary>
+/// <param name="Arm">What was trained.</param>
+/// <param name="Metric">What was measured, with its unit.</param>
+/// <param name="Frames">How much had been seen at the end of each part.</param>
+/// <param name="Values">A curve a seed, in the same order as in the rows: what was measured in each part.</param>
+internal sealed record ModelCurve(
+    string Arm, string Metric, IReadOnlyList<double> Frames, IReadOnlyList<IReadOnlyList<double>> Values);
 
 /// <summary>One metric of one arm.</summary>
 /// <param name="Arm">What was trained.</param>

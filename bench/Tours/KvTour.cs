@@ -62,6 +62,23 @@ internal sealed class KvTour : TourPath
                 outcome.Formats, outcome.Bytes.ToString(CultureInfo.InvariantCulture), Format.Error(outcome.Error),
                 Format.Time(outcome.Microseconds),
             ]));
+        Generate(context);
+    }
+
+    private static void Generate(TourContext context)
+    {
+        Console.WriteLine(KvGeneration.What);
+        IReadOnlyList<KvGenerationOutcome> outcomes =
+            Progress.Run("generating", _ => KvGeneration.Run(context.Cancellation));
+        foreach (KvGenerationOutcome outcome in outcomes) Console.WriteLine(KvGeneration.Line(outcome));
+        context.Report.AddSection("A generation from compressed caches", HtmlReport.Escape(KvGeneration.What));
+        context.Report.AddTable(
+            ["cache", "bytes after the prompt", "error of the logits", "time of a token"],
+            outcomes.Select(outcome => (IReadOnlyList<string>)
+            [
+                outcome.Cache, outcome.Bytes.ToString("N0", CultureInfo.InvariantCulture), Format.Error(outcome.Error),
+                Format.Time(outcome.Microseconds),
+            ]));
     }
 
     private static List<KvOutcome> Measure(

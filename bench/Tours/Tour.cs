@@ -33,6 +33,7 @@ internal static class Tour
     [
         new EmaTour(),
         new SuccessorMeasureTour(),
+        new TokenTour(),
         new KvTour(),
     ];
 }

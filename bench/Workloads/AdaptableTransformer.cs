@@ -137,7 +137,7 @@ internal sealed class AdaptableBlock : Module<Tensor, IReadOnlyList<Module>, Ten
 /// Masked autoencoder (He et al., CVPR 2022): the encoder sees half of the patches, a light decoder predicts the pixels of the others. No
 /// label is used.
 /// </summary>
-internal sealed class MaskedAutoencoder : Module
+internal sealed class AdaptableAutoencoder : Module
 {
     private const int Visible = AdaptableTransformer.Tokens / 2;
 
@@ -145,7 +145,7 @@ internal sealed class MaskedAutoencoder : Module
     private readonly AdaptableBlock decoder;
     private readonly Linear to_pixels;
 
-    public MaskedAutoencoder(AdaptableTransformer encoder) : base(nameof(MaskedAutoencoder))
+    public AdaptableAutoencoder(AdaptableTransformer encoder) : base(nameof(AdaptableAutoencoder))
     {
         Encoder = encoder;
         mask_token = new Parameter(zeros(1, 1, AdaptableTransformer.Width));

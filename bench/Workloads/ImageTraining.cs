@@ -1,5 +1,6 @@
 using AuxCore.Bench.Data;
 using AuxCore.Bench.Measurement;
+using AuxCore.Models;
 using static TorchSharp.torch;
 
 namespace AuxCore.Bench.Workloads;
@@ -42,7 +43,7 @@ internal sealed class ImageTraining : IDisposable
         LabelledImages images, LearningRate rate, long steps, int seed, Func<VisionTransformer, optim.Optimizer>? optimizer = null)
     {
         manual_seed(seed);
-        Model = new VisionTransformer(VisionTransformerShape.Small);
+        Model = new VisionTransformer(VisionTransformerSizes.Small);
         _rate = rate;
         _steps = steps;
         _optimizer = optimizer?.Invoke(Model) ?? optim.AdamW(Model.parameters(), Rate, weight_decay: WeightDecay);

@@ -4,6 +4,8 @@ Whoever owns memory and stream (PyTorch, say) hands over addresses; nothing here
 
 import ctypes as c
 
+import auxcore_tokens
+
 ABI_VERSION = 1
 
 STATUS = {
@@ -19,7 +21,7 @@ STATUS = {
 }
 
 DTYPES = {"float32": 0, "float16": 2, "bfloat16": 3}
-SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+SIZES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4}
 
 
 class Device(c.Structure):
@@ -79,6 +81,71 @@ class AdamWTensorsStruct(c.Structure):
     ]
 
 
+class KvElements(c.Structure):
+    """auxcore_kv_elements."""
+
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("format", c.c_int32),
+        ("count", c.c_int64),
+        ("scale", c.c_float),
+        ("reserved", c.c_uint32),
+        ("elements", c.c_uint64),
+        ("stored", c.c_uint64),
+    ]
+
+
+class KvPlane(c.Structure):
+    """auxcore_kv_plane."""
+
+    _fields_ = [
+        ("format", c.c_int32),
+        ("scale_count", c.c_int32),
+        ("first", c.c_uint64),
+        ("outer_count", c.c_int64),
+        ("outer_step", c.c_int64),
+        ("head_step", c.c_int64),
+        ("scales", c.c_uint64),
+    ]
+
+
+class KvCache(c.Structure):
+    """auxcore_kv_cache."""
+
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("batch", c.c_int32),
+        ("kv_heads", c.c_int32),
+        ("head_dim", c.c_int32),
+        ("positions", c.c_int32),
+        ("pages_are_of_heads", c.c_uint32),
+        ("page_offsets", c.c_uint64),
+        ("pages", c.c_uint64),
+        ("page_count", c.c_int64),
+        ("keys", KvPlane),
+        ("values", KvPlane),
+    ]
+
+
+class KvAttention(c.Structure):
+    """auxcore_kv_attention."""
+
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("query_heads", c.c_int32),
+        ("lengths_are_of_heads", c.c_uint32),
+        ("sum_positions", c.c_int32),
+        ("scale", c.c_double),
+        ("query", c.c_uint64),
+        ("lengths", c.c_uint64),
+        ("host_lengths", c.POINTER(c.c_int32)),
+        ("output", c.c_uint64),
+        ("position_sums", c.c_uint64),
+        ("workspace", c.c_uint64),
+        ("workspace_bytes", c.c_int64),
+    ]
+
+
 _handle, _address, _stream, _out = c.c_uint64, c.c_uint64, c.c_void_p, c.POINTER
 
 # What each function takes; those that are not in RESULTS give a status.
@@ -108,6 +175,11 @@ FUNCTIONS = {
     "auxcore_adamw_destroy": [_handle],
     "auxcore_adamw_set": [_handle, _stream, _out(AdamWSettings), c.c_int32, _out(c.c_double)],
     "auxcore_adamw_update": [_handle, _stream, _out(AdamWTensorsStruct), c.c_uint32],
+    "auxcore_kv_quantise": [_handle, _stream, _out(KvElements)],
+    "auxcore_kv_dequantise": [_handle, _stream, _out(KvElements)],
+    "auxcore_kv_attention_workspace": [_out(KvCache), _out(KvAttention), _out(c.c_int64)],
+    "auxcore_kv_decode_attention": [_handle, _stream, _out(KvCache), _out(KvAttention)],
+    **auxcore_tokens.FUNCTIONS,
 }
 
 RESULTS = {"auxcore_abi_version": c.c_uint32, "auxcore_last_error": c.c_char_p, "auxcore_device_image": c.c_char_p}
@@ -198,6 +270,20 @@ class Context:
     def synchronize(self, stream):
         self.call("auxcore_stream_synchronize", stream)
 
+    def caller(self, stream_of, *calls):
+        """A function that makes calls (name, arguments behind the stream …) one after the other; all but the stream is made beforehand."""
+        bound = [(self.library.function(name), name, arguments) for name, *arguments in calls]
+        handle = self.handle
+
+        def call():
+            stream = stream_of()
+            for function, name, arguments in bound:
+                status = function(handle, stream, *arguments)
+                if status:
+                    raise AuxCoreError(name, status, self.library.function("auxcore_last_error")().decode())
+
+        return call
+
     def ema(self, average_count):
         handle = c.c_uint64()
         self.call("auxcore_ema_create", average_count, c.byref(handle))
@@ -207,6 +293,17 @@ class Context:
         handle = c.c_uint64()
         self.call("auxcore_adamw_create", average_count, c.byref(handle))
         return AdamWTable(self.library, handle.value)
+
+    def caller(self, name, stream_of, *structs):
+        """A function of these structs as one without arguments, for timing: all that does not change is made beforehand."""
+        function, handle, pointers = self.library.function(name), self.handle, [c.pointer(struct) for struct in structs]
+
+        def call():
+            status = function(handle, stream_of(), *pointers)
+            if status:
+                raise AuxCoreError(name, status, self.library.function("auxcore_last_error")().decode())
+
+        return call
 
 
 class EmaTensors:

@@ -34,6 +34,11 @@ class StandinDevice:
         self.randomize(tensor)
         return tensor
 
+    def integers(self, values):
+        tensor = Tensor(self._context.allocate(max(1, len(values)) * SIZES["int32"]), len(values), "int32")
+        self._write(tensor, values)
+        return tensor
+
     def randomize(self, tensor):
         self._write(tensor, [self._random.gauss(0, 1) for _ in range(tensor.count)])
 
@@ -67,6 +72,19 @@ class StandinDevice:
         data = (c.c_char * tensor.bytes)()
         self._context.call("auxcore_copy_to_host", self._stream, data, tensor.address, tensor.bytes)
         return unpack(bytes(data), tensor.dtype)
+
+    def raw(self, tensor, begin, end):
+        """Some of the tensor's bytes."""
+        data = (c.c_char * (end - begin))()
+        self._context.call("auxcore_copy_to_host", self._stream, data, tensor.address + begin, end - begin)
+        return bytes(data)
+
+    def integers(self, values):
+        """int32 in device memory."""
+        tensor = self.normal(len(values))
+        data = struct.pack(f"<{len(values)}i", *values)
+        self._context.call("auxcore_copy_to_device", self._stream, tensor.address, data, len(data))
+        return tensor
 
     # ---- arithmetic in float64, for checks ----
 
@@ -201,6 +219,8 @@ class Driver:
 
 
 def pack(values, dtype):
+    if dtype == "int32":
+        return struct.pack(f"<{len(values)}i", *map(int, values))
     if dtype == "float32":
         return struct.pack(f"<{len(values)}f", *values)
     if dtype == "float16":
@@ -210,6 +230,8 @@ def pack(values, dtype):
 
 
 def unpack(data, dtype):
+    if dtype == "int32":
+        return struct.unpack(f"<{len(data) // 4}i", data)
     if dtype == "float32":
         return struct.unpack(f"<{len(data) // 4}f", data)
     if dtype == "float16":

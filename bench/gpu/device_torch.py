@@ -29,6 +29,10 @@ class TorchDevice:
         wide = torch.randn(count, generator=self._generator, device=self._device, dtype=torch.float32)
         return wide if dtype == "float32" else wide.to(getattr(torch, dtype))
 
+    def integers(self, values):
+        """An int32 tensor."""
+        return torch.tensor(values, dtype=torch.int32, device=self._device)
+
     def randomize(self, tensor):
         tensor.normal_(generator=self._generator)
 
@@ -45,6 +49,14 @@ class TorchDevice:
     def triad(self, target, source):
         """target <- target + 1e-6 source, asynchronously."""
         target.add_(source, alpha=1e-6)
+
+    def raw(self, tensor, begin, end):
+        """Some of the tensor's bytes."""
+        return tensor.view(torch.uint8)[begin:end].cpu().numpy().tobytes()
+
+    def integers(self, values):
+        """int32 in device memory."""
+        return torch.tensor(values, dtype=torch.int32, device=self._device)
 
     # ---- arithmetic in float64, for checks ----
 

@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Runtime.ExceptionServices;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using System.Text;
@@ -11,6 +12,7 @@ public static class AuxRuntime
     private const string BackendVariable = "AUXCORE_BACKEND";
     private const string ThreadsVariable = "AUXCORE_THREADS";
     private static int CurrentCpuThreads = ParseThreads(Environment.GetEnvironmentVariable(ThreadsVariable));
+    private static Exception? Failure;
 
     /// <summary>
     /// The threads that one call on the CPU backend may use, 1 at first (or what <c>AUXCORE_THREADS</c> says). Small work runs on the
@@ -46,6 +48,19 @@ public static class AuxRuntime
             _ => throw new ArgumentOutOfRangeException(nameof(backend), backend, "Not a backend."),
         };
     }
+
+    /// <summary>
+    /// Throws what went wrong in a backward pass since the last call, if anything did: an exception there would end the process, so
+    /// gradients become NaN instead. The operations that have such a backward pass ask this themselves before they run.
+    /// </summary>
+    public static void ThrowIfFailed()
+    {
+        if (Interlocked.Exchange(ref Failure, null) is { } failure)
+            ExceptionDispatchInfo.Throw(failure);
+    }
+
+    /// <summary>Keeps the first failure for <see cref="ThrowIfFailed"/>.</summary>
+    internal static void Fail(Exception failure) => Interlocked.CompareExchange(ref Failure, failure, null);
 
     /// <summary>
     /// A few lines for bug reports and curiosity: versions, processor, vector width, each backend with the reason where it is missing, the

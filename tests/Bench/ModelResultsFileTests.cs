@@ -42,6 +42,21 @@ public sealed class ModelResultsFileTests : IDisposable
     }
 
     [Fact]
+    public void Curves_are_written_and_read_and_pictures_are_not()
+    {
+        ModelCurve curve = new("averaged", "accuracy % while training", [100, 200], [[1, 2], [3, 4]]);
+        ModelResultsFile.Write(_path, new("ema", "Averaging helps.", [Arm], ModelDifference.Between(Arm, Control))
+        {
+            Curves = [curve],
+            Pictures = [("a picture", "<svg/>")],
+        });
+        JsonNode root = JsonNode.Parse(File.ReadAllText(_path))!;
+        Assert.Equal(["system", "claim", "rows", "difference", "curves"], Names(root));
+        Assert.Equal(["arm", "metric", "frames", "values"], Names(root["curves"]![0]));
+        Assert.Equal(curve.Values, ModelResultsFile.Read(_path).Curves!.Single().Values);
+    }
+
+    [Fact]
     public void Different_metrics_are_not_compared() =>
         Assert.Throws<ArgumentException>(() => ModelDifference.Between(Arm, Control with { Metric = "loss" }));
 

@@ -5,8 +5,9 @@ namespace AuxCore.Tests.Ilgpu;
 
 /// <summary>
 /// Runs PTX on the host, one thread of the device after the other: so what ILGPU compiled is tested, not only what was written. It knows
-/// the instructions that our kernels have come to use; any other is an error that names it. Threads do not meet: there are no barriers,
-/// shuffles or shared memory. Every access must lie in memory that is the kernel's, and on a multiple of its size.
+/// the instructions that our kernels have come to use; any other is an error that names it. The threads of a block meet at barriers, which
+/// they reach one after the other, forwards and backwards by turns, so that what lacks a barrier shows; there are no shuffles. Every access
+/// must lie in memory that is the kernel's, and on a multiple of its size. Shared memory begins with a pattern.
 /// </summary>
 internal sealed partial class PtxInterpreter
 {
@@ -15,6 +16,7 @@ internal sealed partial class PtxInterpreter
     private readonly Dictionary<string, (int Offset, int Size)> _parameters = [];
     private readonly Dictionary<string, int> _registers = [];
     private readonly Dictionary<string, int> _labels = [];
+    private readonly Dictionary<string, int> _shared = [];
     private readonly List<PtxInstruction> _code = [];
     private readonly IPtxMemory _memory;
 
@@ -30,12 +32,18 @@ internal sealed partial class PtxInterpreter
         foreach (Match parameter in ParameterPattern().Matches(ptx[start..open]))
             AddParameter(parameter);
         // Local scopes (a call's) would need a stack of names; the kernels have none.
-        foreach (var line in ptx[(open + 1)..ptx.IndexOf("\n}", open, StringComparison.Ordinal)].Split('\n'))
+        var body = ptx[(open + 1)..ptx.IndexOf("\n}", open, StringComparison.Ordinal)];
+        foreach (Match variable in SharedPattern().Matches(body))
+            AddShared(variable);
+        foreach (var line in body.Split('\n'))
             AddLine(line.Trim());
     }
 
     /// <summary>Bytes of all parameters.</summary>
     public int ParameterBytes { get; private set; }
+
+    /// <summary>Bytes of a block's shared memory.</summary>
+    public int SharedBytes { get; private set; }
 
     /// <summary>How often each instruction ran, by its full name.</summary>
     public Dictionary<string, long> Executed { get; } = [];
@@ -50,9 +58,24 @@ internal sealed partial class PtxInterpreter
         var copy = parameters.ToArray();
         for (var b = 0; b < grid; b++)
         {
-            for (var t = 0; t < block; t++)
-                new Thread(this, copy, grid, block, b, t).Run();
+            var shared = new byte[SharedBytes];
+            shared.AsSpan().Fill(0xA5);
+            Thread[] threads = [.. Enumerable.Range(0, block).Select(t => new Thread(this, copy, shared, grid, block, b, t))];
+            for (var running = block; running > 0;)
+            {
+                running = threads.Count(thread => thread.RunToBarrier());
+                Assert.True(running == 0 || running == block, $"a barrier that {running} threads of {block} reach");
+                Array.Reverse(threads);
+            }
         }
+    }
+
+    private void AddShared(Match variable)
+    {
+        var alignment = int.Parse(variable.Groups["align"].Value, CultureInfo.InvariantCulture);
+        var offset = (SharedBytes + alignment - 1) / alignment * alignment;
+        _shared[variable.Groups["name"].Value] = offset;
+        SharedBytes = offset + int.Parse(variable.Groups["bytes"].Value, CultureInfo.InvariantCulture);
     }
 
     private void AddParameter(Match parameter)
@@ -101,8 +124,13 @@ internal sealed partial class PtxInterpreter
             return new PtxOperand(text, Bits: uint.Parse(text[2..], NumberStyles.HexNumber, CultureInfo.InvariantCulture));
         if (text.StartsWith("0d", StringComparison.OrdinalIgnoreCase))
             return new PtxOperand(text, Bits: ulong.Parse(text[2..], NumberStyles.HexNumber, CultureInfo.InvariantCulture));
-        var isNumber = long.TryParse(text, CultureInfo.InvariantCulture, out var number);
-        return isNumber ? new PtxOperand(text, Bits: (ulong)number) : new PtxOperand(text);
+        if (_shared.TryGetValue(text, out var place))
+            return new PtxOperand(text, Bits: (ulong)place);
+        if (long.TryParse(text, CultureInfo.InvariantCulture, out var number))
+            return new PtxOperand(text, Bits: (ulong)number);
+        return ulong.TryParse(text, CultureInfo.InvariantCulture, out var unsigned) // −1 of 64 bits, as ILGPU writes it
+            ? new PtxOperand(text, Bits: unsigned)
+            : new PtxOperand(text);
     }
 
     private int Register(string name)
@@ -114,6 +142,9 @@ internal sealed partial class PtxInterpreter
 
     [GeneratedRegex(@"\.param\s+(\.align\s+(?<align>\d+)\s+)?\.[bsuf](?<bits>\d+)\s+(?<name>\w+)(\[(?<bytes>\d+)\])?")]
     private static partial Regex ParameterPattern();
+
+    [GeneratedRegex(@"\.shared\s+\.align\s+(?<align>\d+)\s+\.b8\s+(?<name>\w+)\[(?<bytes>\d+)\]")]
+    private static partial Regex SharedPattern();
 
     [GeneratedRegex(@"^(@(?<not>!)?(?<guard>%p\d+)\s+)?(?<name>[a-z][\w.]*)\s*(?<operands>.*);$")]
     private static partial Regex InstructionPattern();

@@ -71,6 +71,7 @@ public class KvQuantiseTests
     [InlineData(KvFormat.Fp8E4M3)]
     [InlineData(KvFormat.Q8_0)]
     [InlineData(KvFormat.Q4_0)]
+    [InlineData(KvFormat.Kivi4)]
     public void A_million_groups_come_back_within_the_bound(KvFormat format)
     {
         const int Groups = 8192, Group = 32, Rounds = 123; // 1,007,616 groups
@@ -83,8 +84,10 @@ public class KvQuantiseTests
             {
                 // Magnitudes from far below binary16's least number up to what the formats can hold.
                 var scale = MathF.Pow(10, random.NextSingle() * 14 - 9) * most;
+                var offset = format == KvFormat.Kivi4 ? (random.NextSingle() - 0.5f) * random.Next(3) * scale : 0; // a zero point
                 for (var i = 0; i < Group; i++)
-                    x[g * Group + i] = (random.NextSingle() * 2 - 1) * scale;
+                    x[g * Group + i] = (random.NextSingle() * 2 - 1) * (format == KvFormat.Kivi4 ? Math.Min(scale, 20_000) : scale)
+                        + Math.Clamp(offset, -40_000, 40_000);
             }
 
             KvQuantise.Run(x, format, bytes);
@@ -99,9 +102,10 @@ public class KvQuantiseTests
     [MemberData(nameof(Runners))]
     public void Degenerate_groups_come_back_finite_and_within_the_bound(Runner runner)
     {
-        foreach (var format in (KvFormat[])[KvFormat.Q8_0, KvFormat.Q4_0])
+        foreach (var format in (KvFormat[])[KvFormat.Q8_0, KvFormat.Q4_0, KvFormat.Kivi4])
         {
-            foreach (var group in KvSamples.DegenerateGroups())
+            // KIVI's zero point is a binary16 too.
+            foreach (var group in KvSamples.DegenerateGroups().Where(group => format != KvFormat.Kivi4 || Math.Abs(group.Min()) <= 65504))
             {
                 var (bytes, back) = (new byte[format.ByteCount(32)], new float[32]);
                 runner.Run(backend =>
@@ -127,6 +131,9 @@ public class KvQuantiseTests
             Assert.Equal([.. Enumerable.Repeat(Largest, 16), .. Enumerable.Repeat(-Largest, 15), 0], back);
             KvQuantise.Dequantise(Quantised(group, KvFormat.Q4_0, backend), KvFormat.Q4_0, back, backend: backend);
             Assert.Equal([.. Enumerable.Repeat(65504f * 8, 16), .. Enumerable.Repeat(-65504f * 7, 15), 0], back);
+            KvQuantise.Dequantise(Quantised(group, KvFormat.Kivi4, backend), KvFormat.Kivi4, back, backend: backend);
+            Assert.Equal(65504f * 14, back[0]);
+            Assert.Equal(-65504f, back[20]);
             KvQuantise.Dequantise(Quantised(group, KvFormat.Fp8E4M3, backend), KvFormat.Fp8E4M3, back, backend: backend);
             Assert.Equal([.. Enumerable.Repeat(448f, 16), .. Enumerable.Repeat(-448f, 15), 1], back);
         });
@@ -136,7 +143,7 @@ public class KvQuantiseTests
     [MemberData(nameof(Runners))]
     public void A_group_with_a_NaN_or_an_infinity_reads_as_NaN_and_its_neighbours_do_not(Runner runner)
     {
-        foreach (var format in (KvFormat[])[KvFormat.Q8_0, KvFormat.Q4_0])
+        foreach (var format in (KvFormat[])[KvFormat.Q8_0, KvFormat.Q4_0, KvFormat.Kivi4])
         {
             foreach (var bad in (float[])[float.NaN, -float.NaN, float.PositiveInfinity, float.NegativeInfinity])
             {

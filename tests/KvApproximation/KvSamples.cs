@@ -63,6 +63,8 @@ internal static class KvSamples
             extreme = MathF.Abs(extreme) < MathF.Abs(value) ? value : extreme;
         }
 
+        if (format == KvFormat.Kivi4)
+            return Kivi(x, isFinite);
         var d = format == KvFormat.Q8_0 ? MathF.Abs(extreme) / 127 : extreme / -8;
         if (MathF.Abs(d) >= 65520)
             d = 65504 * MathF.Sign(d);
@@ -91,6 +93,8 @@ internal static class KvSamples
         KvFormat.BF16 => BFloat16.FromBits(BitConverter.ToUInt16(group)),
         KvFormat.Fp8E4M3 => E4M3(group[0]) * scale,
         KvFormat.Q8_0 => (double)BitConverter.ToHalf(group) * (sbyte)group[2 + i],
+        KvFormat.Kivi4 => (double)BitConverter.ToHalf(group) * (i < 16 ? group[4 + i] % 16 : group[i - 12] / 16)
+            + (double)BitConverter.ToHalf(group[2..]),
         _ => (double)BitConverter.ToHalf(group) * ((i < 16 ? group[2 + i] % 16 : group[i - 14] / 16) - 8),
     };
 
@@ -111,6 +115,7 @@ internal static class KvSamples
                 KvFormat.BF16 => Math.Max(magnitude * Math.Pow(2, -8), Math.Pow(2, -134)),
                 KvFormat.Fp8E4M3 => Math.Max(magnitude * Math.Pow(2, -4), Math.Pow(2, -10)),
                 KvFormat.Q8_0 => Group(largest / 127, largest / 254, 127),
+                KvFormat.Kivi4 => Kivi(x),
                 _ => Group(largest / 8, -x[i] / extreme > 7.5 / 8 ? largest / 8 : largest / 16, 8),
             };
             var error = Math.Abs((double)back[i] - x[i]);
@@ -118,9 +123,55 @@ internal static class KvSamples
                 Assert.Fail($"{format}: {x[i]:R} came back as {back[i]:R}; {error} is above {bound}; the greatest is {extreme:R}");
         }
 
+        // Half a step of what lies between the extremes, both of which were rounded outwards to binary16; then roundings in float32.
+        double Kivi(ReadOnlySpan<float> group)
+        {
+            double least = group[0], greatest = group[0];
+            foreach (var value in group)
+                (least, greatest) = (Math.Min(least, value), Math.Max(greatest, value));
+            var range = greatest - least + Math.Max(Math.Abs(least) * Math.Pow(2, -10), Math.Pow(2, -24));
+            return Math.Max(range / 15 * (1 + Math.Pow(2, -10)), range / 15 + Math.Pow(2, -24)) / 2 + largest * Math.Pow(2, -21);
+        }
+
         // Steps, then the rounding of the scale to binary16, then that of its inverse and of the products in float32.
         double Group(double d, double steps, int quants) =>
             steps + quants * Math.Max(d * Math.Pow(2, -11), Math.Pow(2, -25)) + largest * Math.Pow(2, -21);
+    }
+
+    private static byte[] Kivi(ReadOnlySpan<float> x, bool isFinite)
+    {
+        var (least, greatest) = (float.PositiveInfinity, float.NegativeInfinity);
+        foreach (var value in x)
+            (least, greatest) = (MathF.Min(least, value), MathF.Max(greatest, value));
+        var m = Half.MinValue;
+        var s = Half.MaxValue;
+        if (isFinite)
+        {
+            // The order of the bits of positive numbers is theirs.
+            for (var (low, high) = (-0x7BFF, 0x7BFF); low <= high;)
+            {
+                var middle = (low + high) >> 1;
+                var half = middle < 0 ? -BitConverter.Int16BitsToHalf((short)-middle) : BitConverter.Int16BitsToHalf((short)middle);
+                (m, low, high) = (float)half <= least ? (half, middle + 1, high) : (m, low, middle - 1);
+            }
+
+            var step = (greatest - (float)m) / 15;
+            for (var (low, high) = (0, 0x7BFF); low <= high;)
+            {
+                var middle = (low + high) / 2;
+                var half = BitConverter.Int16BitsToHalf((short)middle);
+                (s, low, high) = (float)half >= step ? (half, low, middle - 1) : (s, middle + 1, high);
+            }
+        }
+
+        var inverse = s == (Half)0 ? 0 : 1 / (float)s;
+        var bytes = new List<byte>(BitConverter.GetBytes(isFinite ? s : Half.NaN));
+        bytes.AddRange(BitConverter.GetBytes(isFinite ? m : (Half)0));
+        for (var i = 0; i < 16; i++)
+            bytes.Add((byte)(Four(x[i]) + 16 * Four(x[16 + i])));
+        return [.. bytes];
+
+        int Four(float value) => isFinite ? (int)Math.Clamp(MathF.Floor((value - (float)m) * inverse + 0.5f), 0, 15) : 0;
     }
 
     private static byte E4M3(float value)

@@ -96,7 +96,8 @@ public sealed class CausalDecoderTests
             }
 
             var difference = (Along(Step) - Along(-Step)) / (2 * Step);
-            Assert.True(Math.Abs(difference - Math.Sqrt(length)) <= 0.05 * Math.Sqrt(length) + 2e-3, $"{name}: {difference}, {Math.Sqrt(length)}");
+            var error = Math.Abs(difference - Math.Sqrt(length));
+            Assert.True(error <= 0.05 * Math.Sqrt(length) + 2e-3, $"{name}: {difference}, {Math.Sqrt(length)}");
             checkedCount++;
         }
 
@@ -152,8 +153,7 @@ public sealed class CausalDecoderTests
         using var model = TinyDecoder.Model();
         foreach (var (replace, words) in ((Func<DecoderRows, DecoderRows>, string)[])
         [
-            (rows => rows with { Hidden = torch.cat([rows.Hidden, rows.Hidden], 1), Positions = torch.cat([rows.Positions, rows.Positions], 1) },
-                "may drop rows"),
+            (rows => new(torch.cat([rows.Hidden, rows.Hidden], 1), torch.cat([rows.Positions, rows.Positions], 1)), "may drop rows"),
             (rows => rows with { Hidden = rows.Hidden.narrow(1, 0, 2) }, "Positions"),
             (_ => null!, "no rows"),
         ])

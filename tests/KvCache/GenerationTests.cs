@@ -1,6 +1,7 @@
 using AuxCore.Kernels;
 using AuxCore.Models;
 using TorchSharp;
+using Tensor = TorchSharp.torch.Tensor;
 
 namespace AuxCore.Tests;
 
@@ -32,6 +33,29 @@ public sealed class GenerationTests
                 break;
             logits = model.Decode(ids.select(1, at), cache);
         }
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_step_that_a_hook_reads_gives_what_a_fused_one_gives(bool norms)
+    {
+        using var scope = torch.NewDisposeScope();
+        using var model = TinyDecoder.Model(TinyDecoder.Options(biases: true, norms: norms));
+        var ids = TinyDecoder.Tokens(2, 9);
+        using var cache = model.CreateCache(9, batch: 2);
+        model.Prefill(ids.narrow(1, 0, 8), cache);
+        using var fork = cache.Fork();
+        var hook = new Counting();
+
+        var fused = model.Decode(ids.select(1, 8), cache);
+        Tensor read;
+        using (model.AddHook(hook))
+            read = model.Decode(ids.select(1, 8), fork);
+
+        Assert.Equal(3, hook.Calls);
+        Assert.InRange(TinyDecoder.Distance(fused, read), 0, 2e-5);
+        Assert.InRange(TinyDecoder.Distance(model.forward(ids).select(1, 8), fused), 0, Tolerance);
     }
 
     [Fact]
@@ -180,6 +204,13 @@ public sealed class GenerationTests
             var index = torch.tensor(new long[] { 0, 2, 3, 5 });
             return rows with { Hidden = rows.Hidden.index_select(1, index), Positions = rows.Positions.index_select(1, index) };
         }
+    }
+
+    private sealed class Counting : DecoderHook
+    {
+        public int Calls { get; private set; }
+
+        public override void AfterAttention(LayerAttention attention) => Calls++;
     }
 
     private sealed class Failing : DecoderHook

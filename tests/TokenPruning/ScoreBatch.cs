@@ -1,5 +1,6 @@
 using AuxCore.Interop;
 using AuxCore.Kernels;
+using AuxCore.Tests.SuccessorMeasure;
 
 namespace AuxCore.Tests.TokenPruning;
 
@@ -50,6 +51,28 @@ internal sealed unsafe class ScoreBatch : IDisposable
         return scores[..^1];
     }
 
+    /// <summary>The same on a device, in memory with the same gaps.</summary>
+    public float[] ScoreOnDevice(bool causal, bool given, bool weighted, byte fill = 0x7f)
+    {
+        using var devices = new Devices();
+        var bytes = TokenScores.WorkspaceBytes(_shape.Batch, _shape.QueryHeads, _shape.KeyHeads, _shape.Rows, _shape.Tokens);
+        var workspace = devices.Keep(DeviceBuffer.Allocate<byte>(bytes));
+        workspace.FillBytes(fill);
+        var tensors = new ScoreTensors
+        {
+            Queries = Copied(devices, Queries),
+            Keys = Copied(devices, Keys),
+            LogSumExp = given
+                ? devices.Add(causal ? CausalLogSumExp : LogSumExp, _shape.Batch, _shape.QueryHeads, _shape.Rows) : default,
+            HeadWeights = weighted ? devices.Add(_weights) : default,
+            Scores = devices.Add(new float[_shape.Batch * _shape.Tokens], _shape.Batch, _shape.Tokens),
+            Workspace = bytes == 0 ? default : workspace.View(bytes),
+        };
+        TokenScores.Run(tensors, causal);
+        devices.CheckMargins();
+        return Devices.Read<float>(tensors.Scores);
+    }
+
     public double[] Expected(bool causal, bool weighted)
     {
         var scores = new double[_shape.Batch * _shape.Tokens];
@@ -65,6 +88,15 @@ internal sealed unsafe class ScoreBatch : IDisposable
     }
 
     public void Dispose() => _scene.Dispose();
+
+    private static TensorView Copied(Devices devices, in TensorView view)
+    {
+        var size = view.DType.Size();
+        var bytes = new ReadOnlySpan<byte>((void*)view.Address, (int)CompactItem.Extent(view));
+        var memory = devices.Keep(DeviceBuffer.CopyOf(bytes));
+        Assert.Equal(0, bytes.Length % size);
+        return TensorView.FromPointer((void*)memory.Address, view.DType, view.Shape, view.Strides(), memory.Device, memory);
+    }
 
     private TensorView Interleaved(int heads, int rows, DType type, Random random)
     {

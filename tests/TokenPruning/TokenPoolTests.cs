@@ -133,10 +133,7 @@ public class TokenPoolTests
         Refused<ArgumentException>("gradient overlaps pooledGradient",
             () => TokenPool.Backward<float>(pooled.AsSpan(2, 2), 1, grid, pooled));
         foreach (var backend in (AuxBackend[])[AuxBackend.Cuda, AuxBackend.Ilgpu])
-        {
-            Assert.False(TokenPool.IsSupported(backend, out var reason));
-            Refused<BackendUnavailableException>(reason, () => TokenPool.Run<float>(new float[32], 1, grid, pooled, backend));
-        }
+            Refused<BackendUnavailableException>("TokenPool", () => TokenPool.Run<float>(new float[32], 1, grid, pooled, backend));
 
         Assert.All(pooled, value => Assert.Equal(Scene.Untouched, value));
     }

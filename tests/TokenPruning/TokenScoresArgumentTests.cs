@@ -44,6 +44,12 @@ public sealed class TokenScoresArgumentTests : IDisposable
         Bad("LogSumExp: float32[4]", _good with { LogSumExp = _good.HeadWeights });
         Bad("HeadWeights: float32[2, 4, 3]", _good with { HeadWeights = _good.LogSumExp });
         Bad("Queries: 7 rows, but 6 keys", _good with { Queries = Floats(2, 4, 7, 5), LogSumExp = default }, causal: true);
+        Bad("Lengths: int32[3]", _good with { Lengths = _scene.Integers(1, 2, 3) });
+        Bad("Lengths: float32[4]", _good with { Lengths = _good.HeadWeights });
+        Bad("Lengths[1] is 7; it is within 0 and 6", _good with { Lengths = _scene.Integers(6, 7) });
+        Bad("Lengths[0] is -1", _good with { Lengths = _scene.Integers(-1, 6) });
+        Bad("Lengths[1] is 2; it is within 0 and 6, and with a causal mask no less than the 3 rows",
+            _good with { Lengths = _scene.Integers(3, 2) }, causal: true);
         var keys = (void*)_good.Keys.Address;
         Bad("Keys: float32[2, 2, 6, 5] on cpu with strides [60, 30, 1, 6]; the elements of a head must lie side by side",
             _good with { Keys = TensorView.FromPointer(keys, DType.Float32, [2, 2, 6, 5], [60, 30, 1, 6]) });
@@ -77,7 +83,7 @@ public sealed class TokenScoresArgumentTests : IDisposable
     [Fact]
     public void Backends_that_are_not_there_give_their_reason()
     {
-        foreach (var backend in (AuxBackend[])[AuxBackend.Cuda, AuxBackend.Ilgpu])
+        foreach (var backend in (AuxBackend[])[AuxBackend.Ilgpu])
         {
             Assert.False(TokenScores.IsSupported(backend, out var reason));
             Refused<BackendUnavailableException>(reason, () => TokenScores.Run(_good, backend: backend));

@@ -103,6 +103,50 @@ public class TokenScoresTests
         }
     }
 
+    [Theory]
+    [MemberData(nameof(Runners))]
+    public unsafe void Padding_gets_no_attention_whatever_it_holds(Runner runner)
+    {
+        foreach (var (rows, causal) in ((int, bool)[])[(1, false), (3, true), (30, false)])
+        {
+            const int Heads = 2, Tokens = 40, Depth = 4;
+            int[] lengths = [37, 40, 3];
+            var queries = TokenMergeTests.Values(3 * Heads * rows * Depth, 1);
+            var keys = TokenMergeTests.Values(3 * Heads * Tokens * Depth, 2);
+            var (scores, alone) = (new float[3 * Tokens], new float[3 * Tokens]);
+            for (var b = 0; b < 3; b++)
+            {
+                var own = new float[Heads * lengths[b] * Depth];
+                for (var head = 0; head < Heads; head++)
+                {
+                    var all = keys.AsSpan((b * Heads + head) * Tokens * Depth, Tokens * Depth);
+                    all[..(lengths[b] * Depth)].CopyTo(own.AsSpan(head * lengths[b] * Depth));
+                    all[(lengths[b] * Depth)..].Fill(float.NaN);
+                }
+
+                runner.Run(backend => TokenScores.Run(
+                    queries.AsSpan(b * Heads * rows * Depth, Heads * rows * Depth), own, Heads, Heads, Depth,
+                    alone.AsSpan(b * Tokens, lengths[b]), causal, backend: backend));
+            }
+
+            fixed (float* q = queries, k = keys, s = scores)
+            fixed (int* l = lengths)
+            {
+                var tensors = new ScoreTensors
+                {
+                    Queries = TensorView.FromPointer(q, DType.Float32, [3, Heads, rows, Depth]),
+                    Keys = TensorView.FromPointer(k, DType.Float32, [3, Heads, Tokens, Depth]),
+                    Lengths = TensorView.FromPointer(l, DType.Int32, [3]),
+                    Scores = TensorView.FromPointer(s, DType.Float32, [3, Tokens]),
+                };
+                scores.AsSpan().Fill(7);
+                runner.Run(backend => TokenScores.Run(tensors, causal, backend: backend));
+            }
+
+            Assert.Equal(alone, scores);
+        }
+    }
+
     [Fact]
     public void Mean_scores_are_a_distribution() => Gen
         .Select(Gen.Int[1, 6], Gen.Int[1, 60], Gen.Int[1, 300], Gen.Int[1, 70], Gen.Bool)

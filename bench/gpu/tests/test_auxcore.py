@@ -4,6 +4,7 @@ import re
 import unittest
 
 import auxcore
+import auxcore_tokens
 from auxcore import AdamWTensors, EmaTensors
 
 HEADER = pathlib.Path(__file__).parents[3] / "native/cuda/include/auxcore.h"
@@ -40,7 +41,10 @@ class HeaderTests(unittest.TestCase):
     def test_structs_have_the_headers_fields(self):
         for struct, name in (
                 (auxcore.Device, "auxcore_device"), (auxcore.EmaTensorsStruct, "auxcore_ema_tensors"),
-                (auxcore.AdamWSettings, "auxcore_adamw_settings"), (auxcore.AdamWTensorsStruct, "auxcore_adamw_tensors")):
+                (auxcore.AdamWSettings, "auxcore_adamw_settings"), (auxcore.AdamWTensorsStruct, "auxcore_adamw_tensors"),
+                (auxcore.KvElements, "auxcore_kv_elements"), (auxcore.KvPlane, "auxcore_kv_plane"),
+                (auxcore.KvCache, "auxcore_kv_cache"), (auxcore.KvAttention, "auxcore_kv_attention"),
+                *((struct, name) for name, struct in auxcore_tokens.STRUCTURES.items())):
             body = re.search(rf"typedef struct {name} {{(.*?)}} {name};", self.text, re.DOTALL).group(1)
             fields = re.findall(r"(\w+)(?:\[\d+\])?;", body)
             self.assertEqual([field for field, _ in struct._fields_], fields)

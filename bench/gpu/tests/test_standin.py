@@ -96,7 +96,8 @@ class StandinTests(unittest.TestCase):
             twice = Arm("twice", lambda i: (workload.ours[""].call(i), workload.ours[""].call(i)))  # noqa: B023: called at once
             self.assertLessEqual(workload.error(workload.ours[""], workload.copies - 1), case.tolerance)
             self.assertGreater(workload.error(Arm("does nothing", lambda i: None), 0), case.tolerance)
-            self.assertGreater(workload.error(twice, 0), case.tolerance)
+            if case.in_place:  # what is not, gives the same twice
+                self.assertGreater(workload.error(twice, 0), case.tolerance)
             workload.close()
 
     def test_a_graph_replays_what_was_captured(self):

@@ -89,17 +89,25 @@ AUXCORE_DEVICE int __popc(unsigned value) { return __builtin_popcount(value); }
 AUXCORE_DEVICE int __ffs(int value) { return __builtin_ffs(value); }
 
 AUXCORE_DEVICE float fmaf(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+AUXCORE_DEVICE double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
 AUXCORE_DEVICE float fmaxf(float a, float b) { return __builtin_fmaxf(a, b); }
 AUXCORE_DEVICE float fminf(float a, float b) { return __builtin_fminf(a, b); }
 AUXCORE_DEVICE float fabsf(float a) { return __builtin_fabsf(a); }
 AUXCORE_DEVICE float sqrtf(float a) { return __nvvm_sqrt_rn_f(a); }
+AUXCORE_DEVICE float __fadd_rn(float a, float b) { return __nvvm_add_rn_f(a, b); }
+AUXCORE_DEVICE float __fmul_rn(float a, float b) { return __nvvm_mul_rn_f(a, b); }
+AUXCORE_DEVICE unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) { return __nvvm_prmt(a, b, selector); }
 AUXCORE_DEVICE double __dadd_rn(double a, double b) { return __nvvm_add_rn_d(a, b); }
 AUXCORE_DEVICE double __dmul_rn(double a, double b) { return __nvvm_mul_rn_d(a, b); }
+AUXCORE_DEVICE double __fma_rn(double a, double b, double c) { return __nvvm_fma_rn_d(a, b, c); }
 AUXCORE_DEVICE double __dsqrt_rn(double a) { return __nvvm_sqrt_rn_d(a); }
 
 AUXCORE_DEVICE int atomicAdd(int* address, int value) { return __nvvm_atom_add_gen_i(address, value); }
 AUXCORE_DEVICE unsigned atomicAdd(unsigned* address, unsigned value) {
   return unsigned(__nvvm_atom_add_gen_i(reinterpret_cast<int*>(address), int(value)));
+}
+AUXCORE_DEVICE unsigned long long atomicAdd(unsigned long long* address, unsigned long long value) {
+  return static_cast<unsigned long long>(__nvvm_atom_add_gen_ll(reinterpret_cast<long long*>(address), static_cast<long long>(value)));
 }
 AUXCORE_DEVICE float atomicAdd(float* address, float value) { return __nvvm_atom_add_gen_f(address, value); }
 #undef AUXCORE_DEVICE

@@ -7,15 +7,17 @@
 //
 //   AUXCORE_GLOBAL T*                  a pointer to device memory, which the compiler does not have to find out; made by global<T>(address)
 //   load4(pointer), store4(pointer, …) four elements in one access, whose address is a multiple of its size
+//   load16(pointer), store16(pointer, …) 16 bytes in one access, likewise
+//   exp2_approximate(x)                2^x within 2^-22 of itself, 0 where that is subnormal; exact for 0
 //
 //   copy_async16(shared, global)       16 bytes, aligned, on their way into shared memory, where they are after copy_async_wait
 //   copy_async_commit()                what the thread copied since the last one is a group
 //   copy_async_wait<N>()               all of the thread's groups but the newest N have landed, for the thread itself
 //
 // and of CUDA: __global__ with __launch_bounds__, __device__, threadIdx, blockIdx, blockDim, gridDim, __syncthreads, __syncwarp,
-// __shfl_sync, __shfl_xor_sync, __shfl_down_sync, __shfl_up_sync, __ballot_sync, __popc, __ffs, atomicAdd (int, unsigned, float), fmaf,
-// fminf, fmaxf, fabsf, sqrtf, __dadd_rn, __dmul_rn, __dsqrt_rn, float2, float4, uint2, uint4. Anything else is added to the two headers
-// beside the one for nvcc.
+// __shfl_sync, __shfl_xor_sync, __shfl_down_sync, __shfl_up_sync, __ballot_sync, __popc, __ffs, atomicAdd (int, unsigned, unsigned long
+// long, float), fma, fmaf, fminf, fmaxf, fabsf, sqrtf, __fadd_rn, __fmul_rn, __dadd_rn, __dmul_rn, __fma_rn (double), __dsqrt_rn,
+// __byte_perm, float2, float4, uint2, uint4. Anything else is added to the two headers beside the one for nvcc.
 #pragma once
 
 #if defined(AUXCORE_SIMULATOR)
@@ -153,6 +155,19 @@ __device__ __forceinline__ void store4(AUXCORE_GLOBAL Narrow* to, uint2 value) {
   four->x = value.x;
   four->y = value.y;
 }
+
+__device__ __forceinline__ uint4 load16(const AUXCORE_GLOBAL unsigned char* from) {
+  const AUXCORE_GLOBAL uint4* all = reinterpret_cast<const AUXCORE_GLOBAL uint4*>(from);
+  return {all->x, all->y, all->z, all->w};
+}
+
+__device__ __forceinline__ void store16(AUXCORE_GLOBAL unsigned char* to, uint4 value) {
+  AUXCORE_GLOBAL uint4* all = reinterpret_cast<AUXCORE_GLOBAL uint4*>(to);
+  all->x = value.x;
+  all->y = value.y;
+  all->z = value.z;
+  all->w = value.w;
+}
 #else
 __device__ __forceinline__ float4 load4(const float* from) { return *reinterpret_cast<const float4*>(from); }
 
@@ -169,7 +184,23 @@ __device__ __forceinline__ void store4(Narrow* to, uint2 value) {
   static_assert(sizeof(Narrow) == 2);
   *reinterpret_cast<uint2*>(to) = value;
 }
+
+__device__ __forceinline__ uint4 load16(const unsigned char* from) { return *reinterpret_cast<const uint4*>(from); }
+
+__device__ __forceinline__ void store16(unsigned char* to, uint4 value) { *reinterpret_cast<uint4*>(to) = value; }
 #endif
+
+__device__ __forceinline__ float exp2_approximate(float x) {
+#if defined(__CUDA_ARCH__)
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+#elif defined(AUXCORE_SIMULATOR)
+  return x < -126.0f ? 0.0f : exp2f(x);
+#else
+  return x;  // nvcc's pass over host code, which calls no device function
+#endif
+}
 
 #if !defined(AUXCORE_SIMULATOR)
 __device__ __forceinline__ void copy_async16(void* shared, const void* global) {

@@ -459,6 +459,282 @@ AUXCORE_API auxcore_status auxcore_info_nce_workspace(const auxcore_info_nce* ba
 /* Loss and gradients of one batch. */
 AUXCORE_API auxcore_status auxcore_info_nce_loss(auxcore_context context, void* stream, const auxcore_info_nce* batch);
 
+/* ---- KV caches: KvQuantise, KvDecodeAttention (kv_approximation/) ----
+ *
+ * The formulas are in the C# files of the same names. Nothing is allocated and nothing waits for the device; what is written shares memory
+ * with nothing else. Calls can be captured in graphs, but where it is said. */
+
+/* How elements are stored; the numbers are those of AuxCore.Kernels.KvFormat. Q8_0 and Q4_0 are llama.cpp's: groups of 32 elements in 34
+ * and 18 bytes. Addresses are aligned to the elements, those of groups to 2 bytes. */
+enum {
+  AUXCORE_KV_F32 = 0,
+  AUXCORE_KV_F16 = 1,
+  AUXCORE_KV_BF16 = 2,
+  AUXCORE_KV_E4M3 = 3,
+  AUXCORE_KV_Q8_0 = 4,
+  AUXCORE_KV_Q4_0 = 5
+};
+
+typedef struct auxcore_kv_elements {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_elements) */
+  int32_t format;       /* AUXCORE_KV_F32, … */
+  int64_t count;        /* at least 0; a multiple of the format's groups */
+  float scale;          /* of E4M3, what 1 stands for: finite and above 0; 1 for all others */
+  uint32_t reserved;    /* 0 */
+  uint64_t elements;    /* [count], float32 */
+  uint64_t stored;      /* their bytes; here groups may be anywhere */
+} auxcore_kv_elements;
+
+/* stored <- elements. */
+AUXCORE_API auxcore_status auxcore_kv_quantise(auxcore_context context, void* stream, const auxcore_kv_elements* elements);
+
+/* elements <- stored. */
+AUXCORE_API auxcore_status auxcore_kv_dequantise(auxcore_context context, void* stream, const auxcore_kv_elements* elements);
+
+/* The keys, or the values, of a cache. The positions of a head within a sequence, or page, lie side by side. */
+typedef struct auxcore_kv_plane {
+  int32_t format;      /* AUXCORE_KV_F32, … */
+  int32_t scale_count; /* of E4M3: 1, or kv_heads; 0 for all others */
+  uint64_t first;      /* of the first element; addresses and steps are even, and those of F32 multiples of 4 */
+  int64_t outer_count; /* sequences, or pages */
+  int64_t outer_step;  /* bytes from one of them to the next */
+  int64_t head_step;   /* bytes from one head to the next; not looked at where a page holds one head */
+  uint64_t scales;     /* [scale_count], float32, finite and above 0; or 0 */
+} auxcore_kv_plane;
+
+/* The KV cache of one layer: contiguous, or in pages. What page tables say is held within the pool: a page that is none is read as page 0,
+ * and not written. */
+typedef struct auxcore_kv_cache {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_cache) */
+  int32_t batch;
+  int32_t kv_heads;
+  int32_t head_dim;     /* 8 to 256, a multiple of 8 and of the formats' groups */
+  int32_t positions;    /* of a head that lie side by side: the capacity, or those of a page */
+  uint32_t pages_are_of_heads; /* 0: a page holds all heads of a sequence; 1: one head, and each has a table of its own */
+  uint64_t page_offsets; /* [batch + 1] or [batch * kv_heads + 1], int32: where each table begins in pages, and the end; 0: contiguous */
+  uint64_t pages;        /* [page_count], int32; or 0 */
+  int64_t page_count;
+  auxcore_kv_plane keys;
+  auxcore_kv_plane values;
+} auxcore_kv_cache;
+
+typedef struct auxcore_kv_attention {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_attention) */
+  int32_t query_heads;  /* a multiple of kv_heads */
+  uint32_t lengths_are_of_heads; /* 0 or 1 */
+  int32_t sum_positions; /* of position_sums; 0 where they are left out */
+  double scale;         /* of the scores: finite */
+  uint64_t query;       /* [batch, query_heads, head_dim], float32 */
+  uint64_t lengths;     /* [batch] or [batch, kv_heads], int32: filled positions; held within what there is room for. Or 0 */
+  const int32_t* host_lengths; /* the same in host memory, where lengths is 0: read before the call returns. Not while capturing */
+  uint64_t output;      /* [batch, query_heads, head_dim], float32 */
+  uint64_t position_sums; /* [batch, kv_heads, sum_positions], float32: the probabilities of a group's heads are added; or 0 */
+  uint64_t workspace;   /* aligned to 256 bytes */
+  int64_t workspace_bytes;
+} auxcore_kv_attention;
+
+/* The bytes of workspace that a call needs; addresses may be 0. They depend on sizes, not on lengths or formats. */
+AUXCORE_API auxcore_status auxcore_kv_attention_workspace(
+    const auxcore_kv_cache* cache, const auxcore_kv_attention* attention, int64_t* bytes);
+
+/* Attention of one token of each sequence. */
+AUXCORE_API auxcore_status auxcore_kv_decode_attention(
+    auxcore_context context, void* stream, const auxcore_kv_cache* cache, const auxcore_kv_attention* attention);
+
+/* ---- KvAppend (kv_approximation/kv_append.cu) ---- */
+
+/* The heads of some tokens. Those of a token lie side by side. */
+typedef struct auxcore_kv_rows {
+  uint64_t first;   /* [tokens, heads, head_dim]; or 0 */
+  int64_t step;     /* bytes from one token to the next */
+  uint64_t norm;    /* [head_dim], float32: weights of an RMS norm of each head; or 0 */
+  int32_t heads;
+  uint32_t reserved; /* 0 */
+} auxcore_kv_rows;
+
+typedef struct auxcore_kv_append {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_append) */
+  int32_t tokens;       /* may be 0 */
+  auxcore_dtype type;   /* of queries, keys and values: float32, float16 or bfloat16 */
+  uint32_t slots_are_of_heads; /* 0 or 1 */
+  auxcore_kv_rows query;  /* heads: 0 where there are none, or a multiple of kv_heads */
+  auxcore_kv_rows keys;   /* heads: kv_heads */
+  auxcore_kv_rows values; /* likewise; norm is 0 */
+  uint64_t rotated_query; /* [tokens, query heads, head_dim], float32, written; may be the query in its place */
+  int64_t rotated_step;   /* bytes from one token to the next */
+  uint64_t sequences;     /* [tokens], int32; 0: token t is of sequence t / (tokens / batch) */
+  uint64_t slots;         /* [tokens] or [tokens, kv_heads], int32; a row that has no place in the cache is not written */
+  uint64_t positions;     /* [tokens], int32, that rotations are by; 0 only where nothing is rotated */
+  double norm_epsilon;    /* finite, at least 0 */
+  int32_t rotated;        /* elements of a head, even; 0 for none */
+  int32_t is_in_pairs;    /* 0: element i turns with i + rotated / 2; 1: 2 i with 2 i + 1 */
+  const double* frequencies; /* [rotated / 2], in host memory: radians a position, at most 1024; read before the call returns */
+} auxcore_kv_append;
+
+/* Norm, rotation and storing of some tokens of one layer, in one launch. */
+AUXCORE_API auxcore_status auxcore_kv_append_tokens(
+    auxcore_context context, void* stream, const auxcore_kv_cache* cache, const auxcore_kv_append* append);
+/* ---- token pruning: TokenSelect, TokenCompact, TokenPool, TokenScores, KeyRerotate (token_pruning/) ----
+ *
+ * The definitions are in the C# files of the same names. Addresses are of device memory of the context's device; tensors are contiguous
+ * and row-major but where steps are given; 0 leaves out what may be left out. What is written shares memory with nothing else, but where it
+ * is said. Nothing is allocated and nothing waits for the device, so calls can be captured in graphs. What device memory says (where
+ * segments begin, indices, slots) is read by kernels only, and held within the tensors: wrong numbers give a result that means nothing.
+ *
+ * Segments are images or sequences whose tokens lie one after the other; bounds say where each begins, [segments + 1], ascending from 0 to
+ * the number of tokens. A workspace is aligned to 256 bytes, and its contents become undefined. */
+
+/* How many tokens of a segment are kept: AuxCore.Kernels.Budget has the definitions. */
+enum {
+  AUXCORE_BUDGET_COUNT = 1,     /* count, or all where a segment has fewer */
+  AUXCORE_BUDGET_RATIO = 2,     /* value, within [0, 1] */
+  AUXCORE_BUDGET_THRESHOLD = 3, /* value */
+  AUXCORE_BUDGET_TOP_P = 4,     /* value, within [0, 1] */
+  AUXCORE_BUDGET_OUTLIERS = 5   /* value, at least 0 */
+};
+
+typedef struct auxcore_token_select_batch {
+  uint32_t struct_size;     /* set by the caller: sizeof(auxcore_token_select_batch) */
+  auxcore_dtype score_type; /* float32, bfloat16 or float16 */
+  int32_t tokens;
+  int32_t segments;
+  int32_t rule;           /* AUXCORE_BUDGET_COUNT, ... */
+  int32_t count;
+  int32_t minimum;        /* of each segment, at least 0 */
+  int32_t maximum;        /* of each segment, at least the minimum */
+  double value;
+  int32_t index_capacity; /* indices beyond it are not written */
+  uint32_t reserved;
+  uint64_t scores;     /* [tokens] */
+  uint64_t bounds;     /* [segments + 1], int32 */
+  uint64_t always;     /* [tokens], bytes: what is kept whatever its score; or 0 */
+  uint64_t indices;    /* [index_capacity], int32: kept tokens, ascending */
+  uint64_t offsets;    /* [segments + 1], int32: where the kept tokens of each segment begin */
+  uint64_t slots;      /* [tokens], int32: each token's place among the kept, or -1; or 0 */
+  uint64_t nan_counts; /* [segments], int32, or 0 */
+  uint64_t workspace;  /* not looked at where 0 bytes are needed */
+  int64_t workspace_bytes;
+} auxcore_token_select_batch;
+
+/* The bytes of workspace that a selection needs: 16 a segment where there are several, and a number depends on scores or flags. */
+AUXCORE_API auxcore_status auxcore_token_select_workspace(const auxcore_token_select_batch* batch, int64_t* bytes);
+
+/* One launch; two where a workspace is needed. */
+AUXCORE_API auxcore_status auxcore_token_select(auxcore_context context, void* stream, const auxcore_token_select_batch* batch);
+
+typedef struct auxcore_token_selection {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_token_selection) */
+  int32_t segments;
+  uint64_t bounds;  /* [segments + 1], int32: of all tokens */
+  uint64_t offsets; /* [segments + 1], int32: of the kept ones */
+  uint64_t map;     /* [map_length], int32: indices; backwards slots */
+  int32_t map_length;
+  uint32_t reserved;
+} auxcore_token_selection;
+
+/* One tensor with rows of tokens. Steps are in bytes and not negative. */
+typedef struct auxcore_token_rows {
+  uint64_t source;
+  uint64_t destination;
+  int64_t row_bytes;
+  int64_t source_tokens;
+  int64_t destination_tokens;
+  int64_t source_step;      /* from one token to the next */
+  int64_t destination_step;
+  int64_t sizes[3];         /* of the dimensions before a row that are not the tokens', 1 where there are fewer */
+  int64_t source_steps[3];
+  int64_t destination_steps[3];
+  int32_t segment_dimension; /* which of the three counts segments, whose tokens then begin at place 0; -1: tokens of all lie in a row */
+  uint32_t clears_rest;      /* 1: rows behind the kept ones become zero; 0: they stay */
+} auxcore_token_rows;
+
+/* Destination row j is source row indices[j], bit for bit; zeros where an index is none of the source's. All tensors in one launch, or as
+ * few as 160 tensors of 8 kinds of geometry a launch allow. A destination may be its own source, with the same steps. */
+AUXCORE_API auxcore_status auxcore_token_compact(auxcore_context context, void* stream, const auxcore_token_selection* selection,
+    const auxcore_token_rows* tensors, int64_t tensor_count);
+
+/* Destination row i is source row slots[i], and zeros where there is none; all of it is written. */
+AUXCORE_API auxcore_status auxcore_token_compact_backward(auxcore_context context, void* stream, const auxcore_token_selection* selection,
+    const auxcore_token_rows* tensors, int64_t tensor_count);
+
+typedef struct auxcore_token_pool_batch {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_token_pool_batch) */
+  auxcore_dtype type;   /* float32, bfloat16 or float16 */
+  int32_t batch;
+  int32_t height;  /* of the grid of tokens */
+  int32_t width;
+  int32_t channels;
+  int32_t rows;    /* of the grid of cells: as many as windows cover the tokens */
+  int32_t columns;
+  int32_t window_height; /* 0: cells are a share of the grid, at most one a token */
+  int32_t window_width;
+  uint64_t source;
+  uint64_t destination;
+} auxcore_token_pool_batch;
+
+/* source [batch, height, width, channels] -> destination [batch, rows, columns, channels] */
+AUXCORE_API auxcore_status auxcore_token_pool(auxcore_context context, void* stream, const auxcore_token_pool_batch* batch);
+
+/* source [batch, rows, columns, channels] -> destination [batch, height, width, channels] */
+AUXCORE_API auxcore_status auxcore_token_pool_backward(auxcore_context context, void* stream, const auxcore_token_pool_batch* batch);
+
+typedef struct auxcore_token_scores_batch {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_token_scores_batch) */
+  auxcore_dtype type;   /* of queries and keys: float32, bfloat16 or float16 */
+  int32_t batch;
+  int32_t query_heads;  /* a multiple of key_heads: neighbours share a head of keys */
+  int32_t key_heads;
+  int32_t rows;         /* of queries */
+  int32_t tokens;       /* keys */
+  int32_t depth;        /* elements of a head, which lie side by side */
+  float scale;
+  uint32_t causal;      /* 1: row i sees keys up to tokens - rows + i; 0: all */
+  int64_t query_steps[3]; /* in elements, from one sequence, head and row to the next */
+  int64_t key_steps[3];
+  uint64_t queries;
+  uint64_t keys;
+  uint64_t log_sum_exp;  /* [batch, query_heads, rows], float32, or 0: it is computed */
+  uint64_t head_weights; /* [query_heads], float32, or 0: 1 / (query_heads * rows) */
+  uint64_t scores;       /* [batch, tokens], float32 */
+  uint64_t workspace;
+  int64_t workspace_bytes;
+} auxcore_token_scores_batch;
+
+/* The bytes of workspace that scores need; addresses may be 0. */
+AUXCORE_API auxcore_status auxcore_token_scores_workspace(const auxcore_token_scores_batch* batch, int64_t* bytes);
+
+/* Two launches where fewer than 24 rows share a head of keys; otherwise three, or two where log_sum_exp is given. */
+AUXCORE_API auxcore_status auxcore_token_scores(auxcore_context context, void* stream, const auxcore_token_scores_batch* batch);
+
+/* The keys of one layer: [batch, heads, tokens, depth]. Steps are in elements; those of a head lie side by side. */
+typedef struct auxcore_key_layer {
+  uint64_t keys;
+  auxcore_dtype type; /* float32, bfloat16 or float16 */
+  int32_t batch;
+  int32_t heads;
+  uint32_t reserved;
+  int64_t batch_step;
+  int64_t head_step;
+  int64_t token_step;
+} auxcore_key_layer;
+
+typedef struct auxcore_key_rerotate_batch {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_key_rerotate_batch) */
+  int32_t tokens;
+  int32_t depth;
+  int32_t rotated;      /* elements of a head, from the first: even, from 2 to 256 */
+  uint32_t is_pairs;    /* 0: elements i and i + rotated / 2 are turned together; 1: 2 i and 2 i + 1 */
+  int32_t rows;         /* of differences */
+  uint64_t differences; /* [rows, tokens], int32: new position less old one */
+  const double* frequencies; /* [rotated / 2], in host memory: radians a position */
+  const int32_t* row_of;     /* [rotated / 2], in host memory: which row of differences a pair follows */
+  const auxcore_key_layer* layers; /* layer_count, in host memory */
+  int64_t layer_count;
+} auxcore_key_rerotate_batch;
+
+/* Turns keys in place: 48 layers a launch. Angles of 2^31 and more give NaN. */
+AUXCORE_API auxcore_status auxcore_key_rerotate(auxcore_context context, void* stream, const auxcore_key_rerotate_batch* batch);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,7 +1,7 @@
 // What the device code of the TD ops shares: indicators, and sums over a block in a fixed order.
 #pragma once
 
-#include "../device/device.cuh"
+#include "../device/math.cuh"
 #include "td_types.cuh"
 
 namespace auxcore::td {
@@ -12,16 +12,7 @@ __device__ __forceinline__ float load(const bfloat16* from) { return widen(bfloa
 /// 1[x > 0], NaN where x is.
 __device__ __forceinline__ float step(float x) { return x > 0 ? 1.0f : x != x ? x : 0.0f; }
 
-/// a · b, rounded: never one operation with an addition that follows, as compilers like to make of it.
-__device__ __forceinline__ float product(float a, float b) {
-#if defined(__CUDA_ARCH__)
-  float result;
-  asm("mul.rn.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
-  return result;
-#else
-  return a * b;
-#endif
-}
+using auxcore::product;
 
 __device__ __forceinline__ float nan() { return as_float(0x7fc00000u); }
 

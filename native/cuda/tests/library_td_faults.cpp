@@ -1,9 +1,12 @@
-// Every call that the successor measure's functions make to the driver, made to fail once: the status is the driver's, and nothing leaks.
+// Every call that the functions of the successor measure and of KV caches make to the driver, made to fail once: the status is the
+// driver's, and nothing leaks.
 // Then random changes of their arguments, none of which may crash. Needs the stand-in.
 #include <random>
 #include <string>
 
+#include "library_kv.h"
 #include "library_pairs.h"
+#include "library_spoil.h"
 
 using namespace auxcore::test;
 
@@ -24,11 +27,22 @@ struct Scenario {
   auxcore_forward_backward pairs = on_device(memory, forward_backward, false, AUXCORE_FLOAT32);
   InfoNceCase info_nce = info_nce_case(20, 7, AUXCORE_INFO_NCE_NEGATIVE_DISTANCE, true, false);
   auxcore_info_nce contrast = on_device(memory, info_nce, AUXCORE_BFLOAT16);
+  auxcore_kv_elements quantised = kv_elements(memory, AUXCORE_KV_Q4_0, pattern(96, 1));
+  auxcore_kv_elements copied = kv_elements(memory, AUXCORE_KV_F32, pattern(96, 1));
+  AttentionCase tokens{2, 4, 2, 64, 70, AUXCORE_KV_Q8_0, AUXCORE_KV_BF16, {70, 33}};
+  AttentionCall attended{memory, tokens, 0, false, true}, paged{memory, tokens, 16};
+  AppendCall appended{memory, paged, {3, 4}};
   int32_t first = -7;
 
   std::vector<Call> calls(auxcore_context on) {
     return {[=, this] { return auxcore_forward_backward_loss(on, nullptr, &pairs); },
         [=, this] { return auxcore_info_nce_loss(on, nullptr, &contrast); },
+        [=, this] { return auxcore_kv_quantise(on, nullptr, &quantised); },
+        [=, this] { return auxcore_kv_dequantise(on, nullptr, &quantised); },
+        [=, this] { return auxcore_kv_quantise(on, nullptr, &copied); },
+        [=, this] { return auxcore_kv_append_tokens(on, nullptr, &appended.cache, &appended.append); },
+        [=, this] { return auxcore_kv_decode_attention(on, nullptr, &attended.cache, &attended.attention); },
+        [=, this] { return auxcore_kv_decode_attention(on, nullptr, &paged.cache, &paged.attention); },
         [=, this] { return auxcore_indicator_td(on, nullptr, &batch); },
         [=, this] { return auxcore_indicator_quantile(on, nullptr, &states, 3); },
         [=, this] { return auxcore_indicator_pack(on, nullptr, &states, step.bits); },
@@ -43,64 +57,10 @@ struct Scenario {
 
 void every_call_may_fail(const Standin& standin) {
   Scenario scenario;
+  scenario.paged.attention.lengths = 0;
+  scenario.paged.attention.host_lengths = scenario.tokens.lengths.data();
   scenario.tabular.snapshot = scenario.memory.add(std::vector<float>(33 * 33));
-  for (const bool waits : {false, true}) {
-    // Contexts of the same device: memory is that of both. The second loads the kernels anew.
-    auxcore_context on = 0;
-    OK(auxcore_open(AUXCORE_ABI_VERSION, 0, waits ? AUXCORE_OPEN_SYNCHRONOUS : 0, &on));
-    int failed = 0;
-    std::size_t which = 0;
-    for (const Call& call : scenario.calls(on)) {
-      OK(call());
-      const auxcore_standin_state before = standin.state();
-      const int64_t start = standin.calls();
-      OK(call());
-      const int64_t calls = standin.calls() - start;
-      CHECK(calls > 3);
-      for (int64_t nth = 1; nth <= calls; ++nth) {
-        standin.fail(nth, 719);
-        const auxcore_status status = call();
-        standin.fail(0, 0);
-        const std::string function = standin.failed();
-        CHECK(status == 719 || function == "cuCtxPopCurrent_v2", "function %zu, call %lld, %s: %d", which, static_cast<long long>(nth),
-            function.c_str(), status);
-        failed += status == 719;
-      }
-      const auxcore_standin_state now = standin.state();
-      CHECK(now.allocations == before.allocations && now.pushed_contexts == before.pushed_contexts && now.events == before.events);
-      ++which;
-    }
-    std::printf("%d calls to the driver failed\n", failed);
-    OK(auxcore_close(on));
-  }
-}
-
-/// Writes garbage, or nearly the right thing, over some of a structure's bytes.
-template <class Struct>
-void spoil(Struct& value, std::mt19937_64& random) {
-  auto* const bytes = reinterpret_cast<unsigned char*>(&value);
-  for (auto changes = random() % 3; changes > 0; --changes) {
-    const std::size_t field = random() % (sizeof value / 4) * 4;
-    uint32_t word = 0;
-    std::memcpy(&word, bytes + field, 4);
-    switch (random() % 5) {
-      case 0:
-        word += static_cast<uint32_t>(random() % 9) - 4;
-        break;
-      case 1:
-        word = static_cast<uint32_t>(random());
-        break;
-      case 2:
-        word = 0;
-        break;
-      case 3:
-        word ^= 1u << random() % 32;
-        break;
-      default:
-        std::memcpy(&word, bytes + random() % (sizeof value / 4) * 4, 4);
-    }
-    std::memcpy(bytes + field, &word, 4);
-  }
+  every_driver_call_may_fail(standin, [&](auxcore_context on) { return scenario.calls(on); });
 }
 
 // Addresses stay the device's or are refused, so kernels run on whatever memory the caller named; sizes are held by what that memory is.
@@ -117,6 +77,20 @@ void garbage_is_refused_or_computed_with(unsigned seed, int rounds) {
     auxcore_pvn heads = good.heads;
     auxcore_forward_backward pairs = good.pairs;
     auxcore_info_nce contrast = good.contrast;
+    auxcore_kv_elements quantised = good.quantised, copied = good.copied;
+    AttentionCall attended = good.attended, paged = good.paged;
+    auxcore_kv_cache appended_to = good.appended.cache;
+    auxcore_kv_append appended = good.appended.append;
+    spoil(appended_to, random);
+    spoil(appended, random);
+    appended.frequencies = good.appended.frequencies.data();  // host memory is the caller's to vouch for, as lengths are
+    spoil(quantised, random);
+    spoil(copied, random);
+    spoil(attended.cache, random);
+    spoil(attended.attention, random);
+    spoil(paged.cache, random);
+    spoil(paged.attention, random);
+    attended.attention.host_lengths = paged.attention.host_lengths = nullptr;
     spoil(batch, random);
     spoil(pairs, random);
     spoil(contrast, random);
@@ -130,6 +104,10 @@ void garbage_is_refused_or_computed_with(unsigned seed, int rounds) {
     int32_t first = 0;
     for (const auxcore_status status :
         {auxcore_forward_backward_loss(context, nullptr, &pairs), auxcore_info_nce_loss(context, nullptr, &contrast),
+            auxcore_kv_quantise(context, nullptr, &quantised), auxcore_kv_dequantise(context, nullptr, &copied),
+            auxcore_kv_append_tokens(context, nullptr, &appended_to, &appended),
+            auxcore_kv_decode_attention(context, nullptr, &attended.cache, &attended.attention),
+            auxcore_kv_decode_attention(context, nullptr, &paged.cache, &paged.attention),
             auxcore_indicator_td(context, nullptr, &batch), auxcore_indicator_quantile(context, nullptr, &states, int32_t(random() % 12)),
             auxcore_indicator_pack(context, nullptr, &states, step.bits), auxcore_indicator_pinball(context, nullptr, &states, &step),
             auxcore_tabular_td(context, nullptr, &tabular),

@@ -50,7 +50,7 @@ auxcore_planted(mask_names_the_caller "simulator: the mask .* does not name lane
 auxcore_planted(one_collective "simulator: lanes of a warp meet in different collectives")
 auxcore_planted(everybody_comes "simulator: deadlock")
 
-foreach(kernels ema adamw td pairs)
+foreach(kernels ema adamw td pairs kv kv_append tokens token_scores)
   auxcore_simulator_test(simulator_${kernels} simulator_${kernels}.cpp)
   target_link_libraries(simulator_${kernels} PRIVATE auxcore_simulated_kernels)
   add_test(NAME simulator.${kernels} COMMAND simulator_${kernels})

@@ -18,5 +18,10 @@ internal static class NativeExports
         "auxcore_tabular_td", "auxcore_first_bad_index", "auxcore_successor_sweep",
         "auxcore_pvn_head", "auxcore_pvn_head_workspace", "auxcore_pvn_mean_over_actions",
         "auxcore_forward_backward_loss", "auxcore_forward_backward_workspace", "auxcore_info_nce_loss", "auxcore_info_nce_workspace",
+        "auxcore_kv_quantise", "auxcore_kv_dequantise", "auxcore_kv_decode_attention", "auxcore_kv_attention_workspace",
+        "auxcore_kv_append_tokens",
+        "auxcore_token_select", "auxcore_token_select_workspace", "auxcore_token_compact", "auxcore_token_compact_backward",
+        "auxcore_token_pool", "auxcore_token_pool_backward", "auxcore_token_scores", "auxcore_token_scores_workspace",
+        "auxcore_key_rerotate",
     ];
 }

@@ -21,6 +21,11 @@ internal static class KernelMath
     [IntrinsicImplementation]
     public static float MultiplyAdd(float a, float b, float c) => MathF.FusedMultiplyAdd(a, b, c);
 
+    /// <summary>a · b, rounded, also where a sum follows: <c>mul</c> alone lets the driver's compiler fuse the two.</summary>
+    [ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
+    [IntrinsicImplementation]
+    public static double Multiply(double a, double b) => a * b;
+
     /// <summary>A bfloat16 from its bits; exact.</summary>
     [ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -31,14 +36,60 @@ internal static class KernelMath
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static float FromFloat16(uint bits) => (float)Bits.IntAsFloat((ushort)bits);
 
+    /// <summary>The bits of the nearest bfloat16, ties to even, as <see cref="AuxCore.Interop.BFloat16"/> has it.</summary>
+    [ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static uint ToBFloat16(float value)
+    {
+        var bits = Bits.FloatAsInt(value);
+        return float.IsNaN(value) ? (bits >> 16) | 0x0040 : (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+    }
+
+    /// <summary>
+    /// The bits of the nearest float16, ties to even. In integers, so that it is the same on every accelerator.
+    /// </summary>
+    [ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static uint ToFloat16(float value)
+    {
+        var bits = Bits.FloatAsInt(value);
+        var (sign, magnitude) = ((bits >> 16) & 0x8000, bits & 0x7FFF_FFFF);
+        if (magnitude > 0x7F80_0000) // NaN
+            return sign | 0x7E00 | ((magnitude >> 13) & 0x01FF);
+        if (magnitude >= 0x477F_F000) // 65520 and more round to infinity
+            return sign | 0x7C00;
+        var exponent = (int)(magnitude >> 23);
+        // Bits that are lost: 13 of a normal number; of a subnormal one more for each power of two below 2^-14. 24 and more leave nothing.
+        var lost = exponent >= 113 ? 13 : Math.Min(126 - exponent, 25);
+        var mantissa = exponent >= 113 ? magnitude - 0x3800_0000 : (magnitude & 0x007F_FFFF) | 0x0080_0000;
+        var half = 1u << (lost - 1);
+        var kept = mantissa >> lost;
+        var rest = mantissa & ((1u << lost) - 1);
+        return sign | (kept + (rest > half || (rest == half && (kept & 1) != 0) ? 1u : 0u));
+    }
+
     /// <summary>Tells a context how the functions above are compiled.</summary>
     public static Context.Builder AddKernelMath(this Context.Builder builder)
     {
         const BindingFlags Static = BindingFlags.Static | BindingFlags.Public | BindingFlags.NonPublic;
-        var method = typeof(KernelMath).GetMethod(nameof(MultiplyAdd), Static)!;
-        builder.GetIntrinsicManager().RegisterMethod(
-            method, new PTXIntrinsic(typeof(KernelMath), nameof(EmitMultiplyAdd), IntrinsicImplementationMode.GenerateCode));
+        Register(nameof(MultiplyAdd), nameof(EmitMultiplyAdd));
+        Register(nameof(Multiply), nameof(EmitMultiply));
         return builder;
+
+        void Register(string function, string emit) => builder.GetIntrinsicManager().RegisterMethod(
+            typeof(KernelMath).GetMethod(function, Static)!,
+            new PTXIntrinsic(typeof(KernelMath), emit, IntrinsicImplementationMode.GenerateCode));
+    }
+
+    private static void EmitMultiply(PTXBackend backend, PTXCodeGenerator code, Value value)
+    {
+        var call = (MethodCall)value;
+        var (a, b) = (code.LoadPrimitive(call.Nodes[0]), code.LoadPrimitive(call.Nodes[1]));
+        var result = code.AllocateHardware(value);
+        using var command = code.BeginCommand("mul.rn.f64");
+        command.AppendArgument(result);
+        command.AppendArgument(a);
+        command.AppendArgument(b);
     }
 
     private static void EmitMultiplyAdd(PTXBackend backend, PTXCodeGenerator code, Value value)

@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace AuxCore.Kernels;
 
 public static partial class KvAppend
@@ -8,45 +10,51 @@ public static partial class KvAppend
     private static unsafe void RunCpu(in KvAppendWork work)
     {
         using var turns = new KvTurns(work.Rotary, work.RotatedElements, work.Places);
-        var loops = KvHeadLoops.For(CpuSimd.Width, work);
+        var loops = KvHeadLoops.Of(work);
         var threads = ThreadTeam.Count(work.Elements, MinimumElementsPerThread);
         if (threads == 1)
-            Part(work, loops, turns, 0, work.Tokens);
+            Part(work, loops, turns, 0, 1);
         else
             RunThreads(work, loops, turns, threads);
     }
 
     // Apart from RunCpu, so that one thread pays for no closure.
     private static void RunThreads(KvAppendWork work, KvHeadLoops loops, KvTurns turns, int threads) =>
-        ThreadTeam.Run(
-            threads,
-            part => Part(
-                work, loops, turns, (int)((long)work.Tokens * part / threads), (int)((long)work.Tokens * (part + 1) / threads)));
+        ThreadTeam.Run(threads, part => Part(work, loops, turns, part, threads));
 
-    /// <summary>Some of a layer's tokens.</summary>
-    internal static unsafe void Part(in KvAppendWork work, in KvHeadLoops loops, KvTurns turns, int from, int to)
+    /// <summary>A part of a layer: tokens or, where a head's tokens must come in their order, heads.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)] // a call is over before tiers would have compiled it
+    internal static unsafe void Part(in KvAppendWork work, in KvHeadLoops loops, KvTurns turns, int part, int parts)
     {
-        var (d, pairs) = (work.HeadDim, work.RotatedElements / 2);
+        // Structs of structs: what is read for each row is copied once.
+        var (cache, places, queries, keys, values) = (work.Cache, work.Places, work.Query, work.Keys, work.Values);
+        var (keyPlane, valuePlane) = (cache.Keys, cache.Values);
+        var (d, pairs) = (cache.HeadDim, work.RotatedElements / 2);
         using var scratch = new Scratch();
         var row = scratch.Take<float>(d);
+        var byHeads = cache.NeedsEveryPosition;
+        var block = byHeads ? scratch.Take<float>((long)d * KiviGroup.Elements) : null;
+        var (from, to) = byHeads ? (0, places.Tokens) : Share(places.Tokens, part, parts);
+        var (firstQuery, endQuery) = byHeads ? Share(queries.Heads, part, parts) : (0, queries.Heads);
+        var (firstHead, endHead) = byHeads ? Share(cache.KvHeads, part, parts) : (0, cache.KvHeads);
         for (var token = from; token < to; token++)
         {
             var turn = turns.Of(token);
-            for (var head = 0; head < work.Query.Heads; head++)
-            {
-                var rotated = work.Rotated + token * work.RotatedStep + (long)head * d;
-                loops.Transform(work.Query, token, head, turn, pairs, rotated);
-            }
+            for (var head = firstQuery; head < endQuery; head++)
+                loops.Transform(queries, token, head, turn, pairs, work.Rotated + token * work.RotatedStep + (long)head * d);
 
-            var b = work.Places.Sequence(token);
-            for (var head = 0; head < work.KvHeads; head++)
+            var b = places.Sequence(token);
+            for (var head = firstHead; head < endHead; head++)
             {
-                var slot = work.Places.Slot(token, head);
-                loops.Transform(work.Keys, token, head, turn, pairs, row);
-                loops.StoreKey(row, work.Cache.Keys, b, head, slot);
-                loops.Transform(work.Values, token, head, default, 0, row);
-                loops.StoreValue(row, work.Cache.Values, b, head, slot);
+                var slot = places.Slot(token, head);
+                loops.Transform(keys, token, head, turn, pairs, row);
+                loops.StoreKey(row, keyPlane, b, head, slot, block);
+                loops.Transform(values, token, head, default, 0, row);
+                loops.StoreValue(row, valuePlane, b, head, slot);
             }
         }
     }
+
+    private static (int From, int To) Share(int count, int part, int parts) =>
+        ((int)((long)count * part / parts), (int)((long)count * (part + 1) / parts));
 }

@@ -2,12 +2,14 @@ namespace AuxCore.Kernels;
 
 public static partial class KvAppend
 {
-    /// <summary>One head of one token after the other, in double, rounded once and then stored as <see cref="KvQuantise"/> does it.</summary>
+    /// <summary>One head of one token after the other, in double, rounded once and then stored as quantising has it.</summary>
     internal static unsafe void RunReference(in KvAppendWork work)
     {
         var frequencies = work.Rotary?.FrequenciesOf(work.RotatedElements) ?? [];
         var row = new double[work.HeadDim];
-        var rounded = stackalloc float[work.HeadDim];
+        using var scratch = new Scratch();
+        var rounded = scratch.Take<float>(work.HeadDim);
+        var block = scratch.Take<float>((long)work.HeadDim * KiviGroup.Elements);
         for (var token = 0; token < work.Tokens; token++)
         {
             var b = work.Places.Sequence(token);
@@ -21,9 +23,9 @@ public static partial class KvAppend
             for (var head = 0; head < work.KvHeads; head++)
             {
                 Transform(work, work.Keys, token, head, frequencies, row);
-                Store(work.Cache.Keys, b, head, work.Places.Slot(token, head), row, rounded);
+                Store(work.Cache.Keys, b, head, work.Places.Slot(token, head), row, rounded, block);
                 Transform(work, work.Values, token, head, [], row);
-                Store(work.Cache.Values, b, head, work.Places.Slot(token, head), row, rounded);
+                Store(work.Cache.Values, b, head, work.Places.Slot(token, head), row, rounded, block);
             }
         }
     }
@@ -51,11 +53,20 @@ public static partial class KvAppend
         }
     }
 
-    private static unsafe void Store(in KvPlane plane, int b, int head, int slot, double[] row, float* rounded)
+    private static unsafe void Store(in KvPlane plane, int b, int head, int slot, double[] row, float* rounded, float* block)
     {
         for (var i = 0; i < row.Length; i++)
             rounded[i] = (float)row[i];
+        if (plane.Ring != null)
+        {
+            KiviRing.Store(plane, rounded, b, head, slot, block, &QuantiseKivi);
+            return;
+        }
+
         KvQuantise.RunReference(
             new(row.Length, plane.Format, plane.Scale(head), rounded, plane.Row(b, head, slot), isRestore: false));
     }
+
+    private static unsafe void QuantiseKivi(float* elements, byte* bytes, long count, float scale) =>
+        KvQuantise.RunReference(new(count, KvFormat.Kivi4, scale, elements, bytes, isRestore: false));
 }

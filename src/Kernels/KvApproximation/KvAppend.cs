@@ -15,6 +15,9 @@ namespace AuxCore.Kernels;
 /// <para>Each token is for itself, so appending one by one gives the bytes of appending in bulk; and the bytes depend neither on the vector
 /// width nor on the number of threads. A NaN stays in its row. Nothing but the rows named by slots is written. The methods are thread-safe,
 /// as far as no two write the same rows.</para>
+/// <para>On CUDA, heads have 8 to 256 elements, a multiple of 8, and frequencies are at most 1024 radians. Sequences, slots and page tables
+/// in device memory are not looked at before: a row that has no place in the cache is not written. The bytes are those of the CPU, as far
+/// as cosines and sines round alike.</para>
 /// </remarks>
 public static partial class KvAppend
 {
@@ -25,7 +28,7 @@ public static partial class KvAppend
         nameof(KvAppend),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "it has no CUDA kernel yet; keep the cache on the host"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "it has no ILGPU kernel; keep the cache on the host"));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
@@ -40,6 +43,7 @@ public static partial class KvAppend
     /// <param name="rotary">How queries and keys are rotated; null where they are not.</param>
     /// <param name="normEpsilon">ε of the norms, finite and not negative.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="stream">For device memory: the stream to work on, without waiting for it; without, the default one.</param>
     /// <exception cref="KvCapacityException">A slot is beyond the capacity of its sequence. Nothing was written.</exception>
     /// <exception cref="ArgumentException">
     /// Ranks, shapes, dtypes, strides or devices do not fit, slots do not ascend, positions descend, or what is written overlaps something.
@@ -51,19 +55,29 @@ public static partial class KvAppend
     /// <exception cref="BackendUnavailableException">The backend does not run here, or not on this memory.</exception>
     public static void Run(
         in KvAppendTensors tokens, in KvCacheViews cache, RotaryOptions? rotary = null, double normEpsilon = DefaultNormEpsilon,
-        AuxBackend backend = AuxBackend.Auto)
+        AuxBackend backend = AuxBackend.Auto, CudaStream? stream = null)
     {
         var device = tokens.Keys.Device;
         var work = KvAppendWork.Of(tokens, cache, rotary, normEpsilon);
         backend = Support.Resolve(backend, device);
         if (device.Kind == AuxDeviceKind.Host)
             work.CheckPlaces();
-        if (backend == AuxBackend.Cpu)
-            RunCpu(work);
-        else
-            RunReference(work);
+        switch (backend)
+        {
+            case AuxBackend.Cpu:
+                RunCpu(work);
+                break;
+            case AuxBackend.Cuda:
+                RunCuda(work, device, CudaStream.HandleOn(stream, device, nameof(stream)));
+                break;
+            default:
+                RunReference(work);
+                break;
+        }
+
         Support.Count(backend);
         tokens.KeepAlive();
         cache.KeepAlive();
+        GC.KeepAlive(stream);
     }
 }

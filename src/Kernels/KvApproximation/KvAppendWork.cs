@@ -95,8 +95,8 @@ internal readonly unsafe struct KvAppendWork
         var (query, rotated, type) = (tensors.Query, tensors.RotatedQuery, tensors.Keys.DType);
         if (TensorArguments.IsWanted(query) != TensorArguments.IsWanted(rotated))
         {
-            throw TensorArguments.Refused(
-                $"{Tokens}.{(TensorArguments.IsWanted(query) ? "RotatedQuery" : "Query")}: missing, but the other of the two is there", Tokens);
+            var missing = TensorArguments.IsWanted(query) ? "RotatedQuery" : "Query";
+            throw TensorArguments.Refused($"{Tokens}.{missing}: missing, but the other of the two is there", Tokens);
         }
 
         if (!TensorArguments.IsWanted(query))
@@ -119,23 +119,36 @@ internal readonly unsafe struct KvAppendWork
             query, $"{Tokens}.Query", shape, type, tensors.QueryNorm, $"{Tokens}.QueryNorm", tensors.Keys.Device, Tokens);
     }
 
-    // A rotated query may take the query's place, element by element.
+    // A rotated query may take the query's place, element by element, also between the keys and values of one projection.
     private KvAppendWork RequireDisjoint()
     {
-        var rotatedBytes = Query.First == null || Tokens == 0
-            ? 0
-            : ((Tokens - 1) * RotatedStep + (long)Query.Heads * HeadDim) * sizeof(float);
-        var isInPlace = (void*)Rotated == Query.First && RotatedStep * sizeof(float) == Query.TokenStep && Query.Type == DType.Float32;
-        Cache.RequireDisjoint(
-            "cache", isWritten: true,
+        const string Tokens = "tokens", Cache = "cache";
+        var rotated = new KvHeadRows
+        {
+            First = (byte*)Rotated,
+            Type = DType.Float32,
+            Heads = Query.Heads,
+            HeadDim = HeadDim,
+            TokenStep = RotatedStep * sizeof(float),
+        };
+        var isInPlace = rotated.First == Query.First && rotated.TokenStep == Query.TokenStep && Query.Type == DType.Float32;
+        this.Cache.RequireDisjoint(
+            Cache, isWritten: true, [.. Keys.Memory($"{Tokens}.Key", this.Tokens), .. Values.Memory($"{Tokens}.Value", this.Tokens)]);
+        this.Cache.RequireDisjoint(
+            Cache, isWritten: true,
             [
-                NamedMemory.Read("tokens.Query", Query.First, isInPlace ? 0 : Query.Extent(Tokens)),
-                .. Keys.Memory("tokens.Key", Tokens),
-                .. Values.Memory("tokens.Value", Tokens),
-                NamedMemory.Read("tokens.QueryNorm", Query.Norm, Query.Norm == null ? 0 : HeadDim * (long)sizeof(float)),
-                .. Places.Memory("tokens"),
-                NamedMemory.Written("tokens.RotatedQuery", Rotated, rotatedBytes),
+                NamedMemory.Read($"{Tokens}.Query", Query.First, isInPlace ? 0 : Query.Extent(this.Tokens)),
+                NamedMemory.Read($"{Tokens}.QueryNorm", Query.Norm, Query.Norm == null ? 0 : HeadDim * (long)sizeof(float)),
+                NamedMemory.Read($"{Tokens}.KeyNorm", Keys.Norm, Keys.Norm == null ? 0 : HeadDim * (long)sizeof(float)),
+                .. Places.Memory(Tokens),
+                NamedMemory.Written($"{Tokens}.RotatedQuery", rotated.First, rotated.Extent(this.Tokens)),
             ]);
+        foreach (var (name, rows) in ((string, KvHeadRows)[])[("Keys", Keys), ("Values", Values)])
+        {
+            if (rotated.First != null && rotated.Strided(this.Tokens).Overlaps(rows.Strided(this.Tokens)))
+                throw TensorArguments.Refused($"{Tokens}.RotatedQuery overlaps {Tokens}.{name} in memory", Tokens);
+        }
+
         return this;
     }
 }

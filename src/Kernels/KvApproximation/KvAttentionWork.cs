@@ -17,6 +17,9 @@ internal readonly unsafe struct KvAttentionWork
     /// <summary>Whether each head has a length of its own.</summary>
     public bool LengthsAreOfHeads { get; init; }
 
+    /// <summary>Whether lengths are in host memory, wherever the rest is.</summary>
+    public bool LengthsAreOnHost { get; init; }
+
     public required double Scale { get; init; }
 
     /// <summary>[B, Hq, d].</summary>

@@ -3,8 +3,8 @@ using AuxCore.Interop;
 namespace AuxCore.Kernels;
 
 /// <summary>
-/// The keys and values of one layer's KV cache, in memory of any framework: contiguous, with one stretch of positions a head, or paged (Kwon
-/// et al. 2023, PagedAttention, arXiv 2309.06180), with tables that say which pages hold a sequence's positions. Heads and rows may be
+/// The keys and values of one layer's KV cache, in memory of any framework: contiguous, with one stretch of positions a head, or paged
+/// (Kwon et al. 2023, PagedAttention, arXiv 2309.06180), with tables that say which pages hold a sequence's positions. Heads and rows may be
 /// ragged: how many positions a head has filled is not the cache's to know, and each op is told.
 /// </summary>
 /// <remarks>
@@ -36,6 +36,18 @@ public readonly struct KvCacheViews
     public TensorView ValueScales { get; init; }
 
     /// <summary>
+    /// float32 [B, Hkv, W + 32, d], contiguous: the keys of the latest positions, each at its position's remainder by W + 32. For
+    /// <see cref="KvFormat.Kivi4"/>, and for no others. At least the latest W are exact, and up to W + 31: 32 at a time become a block of
+    /// <see cref="Keys"/>, whose positions, and those of a page, are a multiple of 32.
+    /// </summary>
+    public TensorView KeyResidual { get; init; }
+
+    /// <summary>
+    /// As <see cref="KeyResidual"/>, of values. The latest W are exact; one goes into <see cref="Values"/> for each that comes.
+    /// </summary>
+    public TensorView ValueResidual { get; init; }
+
+    /// <summary>
     /// int32 [B + 1], or [B · Hkv + 1] where a page holds one head: where the pages of each sequence, or of each of its heads, begin in
     /// <see cref="Pages"/>, and the end (CSR). Left out for a contiguous cache.
     /// </summary>
@@ -50,5 +62,6 @@ public readonly struct KvCacheViews
     internal bool IsPaged => TensorArguments.IsWanted(PageOffsets);
 
     internal void KeepAlive() => TensorArguments.KeepAlive(
-        Keys.Owner, Values.Owner, KeyScales.Owner, ValueScales.Owner, PageOffsets.Owner, Pages.Owner);
+        Keys.Owner, Values.Owner, KeyScales.Owner, ValueScales.Owner, KeyResidual.Owner, ValueResidual.Owner,
+        PageOffsets.Owner, Pages.Owner);
 }

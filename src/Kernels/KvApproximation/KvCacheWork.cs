@@ -18,9 +18,15 @@ internal readonly unsafe struct KvCacheWork
     /// <summary>Pages there are of keys and of values: the less of both.</summary>
     public long PoolPages { get; init; }
 
+    /// <summary>What messages call the keys and the values.</summary>
+    public (string Keys, string Values) Names { get; init; }
+
     public int KvHeads => Keys.KvHeads;
 
     public int HeadDim => Keys.HeadDim;
+
+    /// <summary>Whether rows must come in the order of their positions, none left out: they pass through a ring.</summary>
+    public bool NeedsEveryPosition => Keys.Ring != null || Values.Ring != null;
 
     public bool IsPaged => Keys.PageOffsets != null;
 
@@ -65,11 +71,18 @@ internal readonly unsafe struct KvCacheWork
 
         if (batch < 1 || batch > int.MaxValue / kvHeads)
             throw Refused($"{name}: {batch} sequences", name);
+        RequireResidual(views.KeyResidual, $"{name}.KeyResidual", views.KeyFormat, (int)batch, kvHeads, headDim, device, name);
+        RequireResidual(views.ValueResidual, $"{name}.ValueResidual", views.ValueFormat, (int)batch, kvHeads, headDim, device, name);
+        if (views.KeyFormat == KvFormat.Kivi4 && keys[2] % KiviGroup.Elements != 0)
+            throw Refused($"{name}.Keys: {views.Keys}, whose positions are not a multiple of {KiviGroup.Elements}, as blocks are", name);
         var work = new KvCacheWork
         {
-            Keys = KvPlane.Of(views, views.Keys, views.KeyFormat, views.KeyScales, kvHeads, headDim),
-            Values = KvPlane.Of(views, views.Values, views.ValueFormat, views.ValueScales, kvHeads, headDim),
+            Keys = KvPlane.Of(
+                views, views.Keys, views.KeyFormat, views.KeyScales, views.KeyResidual, kvHeads, headDim, isKeys: true),
+            Values = KvPlane.Of(
+                views, views.Values, views.ValueFormat, views.ValueScales, views.ValueResidual, kvHeads, headDim, isKeys: false),
             Batch = (int)batch,
+            Names = ($"{name}.Keys", $"{name}.Values"),
             PageCount = views.IsPaged ? views.Pages.ElementCount : 0,
             PoolPages = Math.Min(keys[0], values[0]),
         };
@@ -92,27 +105,30 @@ internal readonly unsafe struct KvCacheWork
             NamedMemory.Read($"{name}.Pages", Keys.Pages, PageCount * sizeof(int)),
             .. others,
         ];
-        TensorArguments.RequireDisjoint([Named($"{name}.Keys", Keys, isWritten), .. settings]);
-        TensorArguments.RequireDisjoint([Named($"{name}.Values", Values, isWritten), .. settings]);
-        if (isWritten)
-            RequireKeysApartFromValues(name);
+        TensorArguments.RequireDisjoint([Named(Names.Keys, Keys, isWritten), .. settings]);
+        TensorArguments.RequireDisjoint([Named(Names.Values, Values, isWritten), .. settings]);
+        if (Keys.Ring != null || Values.Ring != null)
+        {
+            TensorArguments.RequireDisjoint(
+            [
+                Ring($"{name}.KeyResidual", Keys, Batch, isWritten), Ring($"{name}.ValueResidual", Values, Batch, isWritten),
+                NamedMemory.Read($"{name}.Keys", Keys.First, Keys.Extent), NamedMemory.Read($"{name}.Values", Values.First, Values.Extent),
+                .. settings,
+            ]);
+        }
+
+        if (isWritten && Keys.Memory.Overlaps(Values.Memory)) // halves of the pages of one pool do not
+            throw Refused($"{name}.Values overlaps {name}.Keys in memory; what is written needs memory of its own", name);
+
+        static NamedMemory Ring(string name, in KvPlane plane, int batch, bool isWritten)
+        {
+            var bytes = (long)batch * plane.KvHeads * plane.RingPositions * plane.HeadDim * sizeof(float);
+            return isWritten ? NamedMemory.Written(name, plane.Ring, bytes) : NamedMemory.Read(name, plane.Ring, bytes);
+        }
 
         static NamedMemory Named(string name, in KvPlane plane, bool isWritten) => isWritten
             ? NamedMemory.Written(name, plane.First, plane.Extent)
             : NamedMemory.Read(name, plane.First, plane.Extent);
-    }
-
-    // Halves of the pages of one pool interleave, and share nothing.
-    private void RequireKeysApartFromValues(string name)
-    {
-        if (!NamedMemory.Read("", Keys.First, Keys.Extent).Overlaps(NamedMemory.Read("", Values.First, Values.Extent)))
-            return;
-        var step = Keys.OuterStep;
-        var apart = step == 0 ? 0 : (Values.First - Keys.First) % step;
-        if (apart < 0)
-            apart += step;
-        if (Values.OuterStep != step || apart < Keys.InnerExtent || apart + Values.InnerExtent > step)
-            throw Refused($"{name}.Values overlaps {name}.Keys in memory; what is written needs memory of its own", name);
     }
 
     // Page numbers come from the caller, and a wrong one would read or write anywhere.
@@ -153,7 +169,8 @@ internal readonly unsafe struct KvCacheWork
         if (view.Shape.Length != 4 || view.Shape[3] != (view.DType == own ? headDim : format.ByteCount(headDim)))
         {
             throw Refused(
-                $"{name}: {view} is not of rank 4 with rows of {headDim} elements of {format}, {format.ByteCount(headDim)} bytes", parameter);
+                $"{name}: {view} is not of rank 4 with rows of {headDim} elements of {format}, {format.ByteCount(headDim)} bytes",
+                parameter);
         }
 
         var shape = view.Shape;
@@ -179,6 +196,23 @@ internal readonly unsafe struct KvCacheWork
         if (!TensorArguments.IsWanted(view))
             throw Refused($"{name}: missing; {format} needs a scale for all heads or one for each", parameter);
         TensorArguments.Require(view, name, [DType.Float32], [view.ElementCount == 1 ? 1 : kvHeads], device, parameter);
+    }
+
+    private static void RequireResidual(
+        in TensorView view, string name, KvFormat format, int batch, int kvHeads, int headDim, AuxDevice device, string parameter)
+    {
+        if (format != KvFormat.Kivi4)
+        {
+            if (TensorArguments.IsWanted(view))
+                throw Refused($"{name}: {view}, but {format} keeps no residual", parameter);
+            return;
+        }
+
+        if (!TensorArguments.IsWanted(view))
+            throw Refused($"{name}: missing; {format} keeps the latest positions there", parameter);
+        if (view.Shape.Length != 4 || view.Shape[2] is < KiviGroup.Elements or > int.MaxValue)
+            throw Refused($"{name}: {view}, but float32 [B, Hkv, W + {KiviGroup.Elements}, d] is needed", parameter);
+        TensorArguments.Require(view, name, [DType.Float32], [batch, kvHeads, view.Shape[2], headDim], device, parameter);
     }
 
     private static void RequireTable(in TensorView view, string name, AuxDevice device, string parameter)

@@ -34,8 +34,8 @@ public static partial class KvDecodeAttention
     private static void RequireFormat(string name, KvFormat format, KvAttentionShape shape)
     {
         var group = format.GroupSize();
-        if (format == KvFormat.Fp8E4M3)
-            throw new ArgumentException($"{name}: {format} is not supported here, as it has scales; pass KvCacheViews", name);
+        if (format is KvFormat.Fp8E4M3 or KvFormat.Kivi4)
+            throw new ArgumentException($"{name}: {format} takes more than keys and values; pass KvCacheViews", name);
         if (shape.HeadDim % group != 0)
             throw new ArgumentException($"{name}: heads of {shape.HeadDim} are not a multiple of {group}, the groups of {format}", name);
     }
@@ -59,9 +59,16 @@ public static partial class KvDecodeAttention
         return new()
         {
             Shape = shape,
-            Cache = new() { Keys = Plane(keys, keyFormat), Values = Plane(values, valueFormat), Batch = shape.Batch },
+            Cache = new()
+            {
+                Keys = Plane(keys, keyFormat),
+                Values = Plane(values, valueFormat),
+                Batch = shape.Batch,
+                Names = (nameof(keys), nameof(values)),
+            },
             Queries = query,
             Lengths = lengths,
+            LengthsAreOnHost = true,
             Scale = Scale(scale, shape),
             Outputs = output,
         };

@@ -34,7 +34,8 @@ public static partial class KvDecodeAttention
                     KvFormat.BF16 => &Score<TVector, ElementRow<BFloat16>>,
                     KvFormat.Fp8E4M3 => &Score<TVector, E4M3Row>,
                     KvFormat.Q8_0 => &Score<TVector, Q8Row>,
-                    _ => &Score<TVector, Q4Row>,
+                    KvFormat.Q4_0 => &Score<TVector, Q4Row>,
+                    _ => &ScoreBlocks<TVector>,
                 },
                 &Weigh<TLanes>,
                 values switch
@@ -44,7 +45,8 @@ public static partial class KvDecodeAttention
                     KvFormat.BF16 => &Mix<TVector, ElementRow<BFloat16>>,
                     KvFormat.Fp8E4M3 => &Mix<TVector, E4M3Row>,
                     KvFormat.Q8_0 => &Mix<TVector, Q8Row>,
-                    _ => &Mix<TVector, Q4Row>,
+                    KvFormat.Q4_0 => &Mix<TVector, Q4Row>,
+                    _ => &Mix<TVector, KiviRow>,
                 });
 
         /// <summary>Scores [count, block] of queries [block, d] and keys that lie side by side.</summary>
@@ -64,7 +66,7 @@ public static partial class KvDecodeAttention
         where TVector : struct, IFloatVector<TVector>
         where TRow : struct, IKvRow
     {
-        var (bytes, groups) = (TRow.Bytes(d), KvRows.Groups(d));
+        var (bytes, groups) = (TRow.Bytes(d), TRow.Scales(d));
         for (var from = 0; from < count; from += KvRows.Tile)
         {
             var some = Math.Min(KvRows.Tile, count - from);
@@ -99,7 +101,7 @@ public static partial class KvDecodeAttention
             var (b0, b1, b2, b3) = (zero, zero, zero, zero);
             for (var i = 0; i < d; i += TVector.Count)
             {
-                var (at, group) = (TRow.Offset(i), KvRows.Group(i));
+                var (at, group) = (TRow.Offset(i), TRow.ScaleOf(i));
                 var k0 = TRow.Load<TVector>(r0 + at, i, s0 + group);
                 var k1 = TRow.Load<TVector>(r1 + at, i, s1 + group);
                 var q = TVector.Load(query + i);
@@ -135,7 +137,7 @@ public static partial class KvDecodeAttention
             var (a, b, c, e) = (zero, zero, zero, zero);
             for (var i = 0; i < d; i += TVector.Count)
             {
-                var (at, group) = (TRow.Offset(i), KvRows.Group(i));
+                var (at, group) = (TRow.Offset(i), TRow.ScaleOf(i));
                 var q = TVector.Load(query + i);
                 a = TVector.MultiplyAdd(q, TRow.Load<TVector>(rows + t * bytes + at, i, scales + t * groups + group), a);
                 b = TVector.MultiplyAdd(q, TRow.Load<TVector>(rows + t1 * bytes + at, i, scales + t1 * groups + group), b);
@@ -192,7 +194,7 @@ public static partial class KvDecodeAttention
     /// 2 to the power of each lane, which is at most 0, within 2 units in the last place; 0 below −126, where it would be subnormal.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static TVector Exp2<TVector>(TVector x) where TVector : struct, IFloatVector<TVector>
+    internal static TVector Exp2<TVector>(TVector x) where TVector : struct, IFloatVector<TVector>
     {
         var shift = TVector.Broadcast(12582912); // 1.5 · 2²³: adding it rounds to whole numbers
         var shifted = x + shift;
@@ -240,11 +242,11 @@ public static partial class KvDecodeAttention
         where TVector : struct, IFloatVector<TVector>
         where TRow : struct, IKvRow
     {
-        var (bytes, groups, n) = (TRow.Bytes(d), KvRows.Groups(d), TVector.Count);
+        var (bytes, groups, n) = (TRow.Bytes(d), TRow.Scales(d), TVector.Count);
         var at = rows + TRow.Offset(i);
         var next = rows + TRow.Offset(i + n);
-        var scale = scales + KvRows.Group(i);
-        var nextScale = scales + KvRows.Group(i + n);
+        var scale = scales + TRow.ScaleOf(i);
+        var nextScale = scales + TRow.ScaleOf(i + n);
         var sum = sums + i;
         var (a0, b0) = (TVector.Load(sum), TVector.Load(sum + n));
         var (a1, b1) = (TVector.Load(sum + d), TVector.Load(sum + d + n));
@@ -287,9 +289,9 @@ public static partial class KvDecodeAttention
         where TVector : struct, IFloatVector<TVector>
         where TRow : struct, IKvRow
     {
-        var (bytes, groups) = (TRow.Bytes(d), KvRows.Groups(d));
+        var (bytes, groups) = (TRow.Bytes(d), TRow.Scales(d));
         var at = rows + TRow.Offset(i);
-        var scale = scales + KvRows.Group(i);
+        var scale = scales + TRow.ScaleOf(i);
         var sum = sums + i;
         var (a0, a1) = (TVector.Load(sum), TVector.Load(sum + d));
         var (a2, a3) = (TVector.Load(sum + 2 * d), TVector.Load(sum + 3 * d));
@@ -314,11 +316,11 @@ public static partial class KvDecodeAttention
         where TVector : struct, IFloatVector<TVector>
         where TRow : struct, IKvRow
     {
-        var (bytes, groups) = (TRow.Bytes(d), KvRows.Groups(d));
+        var (bytes, groups) = (TRow.Bytes(d), TRow.Scales(d));
         for (var last = two ? i + TVector.Count : i; i <= last; i += TVector.Count)
         {
             var at = rows + TRow.Offset(i);
-            var scale = scales + KvRows.Group(i);
+            var scale = scales + TRow.ScaleOf(i);
             var weight = weights;
             var sum = TVector.Load(sums + i);
             for (var t = 0; t < count; t++, weight += Block, at += bytes, scale += groups)

@@ -13,7 +13,9 @@ public static partial class KvDecodeAttention
 
     private static unsafe void RunCpu(in KvAttentionWork work)
     {
-        var loops = KvAttentionLoops.For(WidthFor(work.Shape.HeadDim), work.KeyFormat, work.ValueFormat);
+        var width = WidthFor(work.Shape.HeadDim);
+        var loops = new BothLoops(
+            KvAttentionLoops.For(width, work.KeyFormat, work.ValueFormat), KvAttentionLoops.For(width, KvFormat.F32, KvFormat.F32));
         using var scratch = new Scratch();
         var parts = new KvAttentionParts(work, scratch);
         var threads = (int)Math.Min(ThreadTeam.Count(parts.Elements, MinimumElementsPerThread), parts.Count);
@@ -31,9 +33,12 @@ public static partial class KvDecodeAttention
     }
 
     // Apart from RunCpu, so that one thread pays for no closure.
-    private static void RunThreads(KvAttentionWork work, KvAttentionLoops loops, KvAttentionParts parts, int threads) =>
+    private static void RunThreads(KvAttentionWork work, BothLoops loops, KvAttentionParts parts, int threads) =>
         ThreadTeam.Run(
             threads, part => Chunks(work, loops, parts, parts.Count * part / threads, parts.Count * (part + 1) / threads));
+
+    /// <summary>The loops of the cache's formats, and those of what a cache keeps in float32 for a while.</summary>
+    private readonly record struct BothLoops(KvAttentionLoops Stored, KvAttentionLoops Exact);
 
     /// <summary>The greatest width whose vectors fill a head.</summary>
     private static SimdWidth WidthFor(int headDim)
@@ -44,39 +49,57 @@ public static partial class KvDecodeAttention
         return width == 2 ? SimdWidth.Scalar : (SimdWidth)width;
     }
 
-    private static unsafe void Chunks(KvAttentionWork work, KvAttentionLoops loops, KvAttentionParts parts, long from, long to)
+    private static unsafe void Chunks(KvAttentionWork work, BothLoops both, KvAttentionParts parts, long from, long to)
     {
+        var (loops, exact) = both;
         var (d, keys, values) = (work.Shape.HeadDim, work.Cache.Keys, work.Cache.Values);
         using var scratch = new Scratch();
         var query = scratch.Take<float>(Block * (long)d);
         var ownScores = scratch.Take<float>(KvAttentionParts.Weights);
-        var scales = scratch.Take<float>(KvRows.ScaleFloats(d));
+        var scales = scratch.Take<float>(ScaleFloats(d));
         for (var unit = from; unit < to; unit++)
         {
             var (b, kvHead, block, chunk) = parts.Unit(unit);
             var heads = Math.Min(Block, work.Shape.HeadsPerGroup - block * Block);
             var first = chunk * ChunkPositions;
-            var count = Math.Min(ChunkPositions, work.Length(b, kvHead) - first);
+            var length = work.Length(b, kvHead);
+            var count = Math.Min(ChunkPositions, length - first);
             var scores = work.PositionSums == null ? ownScores : parts.WeightsOf(unit);
             LoadQuery(work, b, kvHead * work.Shape.HeadsPerGroup + block * Block, heads, query);
 
             // The rows of a page, or all. Scores and sums of positions do not depend on how they are parted.
-            for (int t = 0, run; t < count; t += run)
+            var stored = Math.Clamp(keys.Quantised(length) - first, 0, count);
+            for (int t = 0, run; t < stored; t += run)
             {
                 var rows = keys.Rows(b, kvHead, first + t, out run);
-                run = Math.Min(run, count - t);
+                run = Math.Min(run, stored - t);
                 loops.Score(query, rows, run, d, heads, scores + t * Block, keys.Scale(kvHead), scales);
+            }
+
+            for (int t = stored, run; t < count; t += run)
+            {
+                var rows = keys.RingRows(b, kvHead, first + t, out run);
+                run = Math.Min(run, count - t);
+                exact.Score(query, (byte*)rows, run, d, heads, scores + t * Block, 1, scales);
             }
 
             var result = parts.Result(unit);
             loops.Weigh(scores, count, result);
             new Span<float>(result + KvAttentionParts.Head, Block * d).Clear();
-            for (int t = 0, run; t < count; t += run)
+            stored = Math.Clamp(values.Quantised(length) - first, 0, count);
+            for (int t = 0, run; t < stored; t += run)
             {
                 var rows = values.Rows(b, kvHead, first + t, out run);
-                run = Math.Min(run, count - t);
+                run = Math.Min(run, stored - t);
                 loops.Mix(
                     scores + t * Block, rows, run, d, heads, result + KvAttentionParts.Head, values.Scale(kvHead), scales);
+            }
+
+            for (int t = stored, run; t < count; t += run)
+            {
+                var rows = values.RingRows(b, kvHead, first + t, out run);
+                run = Math.Min(run, count - t);
+                exact.Mix(scores + t * Block, (byte*)rows, run, d, heads, result + KvAttentionParts.Head, 1, scales);
             }
         }
     }

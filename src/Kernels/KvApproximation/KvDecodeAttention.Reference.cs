@@ -19,7 +19,7 @@ public static partial class KvDecodeAttention
                 var greatest = double.NegativeInfinity;
                 for (var t = 0; t < scores.Length; t++)
                 {
-                    Restore(work.Cache.Keys, b, kvHead, t, row);
+                    Restore(work.Cache.Keys, b, kvHead, t, scores.Length, row);
                     for (var i = 0; i < d; i++)
                         scores[t] += (double)query[i] * row[i];
                     scores[t] *= work.Scale;
@@ -30,7 +30,7 @@ public static partial class KvDecodeAttention
                 var total = 0.0;
                 for (var t = 0; t < scores.Length; t++)
                 {
-                    Restore(work.Cache.Values, b, kvHead, t, row);
+                    Restore(work.Cache.Values, b, kvHead, t, scores.Length, row);
                     var weight = Math.Exp(scores[t] - greatest);
                     scores[t] = weight;
                     total += weight;
@@ -46,12 +46,37 @@ public static partial class KvDecodeAttention
         }
     }
 
-    private static unsafe void Restore(in KvPlane plane, int b, int kvHead, int position, float[] row)
+    private static unsafe void Restore(in KvPlane plane, int b, int kvHead, int position, int length, float[] row)
     {
         fixed (float* destination = row)
         {
+            if (position >= plane.Quantised(length))
+            {
+                new ReadOnlySpan<float>(plane.RingRows(b, kvHead, position, out _), row.Length).CopyTo(row);
+                return;
+            }
+
+            if (plane.IsBlocked)
+            {
+                RestoreFromBlock(plane, b, kvHead, position, row);
+                return;
+            }
+
             KvQuantise.RunReference(
                 new(row.Length, plane.Format, plane.Scale(kvHead), destination, plane.Row(b, kvHead, position), isRestore: true));
+        }
+    }
+
+    // A block of 32 positions is a group for each channel.
+    private static unsafe void RestoreFromBlock(in KvPlane plane, int b, int kvHead, int position, float[] row)
+    {
+        var block = position / KiviGroup.Elements * KiviGroup.Elements;
+        var group = stackalloc float[KiviGroup.Elements];
+        for (var channel = 0; channel < row.Length; channel++)
+        {
+            var bytes = plane.Row(b, kvHead, block) + channel * KiviGroup.Bytes;
+            KvQuantise.RunReference(new(KiviGroup.Elements, plane.Format, 1, group, bytes, isRestore: true));
+            row[channel] = group[position - block];
         }
     }
 }

@@ -17,6 +17,9 @@ namespace AuxCore.Kernels;
 /// <para>A paged cache gives the bits of a contiguous one. Heads may be ragged: each has a length of its own. Where they are wanted, each
 /// position's probabilities are summed over the query heads of its group, which H2O (Zhang et al. 2023, arXiv 2306.14048) and other
 /// methods of eviction rank positions by: the heads in their order, in float32, so that they too repeat bit by bit.</para>
+/// <para>On CUDA, heads have 8 to 256 elements, a multiple of 8, and addresses and strides of the cache are even. How many splits of
+/// positions merge is decided by sizes alone, so repeated calls give the same bits there too. What lengths and page tables in device memory
+/// say is not looked at before: it is held within what there is room for.</para>
 /// </remarks>
 public static partial class KvDecodeAttention
 {
@@ -24,7 +27,7 @@ public static partial class KvDecodeAttention
         nameof(KvDecodeAttention),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "it has no CUDA kernel yet; keep the cache on the host"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "it has no ILGPU kernel yet; keep the cache on the host"));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
@@ -35,9 +38,9 @@ public static partial class KvDecodeAttention
     /// <summary>One token of each sequence.</summary>
     /// <param name="query">[B, Hq, d], row-major.</param>
     /// <param name="keys">The bytes of [B, Hkv, Nmax, d] elements.</param>
-    /// <param name="keyFormat">How keys are stored; d is a multiple of its groups. Not FP8.</param>
+    /// <param name="keyFormat">How keys are stored; d is a multiple of its groups. Neither FP8 nor KIVI.</param>
     /// <param name="values">The bytes of [B, Hkv, Nmax, d] elements.</param>
-    /// <param name="valueFormat">How values are stored; d is a multiple of its groups. Not FP8.</param>
+    /// <param name="valueFormat">How values are stored; d is a multiple of its groups. Neither FP8 nor KIVI.</param>
     /// <param name="lengths">[B]: how many positions are filled, within 0 and Nmax.</param>
     /// <param name="shape">B, Hq, Hkv, d and Nmax.</param>
     /// <param name="output">[B, Hq, d]. Shares memory with nothing else.</param>
@@ -69,13 +72,17 @@ public static partial class KvDecodeAttention
     /// <summary>One token of each sequence, in memory of any framework.</summary>
     /// <param name="query">float32 [B, Hq, d], contiguous.</param>
     /// <param name="keys">uint8 [B, Hkv, Nmax, bytes of d elements], contiguous; or [B, Hkv, Nmax, d] of the format's own dtype.</param>
-    /// <param name="keyFormat">How keys are stored; d is a multiple of its groups. Not FP8.</param>
+    /// <param name="keyFormat">How keys are stored; d is a multiple of its groups. Neither FP8 nor KIVI.</param>
     /// <param name="values">As <paramref name="keys"/>.</param>
-    /// <param name="valueFormat">How values are stored; d is a multiple of its groups. Not FP8.</param>
+    /// <param name="valueFormat">How values are stored; d is a multiple of its groups. Neither FP8 nor KIVI.</param>
     /// <param name="lengths">[B]: how many positions are filled, within 0 and Nmax.</param>
     /// <param name="output">float32 [B, Hq, d], contiguous. Shares memory with nothing else.</param>
     /// <param name="scale">s; 1 / √d without.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="workspace">
+    /// For device memory: uint8 [n], aligned to 256 bytes, whose contents become undefined; <c>WorkspaceBytes</c> says how many.
+    /// </param>
+    /// <param name="stream">For device memory: the stream to work on, without waiting for it; without, the default one.</param>
     /// <exception cref="ArgumentException">
     /// Ranks, shapes, dtypes or devices do not fit, a tensor is not contiguous, heads or groups do not divide, a format is not supported,
     /// or the output overlaps something. Nothing was written.
@@ -86,7 +93,8 @@ public static partial class KvDecodeAttention
     /// <exception cref="BackendUnavailableException">The backend does not run here, or not on this memory.</exception>
     public static unsafe void Run(
         in TensorView query, in TensorView keys, KvFormat keyFormat, in TensorView values, KvFormat valueFormat, ReadOnlySpan<int> lengths,
-        in TensorView output, double? scale = null, AuxBackend backend = AuxBackend.Auto)
+        in TensorView output, double? scale = null, AuxBackend backend = AuxBackend.Auto, TensorView workspace = default,
+        CudaStream? stream = null)
     {
         var shape = ShapeOf(query, keys);
         Check(shape, keyFormat, valueFormat, lengths, scale);
@@ -100,13 +108,13 @@ public static partial class KvDecodeAttention
             var work = Contiguous(
                 shape, (float*)query.Address, (byte*)keys.Address, keyFormat, (byte*)values.Address, valueFormat, filled, scale,
                 (float*)output.Address);
-            Run(work, backend, query.Device);
+            Run(work, backend, query.Device, workspace, CudaStream.HandleOn(stream, query.Device, nameof(stream)));
         }
 
-        TensorArguments.KeepAlive(query.Owner, keys.Owner, values.Owner, output.Owner);
+        TensorArguments.KeepAlive(query.Owner, keys.Owner, values.Owner, output.Owner, workspace.Owner, stream);
     }
 
-    /// <summary>One token of each sequence over a contiguous or paged cache, whose heads may be ragged, in memory of any framework.</summary>
+    /// <summary>One token of each sequence over a contiguous or paged cache, whose heads may be ragged.</summary>
     /// <param name="query">float32 [B, Hq, d], contiguous.</param>
     /// <param name="cache">The cache; Hq is a multiple of its Hkv.</param>
     /// <param name="lengths">int32 [B], or [B, Hkv] where heads are ragged, contiguous: how many positions are filled.</param>
@@ -117,6 +125,10 @@ public static partial class KvDecodeAttention
     /// </param>
     /// <param name="scale">s; 1 / √d without.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="workspace">
+    /// For device memory: uint8 [n], aligned to 256 bytes, whose contents become undefined; <c>WorkspaceBytes</c> says how many.
+    /// </param>
+    /// <param name="stream">For device memory: the stream to work on, without waiting for it; without, the default one.</param>
     /// <exception cref="ArgumentException">
     /// Ranks, shapes, dtypes, strides or devices do not fit, heads or groups do not divide, page tables are none of this cache, or what is
     /// written overlaps something. Nothing was written.
@@ -125,9 +137,45 @@ public static partial class KvDecodeAttention
     /// A length is outside 0 and the capacity, or the scale, or one of the cache's, is not a number that can be one. Nothing was written.
     /// </exception>
     /// <exception cref="BackendUnavailableException">The backend does not run here, or not on this memory.</exception>
-    public static unsafe void Run(
+    public static void Run(
         in TensorView query, in KvCacheViews cache, in TensorView lengths, in TensorView output, TensorView positionSums = default,
-        double? scale = null, AuxBackend backend = AuxBackend.Auto)
+        double? scale = null, AuxBackend backend = AuxBackend.Auto, TensorView workspace = default, CudaStream? stream = null)
+    {
+        var work = WorkOf(query, cache, lengths, output, positionSums, scale);
+        if (query.Device.Kind == AuxDeviceKind.Host)
+            work.CheckLengths();
+        Run(work, backend, query.Device, workspace, CudaStream.HandleOn(stream, query.Device, nameof(stream)));
+        TensorArguments.KeepAlive(query.Owner, lengths.Owner, output.Owner, positionSums.Owner, workspace.Owner, stream);
+        cache.KeepAlive();
+    }
+
+    /// <summary>The bytes of workspace that a call over a contiguous cache in device memory needs.</summary>
+    /// <param name="shape">B, Hq, Hkv, d and Nmax.</param>
+    /// <exception cref="ArgumentException">Sizes that CUDA kernels do not take.</exception>
+    /// <exception cref="BackendUnavailableException">There is no CUDA here.</exception>
+    public static unsafe long WorkspaceBytes(KvAttentionShape shape)
+    {
+        shape.Check();
+        return WorkspaceBytesOf(Contiguous(shape, null, null, KvFormat.F32, null, KvFormat.F32, null, 1, null));
+    }
+
+    /// <summary>The bytes of workspace that a call over a cache in device memory needs; it needs none in host memory.</summary>
+    /// <param name="query">As for the call, as all that follow.</param>
+    /// <param name="cache">The cache.</param>
+    /// <param name="lengths">Of sequences or of heads.</param>
+    /// <param name="output">The output.</param>
+    /// <param name="positionSums">Left out where the call leaves them out.</param>
+    /// <exception cref="ArgumentException">As for the call.</exception>
+    /// <exception cref="BackendUnavailableException">There is no CUDA here.</exception>
+    public static long WorkspaceBytes(
+        in TensorView query, in KvCacheViews cache, in TensorView lengths, in TensorView output, TensorView positionSums = default)
+    {
+        var work = WorkOf(query, cache, lengths, output, positionSums, scale: null);
+        return query.Device.Kind == AuxDeviceKind.Host ? 0 : WorkspaceBytesOf(work);
+    }
+
+    private static unsafe KvAttentionWork WorkOf(
+        in TensorView query, in KvCacheViews cache, in TensorView lengths, in TensorView output, in TensorView positionSums, double? scale)
     {
         var device = query.Device;
         var (shape, store) = ShapeOf(query, cache);
@@ -140,7 +188,7 @@ public static partial class KvDecodeAttention
         var positions = positionSums.Shape.IsEmpty ? 0 : positionSums.Shape[^1];
         TensorArguments.RequireIfWanted(
             positionSums, nameof(positionSums), DType.Float32, [shape.Batch, shape.KvHeads, positions], device, nameof(positionSums));
-        var work = new KvAttentionWork
+        return new KvAttentionWork
         {
             Shape = shape,
             Cache = store,
@@ -152,15 +200,11 @@ public static partial class KvDecodeAttention
             PositionSums = (float*)positionSums.Address,
             SumPositions = (int)Math.Min(positions, int.MaxValue),
         };
-        if (device.Kind == AuxDeviceKind.Host)
-            work.CheckLengths();
-        Run(work, backend, device);
-        TensorArguments.KeepAlive(query.Owner, lengths.Owner, output.Owner, positionSums.Owner);
-        cache.KeepAlive();
     }
 
     /// <summary>The op's one entry below the checks.</summary>
-    private static void Run(in KvAttentionWork work, AuxBackend backend, AuxDevice device)
+    private static void Run(
+        in KvAttentionWork work, AuxBackend backend, AuxDevice device, in TensorView workspace = default, nint stream = 0)
     {
         work.RequireDisjoint();
         backend = Support.Resolve(backend, device);
@@ -171,6 +215,9 @@ public static partial class KvDecodeAttention
                 break;
             case AuxBackend.Reference:
                 RunReference(work);
+                break;
+            case AuxBackend.Cuda:
+                RunCuda(work, workspace, device, stream);
                 break;
             default:
                 throw new BackendUnavailableException(nameof(KvDecodeAttention), backend, "it has no implementation there");

@@ -30,6 +30,13 @@ public enum KvFormat
     /// and 16 bytes, whose lower halves are elements 0 … 15 and upper halves elements 16 … 31; x ≈ d · (q − 8).
     /// </summary>
     Q4_0,
+
+    /// <summary>
+    /// KIVI's four bits (Liu et al. 2024, arXiv 2402.02750), with a scale and a zero point: groups of 32 elements in 20 bytes, a binary16
+    /// s, a binary16 m, and 16 bytes as in <see cref="Q4_0"/>; x ≈ q · s + m. Values are grouped over 32 channels of a token. Keys are grouped
+    /// over 32 tokens, channel by channel: 32 positions of a head are d groups, one a channel. The latest tokens stay in float32.
+    /// </summary>
+    Kivi4,
 }
 
 /// <summary>Facts about each <see cref="KvFormat"/>.</summary>
@@ -70,6 +77,7 @@ public static class KvFormats
         KvFormat.Fp8E4M3 => (1, 1),
         KvFormat.Q8_0 => (Q8Group.Elements, Q8Group.Bytes),
         KvFormat.Q4_0 => (Q4Group.Elements, Q4Group.Bytes),
+        KvFormat.Kivi4 => (KiviGroup.Elements, KiviGroup.Bytes),
         _ => throw new ArgumentOutOfRangeException(nameof(format), format, "Not a KvFormat."),
     };
 }
@@ -88,5 +96,13 @@ internal static class Q4Group
     public const int Elements = 32;
     public const int Bytes = sizeof(ushort) + Elements / 2;
     public const int Zero = 8;
+    public const int Largest = 15;
+}
+
+/// <summary>A group of KIVI-4 in memory: a binary16 scale, a binary16 least element, then half a byte for each element.</summary>
+internal static class KiviGroup
+{
+    public const int Elements = 32;
+    public const int Bytes = 2 * sizeof(ushort) + Elements / 2;
     public const int Largest = 15;
 }

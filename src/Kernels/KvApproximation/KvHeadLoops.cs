@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
 using AuxCore.Interop;
 
 namespace AuxCore.Kernels;
@@ -8,20 +9,21 @@ internal readonly unsafe struct KvHeadLoops
 {
     private const int Lanes = 32; // sums of squares, whatever the width
 
-    private readonly delegate*<Head, float*, void> _transform;
+    private readonly delegate*<Head*, float*, void> _transform;
     private readonly delegate*<float*, byte*, long, float, void> _storeKey, _storeValue;
     private readonly double _epsilon;
     private readonly RotaryLayout _layout;
 
-    private KvHeadLoops(in KvAppendWork work, delegate*<Head, float*, void> transform)
+    private KvHeadLoops(SimdWidth width, in KvAppendWork work, delegate*<Head*, float*, void> transform)
     {
         _transform = transform;
         (_epsilon, _layout) = (work.NormEpsilon, work.Rotary?.Layout ?? RotaryLayout.Halves);
-        _storeKey = KvQuantise.QuantiserOf(work.Cache.Keys.Format);
-        _storeValue = KvQuantise.QuantiserOf(work.Cache.Values.Format);
+        _storeKey = KvQuantise.QuantiserOf(width, work.Cache.Keys.Format);
+        _storeValue = KvQuantise.QuantiserOf(width, work.Cache.Values.Format);
     }
 
-    public static KvHeadLoops For(SimdWidth width, in KvAppendWork work) => width switch
+    /// <summary>The loops of the greatest width: a row stays in the first-level cache, so instructions are what counts.</summary>
+    public static KvHeadLoops Of(in KvAppendWork work) => CpuSimd.ProductWidth switch
     {
         SimdWidth.Bits512 => For<FloatVector16>(work),
         SimdWidth.Bits256 => For<FloatVector8>(work),
@@ -30,60 +32,72 @@ internal readonly unsafe struct KvHeadLoops
     };
 
     /// <summary>Bias, norm and rotation; pairs 0 for none.</summary>
-    public void Transform(in KvHeadRows rows, int token, int head, (nint Cosines, nint Sines) turn, int pairs, float* row) =>
-        _transform(
-            new()
-            {
-                Source = rows.Row(token, head),
-                Bias = rows.Bias == null ? null : rows.Bias + (long)head * rows.HeadDim,
-                Norm = rows.Norm,
-                Epsilon = _epsilon,
-                Cosines = (float*)turn.Cosines,
-                Sines = (float*)turn.Sines,
-                Pairs = pairs,
-                Layout = _layout,
-                Count = rows.HeadDim,
-            },
-            row);
+    public void Transform(in KvHeadRows rows, int token, int head, (nint Cosines, nint Sines) turn, int pairs, float* row)
+    {
+        var work = new Head
+        {
+            Source = rows.Row(token, head),
+            Bias = rows.Bias == null ? null : rows.Bias + (long)head * rows.HeadDim,
+            Norm = rows.Norm,
+            Epsilon = _epsilon,
+            Cosines = (float*)turn.Cosines,
+            Sines = (float*)turn.Sines,
+            Pairs = pairs,
+            Layout = _layout,
+            Count = rows.HeadDim,
+        };
+        _transform(&work, row);
+    }
 
-    public void StoreKey(float* row, in KvPlane keys, int b, int head, int slot) =>
-        _storeKey(row, keys.Row(b, head, slot), keys.HeadDim, keys.Scale(head));
+    /// <summary>Stores a head's key; blocks need room, see <see cref="KiviRing"/>.</summary>
+    public void StoreKey(float* row, in KvPlane keys, int b, int head, int slot, float* block) =>
+        Store(row, keys, b, head, slot, block, _storeKey);
 
+    /// <summary>Stores a head's value.</summary>
     public void StoreValue(float* row, in KvPlane values, int b, int head, int slot) =>
-        _storeValue(row, values.Row(b, head, slot), values.HeadDim, values.Scale(head));
+        Store(row, values, b, head, slot, null, _storeValue);
+
+    private static void Store(
+        float* row, in KvPlane plane, int b, int head, int slot, float* block, delegate*<float*, byte*, long, float, void> store)
+    {
+        if (plane.Ring == null)
+            store(row, plane.Row(b, head, slot), plane.HeadDim, plane.Scale(head));
+        else
+            KiviRing.Store(plane, row, b, head, slot, block, store);
+    }
 
     private static KvHeadLoops For<TVector>(in KvAppendWork work) where TVector : struct, IFloatVector<TVector> =>
         work.Keys.Type switch
         {
-            DType.Float32 => new(work, &Transform<TVector, float>),
-            DType.BFloat16 => new(work, &Transform<TVector, BFloat16>),
-            _ => new(work, &Transform<TVector, Half>),
+            DType.Float32 => new((SimdWidth)TVector.Count, work, &Transform<TVector, float>),
+            DType.BFloat16 => new((SimdWidth)TVector.Count, work, &Transform<TVector, BFloat16>),
+            _ => new((SimdWidth)TVector.Count, work, &Transform<TVector, Half>),
         };
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)] // a call is over before tiers would have compiled it
-    private static void Transform<TVector, T>(Head head, float* row)
+    private static void Transform<TVector, T>(Head* head, float* row)
         where TVector : struct, IFloatVector<TVector>
         where T : unmanaged
     {
-        var source = (T*)head.Source;
-        var bias = head.Bias;
+        var source = (T*)head->Source;
+        var bias = head->Bias;
         var i = 0;
-        for (; i <= head.Count - TVector.Count; i += TVector.Count)
+        for (; i <= head->Count - TVector.Count; i += TVector.Count)
         {
             var x = TVector.Load(source + i);
             (bias == null ? x : x + TVector.Load(bias + i)).Store(row + i);
         }
 
-        for (; i < head.Count; i++)
+        for (; i < head->Count; i++)
         {
             var x = FloatVector1.Load(source + i);
             (bias == null ? x : x + FloatVector1.Load(bias + i)).Store(row + i);
         }
 
-        if (head.Norm != null)
-            Normalise<TVector>(row, head.Norm, head.Epsilon, head.Count);
-        if (head.Pairs > 0)
-            KeyRerotate.Turn<TVector, float>(row, head.Cosines, head.Sines, head.Pairs, head.Layout);
+        if (head->Norm != null)
+            Normalise<TVector>(row, head->Norm, head->Epsilon, head->Count);
+        if (head->Pairs > 0)
+            KeyRerotate.Turn<TVector, float>(row, head->Cosines, head->Sines, head->Pairs, head->Layout);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -96,16 +110,26 @@ internal readonly unsafe struct KvHeadLoops
         TVector.AddSquares(row, i, sums);
         for (; i < count; i++)
             sums[i % Lanes] += (double)row[i] * row[i];
-        var squares = 0.0;
-        for (var lane = 0; lane < Lanes; lane++)
-            squares += sums[lane];
-
-        var inverse = (float)(1 / Math.Sqrt(squares / count + epsilon));
+        var inverse = (float)(1 / Math.Sqrt(Sum(sums) / count + epsilon));
         var inverses = TVector.Broadcast(inverse);
         for (i = 0; i <= count - TVector.Count; i += TVector.Count)
             (TVector.Load(row + i) * inverses * TVector.Load(weights + i)).Store(row + i);
         for (; i < count; i++)
             row[i] = row[i] * inverse * weights[i];
+    }
+
+    /// <summary>Lanes i and i + 16 first, then i and i + 8, and so on: an order of its own, whatever the width.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static double Sum(double* lanes)
+    {
+        const int Four = 4;
+        var first = Vector256.Load(lanes) + Vector256.Load(lanes + 4 * Four);
+        var second = Vector256.Load(lanes + Four) + Vector256.Load(lanes + 5 * Four);
+        var third = Vector256.Load(lanes + 2 * Four) + Vector256.Load(lanes + 6 * Four);
+        var fourth = Vector256.Load(lanes + 3 * Four) + Vector256.Load(lanes + 7 * Four);
+        var all = first + third + (second + fourth);
+        var two = all.GetLower() + all.GetUpper();
+        return two[0] + two[1];
     }
 
     /// <summary>One head of one token.</summary>

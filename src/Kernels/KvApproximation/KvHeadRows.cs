@@ -30,6 +30,9 @@ internal readonly unsafe struct KvHeadRows
     public long Extent(long tokens) =>
         First == null || tokens == 0 ? 0 : (tokens - 1) * TokenStep + (long)Heads * HeadDim * Type.Size();
 
+    /// <summary>The stretches that tokens are.</summary>
+    public StridedMemory Strided(long tokens) => new(First, TokenStep, tokens, (long)Heads * HeadDim * Type.Size());
+
     /// <summary>The memory of rows, bias and norm, for checks of overlap.</summary>
     public NamedMemory[] Memory(string name, long tokens) =>
     [

@@ -104,10 +104,11 @@ internal readonly unsafe struct KvPlaces
                     throw new ArgumentOutOfRangeException(name, slot, $"{NameOfSlot(name, token, i)} is negative.");
                 RequireRoom(cache, name, token, i);
                 ref var before = ref last[b * SlotsOfToken + i];
-                if (slot <= before)
+                if (slot <= before || (before >= 0 && slot > before + 1 && cache.NeedsEveryPosition))
                 {
                     throw TensorArguments.Refused(
-                        $"{NameOfSlot(name, token, i)} is {slot}, but {before} was before it; those of a sequence ascend", name);
+                        $"{NameOfSlot(name, token, i)} is {slot}, but {before} was before it; those of a sequence ascend"
+                        + (cache.NeedsEveryPosition ? ", one by one, in a cache with a residual" : ""), name);
                 }
 
                 before = slot;

@@ -34,6 +34,17 @@ internal readonly unsafe struct KvPlane
 
     public bool PagesAreOfHeads { get; init; }
 
+    /// <summary>
+    /// For <see cref="KvFormat.Kivi4"/>, null for the others: float32 [B, Hkv, <see cref="RingPositions"/>, d], the rows of the latest
+    /// positions, each at its remainder.
+    /// </summary>
+    public float* Ring { get; init; }
+
+    public int RingPositions { get; init; }
+
+    /// <summary>Whether groups go over positions rather than over the elements of a row: KIVI's keys.</summary>
+    public bool IsBlocked { get; init; }
+
     public float* Scales { get; init; }
 
     /// <summary>0 for formats without, 1 for all heads, or one a head.</summary>
@@ -42,11 +53,15 @@ internal readonly unsafe struct KvPlane
     /// <summary>Bytes between the first and the last of one sequence or page, both counted.</summary>
     public long InnerExtent => (PagesAreOfHeads ? 0 : KvHeads - 1) * HeadStep + Positions * RowBytes;
 
+    /// <summary>The stretches that sequences or pages are.</summary>
+    public StridedMemory Memory => new(First, OuterStep, OuterCount, InnerExtent);
+
     /// <summary>Bytes between the first and the last of all, both counted.</summary>
     public long Extent => (OuterCount - 1) * OuterStep + InnerExtent;
 
     public static KvPlane Of(
-        in KvCacheViews cache, in TensorView rows, KvFormat format, in TensorView scales, int kvHeads, int headDim)
+        in KvCacheViews cache, in TensorView rows, KvFormat format, in TensorView scales, in TensorView residual, int kvHeads,
+        int headDim, bool isKeys)
     {
         var (strides, size) = (rows.Strides(), rows.DType.Size());
         var ofHeads = cache.IsPaged && kvHeads > 1 && rows.Shape[1] == 1;
@@ -64,9 +79,28 @@ internal readonly unsafe struct KvPlane
             PageOffsets = (int*)cache.PageOffsets.Address,
             Pages = (int*)cache.Pages.Address,
             PagesAreOfHeads = ofHeads,
+            Ring = (float*)residual.Address,
+            RingPositions = TensorArguments.IsWanted(residual) ? (int)residual.Shape[2] : 0,
+            IsBlocked = isKeys && format == KvFormat.Kivi4,
             Scales = (float*)scales.Address,
             ScaleCount = TensorArguments.IsWanted(scales) ? (int)scales.ElementCount : 0,
         };
+    }
+
+    /// <summary>Positions that are never quantised, counted from the latest: the window of KIVI.</summary>
+    public int Window => RingPositions - KiviGroup.Elements;
+
+    /// <summary>How many of a head's first positions are stored in the format; those after them are in the ring.</summary>
+    public int Quantised(int length) => Ring == null ? length
+        : IsBlocked ? Math.Max(0, length - Window) / KiviGroup.Elements * KiviGroup.Elements
+        : Math.Max(0, length - Window);
+
+    /// <summary>The row of a position in the ring, and how many lie side by side from there on.</summary>
+    public float* RingRows(int b, int kvHead, int position, out int count)
+    {
+        position %= RingPositions;
+        count = RingPositions - position;
+        return Ring + (((long)b * KvHeads + kvHead) * RingPositions + position) * HeadDim;
     }
 
     public float Scale(int kvHead) => ScaleCount == 0 ? 1 : Scales[ScaleCount == 1 ? 0 : kvHead];

@@ -22,9 +22,9 @@ public static partial class KvQuantise
             RunThreads(work, loop, threads);
     }
 
-    /// <summary>What quantises elements, bytes, how many and the scale, by this process's vectors.</summary>
-    internal static unsafe delegate*<float*, byte*, long, float, void> QuantiserOf(KvFormat format) =>
-        LoopFor(CpuSimd.Width, format, isRestore: false);
+    /// <summary>What quantises elements: their address, that of the bytes, how many, and the scale.</summary>
+    internal static unsafe delegate*<float*, byte*, long, float, void> QuantiserOf(SimdWidth width, KvFormat format) =>
+        LoopFor(width, format, isRestore: false);
 
     // Apart from RunCpu, so that one thread pays for no closure.
     private static unsafe void RunThreads(KvQuantiseWork work, delegate*<float*, byte*, long, float, void> loop, int threads)
@@ -58,7 +58,8 @@ public static partial class KvQuantise
             KvFormat.BF16 => LoopFor<TVector, Elements<BFloat16>>(isRestore),
             KvFormat.Fp8E4M3 => LoopFor<TVector, E4M3Elements>(isRestore),
             KvFormat.Q8_0 => LoopFor<TVector, Q8Groups>(isRestore),
-            _ => LoopFor<TVector, Q4Groups>(isRestore),
+            KvFormat.Q4_0 => LoopFor<TVector, Q4Groups>(isRestore),
+            _ => LoopFor<TVector, KiviGroups>(isRestore),
         };
 
     private static unsafe delegate*<float*, byte*, long, float, void> LoopFor<TVector, TCodec>(bool isRestore)

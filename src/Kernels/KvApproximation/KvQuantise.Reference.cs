@@ -42,8 +42,11 @@ public static partial class KvQuantise
             case KvFormat.Q8_0:
                 QuantiseQ8(x, y);
                 break;
-            default:
+            case KvFormat.Q4_0:
                 QuantiseQ4(x, y);
+                break;
+            default:
+                QuantiseKivi(x, y);
                 break;
         }
     }
@@ -67,6 +70,10 @@ public static partial class KvQuantise
             case KvFormat.Q8_0:
                 for (var i = 0; i < Q8Group.Elements; i++)
                     x[i] = (float)((double)(*(Half*)y) * ((sbyte*)y)[2 + i]);
+                break;
+            case KvFormat.Kivi4:
+                for (var i = 0; i < KiviGroup.Elements; i++)
+                    x[i] = (float)((double)((Half*)y)[0] * ((y[4 + i % 16] >> (i / 16 * 4)) & 15) + (double)((Half*)y)[1]);
                 break;
             default:
                 for (var i = 0; i < Q4Group.Elements; i++)
@@ -110,6 +117,27 @@ public static partial class KvQuantise
 
         int Of(float element) =>
             isFinite ? (int)Math.Clamp(element * inverse + 8.5f, 0, Q4Group.Largest) : Q4Group.Zero;
+    }
+
+    private static unsafe void QuantiseKivi(float* x, byte* y)
+    {
+        var (least, greatest, isFinite) = (x[0], x[0], true);
+        for (var i = 0; i < KiviGroup.Elements; i++)
+        {
+            (least, greatest) = (MathF.Min(least, x[i]), MathF.Max(greatest, x[i]));
+            isFinite &= float.IsFinite(x[i]);
+        }
+
+        var m = DirectedHalf.AtMost(least);
+        var s = DirectedHalf.AtLeast((greatest - (float)m) / KiviGroup.Largest);
+        ((Half*)y)[0] = isFinite ? s : Half.NaN;
+        ((Half*)y)[1] = isFinite ? m : (Half)0;
+        var inverse = s == (Half)0 ? 0 : 1 / (float)s;
+        for (var i = 0; i < KiviGroup.Elements / 2; i++)
+            y[4 + i] = (byte)(Of(x[i]) | (Of(x[16 + i]) << 4));
+
+        int Of(float element) =>
+            isFinite ? (int)Math.Clamp((element - (float)m) * inverse + 0.5f, 0, KiviGroup.Largest) : 0;
     }
 
     /// <summary>Stores a group's scale, and gives what elements are multiplied with.</summary>

@@ -11,12 +11,17 @@ namespace AuxCore.Kernels;
 /// <para>q8_0: d = max|x| / 127, q = round(x · (1 / d)), halves away from zero. q4_0: d = x₀ / −8, q = min(15, ⌊x · (1 / d) + 8.5⌋). All of
 /// it in float32; d is then rounded to binary16. Errors are at most max|x| / 254 and, for q4_0, max|x| / 16, or max|x| / 8 where the
 /// greatest of the other sign is clipped; to each comes |q| times the rounding of d, at most 2⁻¹¹ · d or 2⁻²⁵.</para>
+/// <para>KIVI-4: m is the least element rounded down to binary16, s = (max − m) / 15 rounded up to binary16, q = ⌊(x − m) · (1 / s) + ½⌋.
+/// So nothing is clipped, and errors are at most s / 2; s exceeds (max − min) / 15 by the roundings alone, and is 0 where all elements are
+/// m. The paper rounds both to nearest.</para>
 /// <para>Where llama.cpp's formulas end in undefined conversions or infinities, this is defined. A group with a NaN or an infinity has a
 /// NaN scale, and all of it reads as NaN. A group whose scale exceeds binary16 has the scale ±65504, and elements that are too large are
 /// clipped. A group whose 1 / d overflows float32 is all zeros. A group of zeros has the scale 0, negative for q4_0, and reads as zeros.
-/// </para>
+/// In KIVI-4 a constant group has the scale 0 where its element is a binary16; m lies within ±65504.</para>
 /// <para>Floating-point formats keep NaN a NaN, and the sign of zero. The same bytes come from any number of threads and any vector width.
 /// The methods are thread-safe.</para>
+/// <para>On CUDA, elements are aligned to 4 bytes and stored numbers of a 16-bit format to 2; where addresses are multiples of 16, accesses
+/// are of 16 bytes. The bytes are those of the CPU.</para>
 /// </remarks>
 public static partial class KvQuantise
 {
@@ -24,7 +29,7 @@ public static partial class KvQuantise
         nameof(KvQuantise),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "it has no CUDA kernel yet; quantise on the host"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "it has no ILGPU kernel yet; quantise on the host"));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
@@ -76,18 +81,20 @@ public static partial class KvQuantise
     /// <param name="destination">uint8 [..., bytes of d elements], contiguous. Shares no memory with the source.</param>
     /// <param name="scale">For <see cref="KvFormat.Fp8E4M3"/>, what 1 stands for: finite and above 0. 1 for all others.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="stream">For device memory: the stream to work on, without waiting for it; without, the default one.</param>
     /// <exception cref="ArgumentException">Dtypes, shapes or devices do not fit, a tensor is not contiguous, or they overlap. Nothing was
     /// written.</exception>
     /// <exception cref="ArgumentOutOfRangeException">Not a KvFormat, or not a scale for it. Nothing was written.</exception>
     /// <exception cref="BackendUnavailableException">The backend does not run here, or not on this memory.</exception>
     public static unsafe void Run(
-        in TensorView source, KvFormat format, in TensorView destination, float scale = 1, AuxBackend backend = AuxBackend.Auto)
+        in TensorView source, KvFormat format, in TensorView destination, float scale = 1, AuxBackend backend = AuxBackend.Auto,
+        CudaStream? stream = null)
     {
         RequireViews(source, nameof(source), format, destination, nameof(destination));
         Run(
             new(source.ElementCount, format, scale, (float*)source.Address, (byte*)destination.Address, isRestore: false), backend,
-            source.Device);
-        TensorArguments.KeepAlive(source.Owner, destination.Owner);
+            source.Device, CudaStream.HandleOn(stream, source.Device, nameof(stream)));
+        TensorArguments.KeepAlive(source.Owner, destination.Owner, stream);
     }
 
     /// <summary>Dequantises memory of any framework.</summary>
@@ -96,22 +103,24 @@ public static partial class KvQuantise
     /// <param name="destination">float32 [..., d], contiguous. Shares no memory with the source.</param>
     /// <param name="scale">The scale that <see cref="KvFormat.Fp8E4M3"/> was quantised with. 1 for all others.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="stream">For device memory: the stream to work on, without waiting for it; without, the default one.</param>
     /// <exception cref="ArgumentException">Dtypes, shapes or devices do not fit, a tensor is not contiguous, or they overlap. Nothing was
     /// written.</exception>
     /// <exception cref="ArgumentOutOfRangeException">Not a KvFormat, or not a scale for it. Nothing was written.</exception>
     /// <exception cref="BackendUnavailableException">The backend does not run here, or not on this memory.</exception>
     public static unsafe void Dequantise(
-        in TensorView source, KvFormat format, in TensorView destination, float scale = 1, AuxBackend backend = AuxBackend.Auto)
+        in TensorView source, KvFormat format, in TensorView destination, float scale = 1, AuxBackend backend = AuxBackend.Auto,
+        CudaStream? stream = null)
     {
         RequireViews(destination, nameof(destination), format, source, nameof(source));
         Run(
             new(destination.ElementCount, format, scale, (float*)destination.Address, (byte*)source.Address, isRestore: true), backend,
-            source.Device);
-        TensorArguments.KeepAlive(source.Owner, destination.Owner);
+            source.Device, CudaStream.HandleOn(stream, source.Device, nameof(stream)));
+        TensorArguments.KeepAlive(source.Owner, destination.Owner, stream);
     }
 
     /// <summary>The op's one entry below the checks of shapes.</summary>
-    private static void Run(in KvQuantiseWork work, AuxBackend backend, AuxDevice device)
+    private static void Run(in KvQuantiseWork work, AuxBackend backend, AuxDevice device, nint stream = 0)
     {
         work.RequireScale();
         work.RequireDisjoint();
@@ -123,6 +132,9 @@ public static partial class KvQuantise
                 break;
             case AuxBackend.Reference:
                 RunReference(work);
+                break;
+            case AuxBackend.Cuda:
+                RunCuda(work, device, stream);
                 break;
             default:
                 throw new BackendUnavailableException(nameof(KvQuantise), backend, "it has no implementation there");

@@ -119,6 +119,67 @@ internal sealed unsafe class CompactItem
         }
     }
 
+    /// <summary>Which of the dimensions is that of the segments; −1 where none is.</summary>
+    public int SegmentDimension => _segmentAt;
+
+    /// <summary>The most bytes, up to sixteen, by which addresses, steps and rows can all be divided.</summary>
+    public int Alignment
+    {
+        get
+        {
+            var all = (long)Source | (long)Destination | RowBytes | SourceStep | DestinationStep | 16;
+            foreach (var step in _sourceSteps.Concat(_destinationSteps))
+                all |= step;
+            return (int)(all & -all);
+        }
+    }
+
+    /// <summary>A dimension as an ILGPU kernel takes it, with steps in elements of so many bytes; of size 1 where there is none.</summary>
+    public RowDimension Dimension(int i, int elementBytes) => i >= _sizes.Length ? new() { Size = 1 } : new()
+    {
+        Size = _sizes[i], SourceStep = _sourceSteps[i] / elementBytes, DestinationStep = _destinationSteps[i] / elementBytes,
+    };
+
+    /// <summary>Refuses a tensor with more dimensions than a device's kernel takes.</summary>
+    /// <exception cref="ArgumentException">It has more.</exception>
+    public void RequireFewDimensions()
+    {
+        if (_sizes.Length > Native.TokenDimensions.Count)
+        {
+            throw Refused(
+                $"{Name}: {_sizes.Length} dimensions before a token's row beside that of the tokens; on a device there are at most "
+                + $"{Native.TokenDimensions.Count}");
+        }
+    }
+
+    /// <summary>The tensor as the C ABI takes it.</summary>
+    /// <exception cref="ArgumentException">It has more dimensions than a kernel takes.</exception>
+    public Native.TokenRows ToNative()
+    {
+        var rows = new Native.TokenRows
+        {
+            Source = Source,
+            Destination = Destination,
+            RowBytes = RowBytes,
+            SourceTokens = SourceTokens,
+            DestinationTokens = DestinationTokens,
+            SourceStep = SourceStep,
+            DestinationStep = DestinationStep,
+            SegmentDimension = _segmentAt,
+            ClearsRest = ClearRest ? 1u : 0,
+        };
+        RequireFewDimensions();
+        for (var i = 0; i < Native.TokenDimensions.Count; i++)
+        {
+            var isThere = i < _sizes.Length;
+            rows.Sizes[i] = isThere ? _sizes[i] : 1;
+            rows.SourceSteps[i] = isThere ? _sourceSteps[i] : 0;
+            rows.DestinationSteps[i] = isThere ? _destinationSteps[i] : 0;
+        }
+
+        return rows;
+    }
+
     private static ArgumentException Refused(string message) => TensorArguments.Refused(message, "tensors");
 
     private static void Require(in TensorView view, string name, AuxDevice device)

@@ -10,7 +10,8 @@ namespace AuxCore.Kernels;
 /// <remarks>
 /// (a, b) becomes (a cos φ − b sin φ, b cos φ + a sin φ) with φ = difference · frequency: angles, cosines and sines in double, rounded to
 /// float32; products and sums in float32, rounded to the dtype. A difference of 0 leaves a key as it is, bit for bit. Threads share heads.
-/// Thread-safe, as far as no two calls write the same keys.
+/// Thread-safe, as far as no two calls write the same keys. On a device at most 256 elements of a head are rotated, and angles of 2^31 and
+/// more give NaN.
 /// </remarks>
 public static partial class KeyRerotate
 {
@@ -18,7 +19,7 @@ public static partial class KeyRerotate
         nameof(KeyRerotate),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "its CUDA kernel is not written yet; keep the keys on the host"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "its ILGPU kernel is not written; keep the keys on the host"));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
@@ -66,23 +67,28 @@ public static partial class KeyRerotate
     /// <param name="differences">int32 [rows, L], contiguous: new position less old one, for all of the batch.</param>
     /// <param name="options">How the model rotates keys.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="stream">Where work on a device is ordered; the default stream without.</param>
     /// <exception cref="ArgumentException">
     /// Shapes, dtypes, strides, devices or options do not fit, or memory overlaps. Nothing was written.
     /// </exception>
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or none runs on this memory.</exception>
     public static void Run(
-        ReadOnlySpan<TensorView> keys, in TensorView differences, RotaryOptions options, AuxBackend backend = AuxBackend.Auto)
+        ReadOnlySpan<TensorView> keys, in TensorView differences, RotaryOptions options, AuxBackend backend = AuxBackend.Auto,
+        CudaStream? stream = null)
     {
         ArgumentNullException.ThrowIfNull(options);
         var work = RerotateWork.Of(keys, differences, options);
-        backend = Support.Resolve(backend, differences.Device);
-        if (backend == AuxBackend.Cpu)
+        var device = differences.Device;
+        backend = Support.Resolve(backend, device);
+        if (backend == AuxBackend.Cuda)
+            RunCuda(work, device, CudaStream.HandleOn(stream, device, nameof(stream)));
+        else if (backend == AuxBackend.Cpu)
             RunCpu(work);
         else
             RunReference(work);
         Support.Count(backend);
         foreach (ref readonly var layer in keys)
             TensorArguments.KeepAlive(layer.Owner);
-        TensorArguments.KeepAlive(differences.Owner);
+        TensorArguments.KeepAlive(differences.Owner, stream);
     }
 }

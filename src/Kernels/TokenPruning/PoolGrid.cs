@@ -62,6 +62,9 @@ public readonly record struct PoolGrid
         return new(height, width, rows, columns, 0, 0);
     }
 
+    /// <summary>The window; 0 where cells are a share of the grid.</summary>
+    internal (int Height, int Width) WindowSize => (_windowHeight, _windowWidth);
+
     /// <summary>The rows of tokens of a row of cells: from, and one behind the last.</summary>
     internal (int From, int To) RowsOf(int row) => Range(row, Height, Rows, _windowHeight);
 

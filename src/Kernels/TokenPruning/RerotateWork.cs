@@ -2,7 +2,7 @@ using AuxCore.Interop;
 
 namespace AuxCore.Kernels;
 
-/// <summary>The operands of one call of <see cref="KeyRerotate"/>, in host memory.</summary>
+/// <summary>The operands of one call of <see cref="KeyRerotate"/>. What reads differences is for host memory.</summary>
 internal sealed unsafe class RerotateWork
 {
     private RerotateWork(Layer[] layers, int* differences, int tokens, int depth, int rotated, RotaryOptions options)
@@ -37,10 +37,13 @@ internal sealed unsafe class RerotateWork
 
     public int[] Rows { get; }
 
+    /// <summary>How many rows of differences pairs follow: those up to the last pair's.</summary>
+    public int DifferenceRows => Rows[^1] + 1;
+
     /// <summary>Whether a token stays where it is.</summary>
     public bool Stays(int token)
     {
-        for (var row = 0; row <= Rows[^1]; row++)
+        for (var row = 0; row < DifferenceRows; row++)
         {
             if (Differences[(long)row * Tokens + token] != 0)
                 return false;

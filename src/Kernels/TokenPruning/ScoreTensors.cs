@@ -22,9 +22,21 @@ public readonly struct ScoreTensors
     /// <summary>float32 [Hq]: what each head counts. Left out, 1 / (Hq · R): the mean over heads and rows.</summary>
     public TensorView HeadWeights { get; init; }
 
+    /// <summary>
+    /// int32 [B], in host memory, each within 0 and L: how many keys each sequence has, from the first. Those behind are padding: they get
+    /// no attention and score 0, whatever they hold. Left out, all have L. Not on a device.
+    /// </summary>
+    public TensorView Lengths { get; init; }
+
     /// <summary>float32 [B, L], written: a score for each key.</summary>
     public TensorView Scores { get; init; }
 
-    internal void KeepAlive() =>
-        TensorArguments.KeepAlive(Queries.Owner, Keys.Owner, LogSumExp.Owner, HeadWeights.Owner, Scores.Owner);
+    /// <summary>
+    /// On a device: uint8, one dimension of at least <see cref="TokenScores.WorkspaceBytes"/>, on an address divisible by 256, whose
+    /// contents become undefined. Not looked at on the host.
+    /// </summary>
+    public TensorView Workspace { get; init; }
+
+    internal void KeepAlive() => TensorArguments.KeepAlive(
+        Queries.Owner, Keys.Owner, LogSumExp.Owner, HeadWeights.Owner, Lengths.Owner, Scores.Owner, Workspace.Owner);
 }

@@ -42,5 +42,13 @@ public readonly struct SelectionViews
     /// <summary>int32 [B]; may be left out.</summary>
     public TensorView NaNCounts { get; init; }
 
-    internal void KeepAlive() => TensorArguments.KeepAlive(Indices.Owner, Offsets.Owner, Slots.Owner, NaNCounts.Owner);
+    /// <summary>
+    /// On a device, for more than one segment and a number of tokens that depends on scores or on what is always kept: uint8, one dimension
+    /// of at least <see cref="TokenSelect.WorkspaceBytes"/>, on an address divisible by 256, whose contents become undefined. May be left
+    /// out otherwise.
+    /// </summary>
+    public TensorView Workspace { get; init; }
+
+    internal void KeepAlive() =>
+        TensorArguments.KeepAlive(Indices.Owner, Offsets.Owner, Slots.Owner, NaNCounts.Owner, Workspace.Owner);
 }

@@ -11,7 +11,9 @@ namespace AuxCore.Kernels;
 /// <remarks>
 /// Destination row j is source row indices[j], bit for bit. As indices ascend, a row never moves past one that is still to be read, so
 /// in-place compaction needs no copy. The backward is gradient[i] = slots[i] ≥ 0 ? outputGradient[slots[i]] : 0, each row written once.
-/// Threads share strips of rows, or rows; the result does not depend on how. Thread-safe, as far as no two calls write one tensor.
+/// Threads share strips of rows, or rows; the result does not depend on how. Thread-safe, as far as no two calls write one tensor. Device
+/// memory is not waited for, so what segments and a selection say is not checked there: rows of an index that is none become zero, and none
+/// is written beyond a destination.
 /// </remarks>
 public static partial class TokenCompact
 {
@@ -19,8 +21,8 @@ public static partial class TokenCompact
         nameof(TokenCompact),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "its CUDA kernel is not written yet; keep the tensors on the host"),
-        (AuxBackend.Ilgpu, "its ILGPU kernel is not written yet; keep the tensors on the host"));
+        (AuxBackend.Cuda, null),
+        (AuxBackend.Ilgpu, null));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
     /// <param name="backend">Any backend but <see cref="AuxBackend.Auto"/>.</param>
@@ -99,13 +101,15 @@ public static partial class TokenCompact
     /// <param name="segments">int32 [B + 1], contiguous: the segments that the selection was made of.</param>
     /// <param name="selection">What <see cref="TokenSelect"/> wrote: indices and offsets. All on one device with the tensors.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="stream">Where work on a device is ordered; the default stream without.</param>
     /// <exception cref="ArgumentException">
     /// A tensor does not fit the selection or its destination, dtypes or devices differ, memory overlaps, or the selection is not one of
     /// these segments. Nothing was written.
     /// </exception>
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or none runs on this memory.</exception>
     public static unsafe void Run(
-        ReadOnlySpan<TokenRows> tensors, in TensorView segments, in SelectionViews selection, AuxBackend backend = AuxBackend.Auto)
+        ReadOnlySpan<TokenRows> tensors, in TensorView segments, in SelectionViews selection, AuxBackend backend = AuxBackend.Auto,
+        CudaStream? stream = null)
     {
         var device = CheckSelection(segments, selection);
         TensorArguments.Require(
@@ -114,8 +118,8 @@ public static partial class TokenCompact
             new(
                 ItemsOf(tensors, device, segments.ElementCount - 1), (int*)segments.Address, (int*)selection.Offsets.Address,
                 (int)segments.ElementCount - 1, (int*)selection.Indices.Address, selection.Indices.ElementCount, null),
-            device, backend);
-        KeepAlive(tensors, segments, selection);
+            device, backend, CudaStream.HandleOn(stream, device, nameof(stream)));
+        KeepAlive(tensors, segments, selection, stream);
     }
 
     /// <summary>
@@ -126,10 +130,12 @@ public static partial class TokenCompact
     /// <param name="segments">int32 [B + 1], contiguous: the segments that the selection was made of.</param>
     /// <param name="selection">What <see cref="TokenSelect"/> wrote: slots and offsets.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="stream">Where work on a device is ordered; the default stream without.</param>
     /// <exception cref="ArgumentException">As for compaction; a destination may not be its own source. Nothing was written.</exception>
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or none runs on this memory.</exception>
     public static unsafe void Backward(
-        ReadOnlySpan<TokenRows> gradients, in TensorView segments, in SelectionViews selection, AuxBackend backend = AuxBackend.Auto)
+        ReadOnlySpan<TokenRows> gradients, in TensorView segments, in SelectionViews selection, AuxBackend backend = AuxBackend.Auto,
+        CudaStream? stream = null)
     {
         var device = CheckSelection(segments, selection);
         TensorArguments.Require(
@@ -138,8 +144,8 @@ public static partial class TokenCompact
             new(
                 ItemsOf(gradients, device, segments.ElementCount - 1), (int*)segments.Address, (int*)selection.Offsets.Address,
                 (int)segments.ElementCount - 1, null, selection.Slots.ElementCount, (int*)selection.Slots.Address),
-            device, backend);
-        KeepAlive(gradients, segments, selection);
+            device, backend, CudaStream.HandleOn(stream, device, nameof(stream)));
+        KeepAlive(gradients, segments, selection, stream);
     }
 
     private static AuxDevice CheckSelection(in TensorView segments, in SelectionViews selection)
@@ -161,22 +167,32 @@ public static partial class TokenCompact
     }
 
     // Everything is checked before the first write.
-    private static void Run(in TokenCompactWork work, AuxDevice device, AuxBackend backend)
+    private static void Run(in TokenCompactWork work, AuxDevice device, AuxBackend backend, nint stream = 0)
     {
         backend = Support.Resolve(backend, device);
-        work.Check();
-        if (backend == AuxBackend.Cpu)
+        if (device.Kind == AuxDeviceKind.Host)
+            work.Check();
+        if (backend == AuxBackend.Cuda)
+            RunCuda(work, device, stream);
+        else if (backend == AuxBackend.Ilgpu && IlgpuShim.IsSupported)
+            RunIlgpu(work, forward: true, device, stream);
+        else if (backend == AuxBackend.Cpu)
             RunCpu(work);
         else
             RunReference(work);
         Support.Count(backend);
     }
 
-    private static void RunBackward(in TokenCompactWork work, AuxDevice device, AuxBackend backend)
+    private static void RunBackward(in TokenCompactWork work, AuxDevice device, AuxBackend backend, nint stream = 0)
     {
         backend = Support.Resolve(backend, device);
-        work.CheckBackward();
-        if (backend == AuxBackend.Cpu)
+        if (device.Kind == AuxDeviceKind.Host)
+            work.CheckBackward();
+        if (backend == AuxBackend.Cuda)
+            RunBackwardCuda(work, device, stream);
+        else if (backend == AuxBackend.Ilgpu && IlgpuShim.IsSupported)
+            RunIlgpu(work, forward: false, device, stream);
+        else if (backend == AuxBackend.Cpu)
             RunBackwardCpu(work);
         else
             RunBackwardReference(work);
@@ -192,11 +208,12 @@ public static partial class TokenCompact
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static void KeepAlive(ReadOnlySpan<TokenRows> tensors, in TensorView segments, in SelectionViews selection)
+    private static void KeepAlive(
+        ReadOnlySpan<TokenRows> tensors, in TensorView segments, in SelectionViews selection, CudaStream? stream)
     {
         foreach (ref readonly var rows in tensors)
             rows.KeepAlive();
-        TensorArguments.KeepAlive(segments.Owner);
+        TensorArguments.KeepAlive(segments.Owner, stream);
         selection.KeepAlive();
     }
 }

@@ -1,6 +1,6 @@
 namespace AuxCore.Kernels;
 
-/// <summary>The operands of one call of <see cref="TokenCompact"/>, in host memory.</summary>
+/// <summary>The operands of one call of <see cref="TokenCompact"/>. What reads the selection is for host memory.</summary>
 /// <param name="items">The tensors.</param>
 /// <param name="segments">Where each segment of the source begins, and the end.</param>
 /// <param name="offsets">Where the kept tokens of each begin, and the end.</param>
@@ -13,9 +13,16 @@ internal readonly unsafe struct TokenCompactWork(
 {
     public CompactItem[] Items => items;
 
+    public int* Bounds => segments;
+
+    public int* Offsets => offsets;
+
     public int* Indices => indices;
 
     public int* Slots => slots;
+
+    /// <summary>Elements of the indices, or of the slots.</summary>
+    public long MapLength => length;
 
     public int Segments => count;
 
@@ -72,6 +79,15 @@ internal readonly unsafe struct TokenCompactWork(
         CheckTensors(forward: false);
     }
 
+    /// <summary>Refuses memory that overlaps: all that can be said where the selection is not read.</summary>
+    public void CheckMemory(bool forward)
+    {
+        var ranges = Ranges((nint)(indices == null ? 0 : length), (nint)(slots == null ? 0 : length));
+        foreach (var item in items)
+            AddRanges(ranges, item, forward);
+        MemoryRange.RequireDisjoint(ranges);
+    }
+
     private void CheckOffsets()
     {
         TokenSegments.Check(segments, count + 1, segments[count], "segments");
@@ -89,13 +105,7 @@ internal readonly unsafe struct TokenCompactWork(
 
     private void CheckTensors(bool forward)
     {
-        var ranges = new List<MemoryRange>(2 * items.Length + 4)
-        {
-            new((nint)segments, (count + 1) * sizeof(int), "segments", false),
-            new((nint)offsets, (count + 1) * sizeof(int), "selection.Offsets", false),
-            new((nint)indices, indices == null ? 0 : offsets[count] * sizeof(int), "selection.Indices", false),
-            new((nint)slots, slots == null ? 0 : (nint)segments[count] * sizeof(int), "selection.Slots", false),
-        };
+        var ranges = Ranges(indices == null ? 0 : offsets[count], slots == null ? 0 : segments[count]);
         foreach (var item in items)
         {
             var (all, kept) = forward ? (item.SourceTokens, item.DestinationTokens) : (item.DestinationTokens, item.SourceTokens);
@@ -108,18 +118,31 @@ internal readonly unsafe struct TokenCompactWork(
 
             if (kept < keptNeeded)
                 throw Refused($"{item.Name}: place for {kept} kept tokens, but {keptNeeded} were kept");
-            if (!forward || !item.IsInPlace)
-                ranges.Add(new((nint)item.Source, (nint)item.SourceBytes, $"{item.Name}.source", false));
-            ranges.Add(new((nint)item.Destination, (nint)item.DestinationBytes, $"{item.Name}.destination", true));
-            if (forward && item.IsInPlace && item.SourceBytes > item.DestinationBytes)
-            {
-                // What only the source reaches is read.
-                var rest = (nint)(item.SourceBytes - item.DestinationBytes);
-                ranges.Add(new((nint)(item.Source + item.DestinationBytes), rest, $"{item.Name}.source", false));
-            }
+            AddRanges(ranges, item, forward);
         }
 
         MemoryRange.RequireDisjoint(ranges);
+    }
+
+    private List<MemoryRange> Ranges(nint indexCount, nint slotCount) => new(2 * items.Length + 4)
+    {
+        new((nint)segments, (count + 1) * sizeof(int), "segments", false),
+        new((nint)offsets, (count + 1) * sizeof(int), "selection.Offsets", false),
+        new((nint)indices, indexCount * sizeof(int), "selection.Indices", false),
+        new((nint)slots, slotCount * sizeof(int), "selection.Slots", false),
+    };
+
+    private static void AddRanges(List<MemoryRange> ranges, CompactItem item, bool forward)
+    {
+        if (!forward || !item.IsInPlace)
+            ranges.Add(new((nint)item.Source, (nint)item.SourceBytes, $"{item.Name}.source", false));
+        ranges.Add(new((nint)item.Destination, (nint)item.DestinationBytes, $"{item.Name}.destination", true));
+        if (forward && item.IsInPlace && item.SourceBytes > item.DestinationBytes)
+        {
+            // What only the source reaches is read.
+            var rest = (nint)(item.SourceBytes - item.DestinationBytes);
+            ranges.Add(new((nint)(item.Source + item.DestinationBytes), rest, $"{item.Name}.source", false));
+        }
     }
 
     private static ArgumentException Refused(string message) => TensorArguments.Refused(message, "tensors");

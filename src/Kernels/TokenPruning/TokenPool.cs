@@ -18,8 +18,8 @@ public static partial class TokenPool
         nameof(TokenPool),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "its CUDA kernel is not written yet; keep the tensors on the host"),
-        (AuxBackend.Ilgpu, "its ILGPU kernel is not written yet; keep the tensors on the host"));
+        (AuxBackend.Cuda, null),
+        (AuxBackend.Ilgpu, null));
 
     private static readonly DType[] Types = [DType.Float32, DType.BFloat16, DType.Float16];
 
@@ -78,25 +78,29 @@ public static partial class TokenPool
     /// <param name="grid">Which tokens belong together.</param>
     /// <param name="pooled">[B, grid.Cells, C] of that dtype, contiguous, written; overlaps nothing.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="stream">Where work on a device is ordered; the default stream without.</param>
     /// <exception cref="ArgumentException">Shapes, dtypes or devices do not fit, or memory overlaps. Nothing was written.</exception>
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or none runs on this memory.</exception>
-    public static void Run(in TensorView tokens, PoolGrid grid, in TensorView pooled, AuxBackend backend = AuxBackend.Auto) =>
-        Run(tokens, nameof(tokens), pooled, nameof(pooled), tokens, grid, backend, backward: false);
+    public static void Run(
+        in TensorView tokens, PoolGrid grid, in TensorView pooled, AuxBackend backend = AuxBackend.Auto, CudaStream? stream = null) =>
+        Run(tokens, nameof(tokens), pooled, nameof(pooled), tokens, grid, backend, backward: false, stream);
 
     /// <summary>Spreads the gradient of pooled tokens, in memory of any framework.</summary>
     /// <param name="pooledGradient">float32, bfloat16 or float16 [B, grid.Cells, C], contiguous.</param>
     /// <param name="grid">The grid of the forward.</param>
     /// <param name="gradient">[B, grid.Tokens, C] of that dtype, contiguous, all of it written; overlaps nothing.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="stream">Where work on a device is ordered; the default stream without.</param>
     /// <exception cref="ArgumentException">Shapes, dtypes or devices do not fit, or memory overlaps. Nothing was written.</exception>
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or none runs on this memory.</exception>
     public static void Backward(
-        in TensorView pooledGradient, PoolGrid grid, in TensorView gradient, AuxBackend backend = AuxBackend.Auto) =>
-        Run(pooledGradient, nameof(pooledGradient), gradient, nameof(gradient), gradient, grid, backend, backward: true);
+        in TensorView pooledGradient, PoolGrid grid, in TensorView gradient, AuxBackend backend = AuxBackend.Auto,
+        CudaStream? stream = null) =>
+        Run(pooledGradient, nameof(pooledGradient), gradient, nameof(gradient), gradient, grid, backend, backward: true, stream);
 
     private static unsafe void Run(
         in TensorView source, string sourceName, in TensorView destination, string destinationName, in TensorView tokens, PoolGrid grid,
-        AuxBackend backend, bool backward)
+        AuxBackend backend, bool backward, CudaStream? stream)
     {
         var name = backward ? destinationName : sourceName;
         CheckGrid(grid);
@@ -110,8 +114,8 @@ public static partial class TokenPool
         TensorArguments.RequireAtLeastOne("channels", channels);
         Run(
             new(source.DType, (void*)source.Address, (void*)destination.Address, batch, checked((int)channels), grid), sourceName,
-            destinationName, device, backend, backward);
-        TensorArguments.KeepAlive(source.Owner, destination.Owner);
+            destinationName, device, backend, backward, CudaStream.HandleOn(stream, device, nameof(stream)));
+        TensorArguments.KeepAlive(source.Owner, destination.Owner, stream);
     }
 
     private static long BatchOf(int elements, int channels, PoolGrid grid, string name)
@@ -133,7 +137,7 @@ public static partial class TokenPool
 
     // Everything is checked before the first write.
     private static unsafe void Run(
-        in TokenPoolWork work, string source, string destination, AuxDevice device, AuxBackend backend, bool backward)
+        in TokenPoolWork work, string source, string destination, AuxDevice device, AuxBackend backend, bool backward, nint stream = 0)
     {
         if (!Types.Contains(work.DType))
             throw new ArgumentException($"{source}: {work.DType.Name()}, but float32, bfloat16 or float16 is needed", source);
@@ -145,6 +149,10 @@ public static partial class TokenPool
             NamedMemory.Written(destination, work.Destination, (backward ? all : few) * size));
         if (backend == AuxBackend.Reference)
             RunReference(work, backward);
+        else if (backend == AuxBackend.Cuda)
+            RunCuda(work, backward, device, stream);
+        else if (backend == AuxBackend.Ilgpu && IlgpuShim.IsSupported)
+            RunIlgpu(work, backward, device, stream);
         else
             RunCpu(work, backward);
         Support.Count(backend);

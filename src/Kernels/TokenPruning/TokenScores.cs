@@ -22,13 +22,30 @@ public static partial class TokenScores
         nameof(TokenScores),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "its CUDA kernel is not written yet; keep the tensors on the host"),
+        (AuxBackend.Cuda, null),
         (AuxBackend.Ilgpu, "products of matrices are not for ILGPU; use the CPU"));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
     /// <param name="backend">Any backend but <see cref="AuxBackend.Auto"/>.</param>
     /// <param name="reason">Why not; empty where it runs.</param>
     public static bool IsSupported(AuxBackend backend, out string reason) => Support.IsSupported(backend, out reason);
+
+    /// <summary>The bytes of <see cref="ScoreTensors.Workspace"/> that scores on a device need.</summary>
+    /// <param name="batch">B, at least 0.</param>
+    /// <param name="queryHeads">Hq, a multiple of <paramref name="keyHeads"/>.</param>
+    /// <param name="keyHeads">Hkv, at least 1.</param>
+    /// <param name="rows">R, at least 0.</param>
+    /// <param name="tokens">L, at least 0.</param>
+    /// <exception cref="ArgumentOutOfRangeException">A number is below that.</exception>
+    public static long WorkspaceBytes(int batch, int queryHeads, int keyHeads, int rows, int tokens)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(batch);
+        TensorArguments.RequireAtLeastOne(nameof(queryHeads), queryHeads);
+        TensorArguments.RequireAtLeastOne(nameof(keyHeads), keyHeads);
+        ArgumentOutOfRangeException.ThrowIfNegative(rows);
+        ArgumentOutOfRangeException.ThrowIfNegative(tokens);
+        return ScoresWorkspace.Of(batch, queryHeads, keyHeads, rows, tokens);
+    }
 
     /// <summary>Scores the keys of one sequence.</summary>
     /// <param name="queries">[Hq, R, d], row-major.</param>
@@ -69,23 +86,54 @@ public static partial class TokenScores
 
     /// <summary>Scores the keys of a batch, in memory of any framework.</summary>
     /// <param name="tensors">What is read and written; scores share memory with nothing.</param>
-    /// <param name="causal">Whether row i sees keys up to L − R + i only, so that the last row sees all. Needs R ≤ L.</param>
+    /// <param name="causal">
+    /// Whether row i sees keys up to L − R + i only, so that the last row sees all; with lengths, those of its sequence in place of L.
+    /// Needs R ≤ L.
+    /// </param>
     /// <param name="scale">What products are multiplied by; 1 / √d where it is left out.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="stream">Where work on a device is ordered; the default stream without.</param>
     /// <exception cref="ArgumentException">
     /// Shapes, dtypes, strides or devices do not fit, or memory overlaps. Nothing was written.
     /// </exception>
     /// <exception cref="ArgumentOutOfRangeException">The scale is not finite. Nothing was written.</exception>
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or none runs on this memory.</exception>
-    public static void Run(in ScoreTensors tensors, bool causal = false, double? scale = null, AuxBackend backend = AuxBackend.Auto)
+    public static void Run(
+        in ScoreTensors tensors, bool causal = false, double? scale = null, AuxBackend backend = AuxBackend.Auto,
+        CudaStream? stream = null)
     {
         var work = TokenScoresWork.Of(tensors, causal, scale);
-        backend = Support.Resolve(backend, tensors.Scores.Device);
+        var device = tensors.Scores.Device;
+        backend = Support.Resolve(backend, device);
+        var padded = tensors.Lengths.ElementCount > 0;
+        if (backend == AuxBackend.Cuda && padded)
+            throw new BackendUnavailableException(nameof(TokenScores), backend, "it takes no Lengths; score each sequence by itself");
+        if (backend == AuxBackend.Cuda)
+            RunCuda(work, tensors.Workspace, device, CudaStream.HandleOn(stream, device, nameof(stream)));
+        else if (padded)
+            RunPadded(work, backend);
+        else
+            RunOnHost(work, backend);
+        Support.Count(backend);
+        tensors.KeepAlive();
+        TensorArguments.KeepAlive(stream);
+    }
+
+    private static void RunOnHost(in TokenScoresWork work, AuxBackend backend)
+    {
         if (backend == AuxBackend.Cpu)
             RunCpu(work);
         else
             RunReference(work);
-        Support.Count(backend);
-        tensors.KeepAlive();
+    }
+
+    private static unsafe void RunPadded(in TokenScoresWork work, AuxBackend backend)
+    {
+        for (var b = 0; b < work.Batch; b++)
+        {
+            var sequence = work.Sequence(b);
+            RunOnHost(sequence, backend);
+            new Span<float>(sequence.Scores + sequence.Tokens, work.Tokens - sequence.Tokens).Clear();
+        }
     }
 }

@@ -2,7 +2,7 @@ using AuxCore.Interop;
 
 namespace AuxCore.Kernels;
 
-/// <summary>The operands of one call of <see cref="TokenScores"/>, in host memory. Steps are in elements.</summary>
+/// <summary>The operands of one call of <see cref="TokenScores"/>. Steps are in elements.</summary>
 internal readonly unsafe struct TokenScoresWork
 {
     public required DType DType { get; init; }
@@ -18,6 +18,9 @@ internal readonly unsafe struct TokenScoresWork
     public required float* HeadWeights { get; init; }
 
     public required float* Scores { get; init; }
+
+    /// <summary>How many keys each sequence has; null where all have the same number.</summary>
+    public required int* Lengths { get; init; }
 
     public required int Batch { get; init; }
 
@@ -55,6 +58,22 @@ internal readonly unsafe struct TokenScoresWork
 
     public float LogSumExpOf(int b, int head, int row) => LogSumExp[((long)b * QueryHeads + head) * Rows + row];
 
+    /// <summary>The part of one sequence, as far as it is not padding.</summary>
+    public TokenScoresWork Sequence(int b)
+    {
+        var size = DType.Size();
+        return this with
+        {
+            Queries = (byte*)Queries + b * QueryStep.Batch * size,
+            Keys = (byte*)Keys + b * KeyStep.Batch * size,
+            LogSumExp = LogSumExp == null ? null : LogSumExp + (long)b * QueryHeads * Rows,
+            Scores = Scores + (long)b * Tokens,
+            Lengths = null,
+            Batch = 1,
+            Tokens = Lengths[b],
+        };
+    }
+
     public static TokenScoresWork Of(in ScoreTensors tensors, bool causal, double? scale)
     {
         var (queries, keys, device) = (tensors.Queries, tensors.Keys, tensors.Scores.Device);
@@ -76,6 +95,7 @@ internal readonly unsafe struct TokenScoresWork
         TensorArguments.RequireIfWanted(
             tensors.LogSumExp, "LogSumExp", DType.Float32, [batch, heads, rows], device, nameof(tensors));
         TensorArguments.RequireIfWanted(tensors.HeadWeights, "HeadWeights", DType.Float32, [heads], device, nameof(tensors));
+        TensorArguments.RequireIfWanted(tensors.Lengths, "Lengths", DType.Int32, [batch], AuxDevice.Host, nameof(tensors));
         if (scale is { } given && !double.IsFinite(given))
             throw new ArgumentOutOfRangeException(nameof(scale), given, "A scale is finite.");
 
@@ -87,6 +107,7 @@ internal readonly unsafe struct TokenScoresWork
             LogSumExp = (float*)tensors.LogSumExp.Address,
             HeadWeights = (float*)tensors.HeadWeights.Address,
             Scores = (float*)tensors.Scores.Address,
+            Lengths = (int*)tensors.Lengths.Address,
             Batch = checked((int)batch),
             QueryHeads = checked((int)heads),
             KeyHeads = checked((int)keyHeads),
@@ -103,8 +124,23 @@ internal readonly unsafe struct TokenScoresWork
             NamedMemory.Read("Keys", work.Keys, CompactItem.Extent(keys)),
             NamedMemory.Read("LogSumExp", work.LogSumExp, tensors.LogSumExp.ByteCount),
             NamedMemory.Read("HeadWeights", work.HeadWeights, tensors.HeadWeights.ByteCount),
+            NamedMemory.Read("Lengths", work.Lengths, tensors.Lengths.ByteCount),
             NamedMemory.Written("Scores", work.Scores, tensors.Scores.ByteCount));
+        work.CheckLengths();
         return work;
+    }
+
+    private void CheckLengths()
+    {
+        for (var b = 0; Lengths != null && b < Batch; b++)
+        {
+            if (Lengths[b] < (Causal ? Rows : 0) || Lengths[b] > Tokens)
+            {
+                throw Refused(
+                    $"Lengths[{b}] is {Lengths[b]}; it is within 0 and {Tokens}"
+                    + (Causal ? $", and with a causal mask no less than the {Rows} rows" : ""));
+            }
+        }
     }
 
     private static ArgumentException Refused(string message) => TensorArguments.Refused(message, "tensors");

@@ -13,7 +13,7 @@ public static partial class TokenSelect
     /// In two rounds: first the key of the last token kept and how many are kept, for each segment; then, when it is known where each
     /// segment's indices begin, the tokens above that key in order. So nothing has to be sorted.
     /// </summary>
-    private static unsafe void RunCpu(in TokenSelectWork work)
+    internal static unsafe void RunCpu(in TokenSelectWork work)
     {
         using var scratch = new Scratch();
         var blocks = new SegmentKeys(work, scratch);

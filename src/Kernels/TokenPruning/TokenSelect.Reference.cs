@@ -3,7 +3,7 @@ namespace AuxCore.Kernels;
 public static partial class TokenSelect
 {
     /// <summary>Each segment sorted by the order of the class's remarks; the budget keeps a beginning of it.</summary>
-    private static unsafe void RunReference(TokenSelectWork work)
+    internal static unsafe void RunReference(TokenSelectWork work)
     {
         var kept = 0;
         work.Offsets[0] = 0;

@@ -19,8 +19,8 @@ public static partial class TokenSelect
         nameof(TokenSelect),
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
-        (AuxBackend.Cuda, "its CUDA kernel is not written yet; keep the scores on the host"),
-        (AuxBackend.Ilgpu, "its ILGPU kernel is not written yet; keep the scores on the host"));
+        (AuxBackend.Cuda, null),
+        (AuxBackend.Ilgpu, null));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
     /// <param name="backend">Any backend but <see cref="AuxBackend.Auto"/>.</param>
@@ -46,6 +46,16 @@ public static partial class TokenSelect
                 TensorArguments.RequireLength("always", always.Length, tokens, nameof(always));
             return TokenSelectWork.Capacity(bounds, segments.Length - 1, budget, (byte*)kept);
         }
+    }
+
+    /// <summary>The bytes of <see cref="SelectionViews.Workspace"/> that a selection on a device may need.</summary>
+    /// <param name="segments">B, at least 0.</param>
+    /// <exception cref="ArgumentOutOfRangeException">The number is negative.</exception>
+    public static long WorkspaceBytes(int segments)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(segments);
+        const int CutBytes = 16;
+        return segments > 1 ? (long)segments * CutBytes : 0;
     }
 
     /// <summary>Selects tokens.</summary>
@@ -88,19 +98,24 @@ public static partial class TokenSelect
     }
 
     /// <summary>Selects tokens by scores in memory of any framework. The offsets then say how many were kept.</summary>
+    /// <remarks>
+    /// Device memory is not waited for, so what segments say is not checked there: they are held within the tokens, a segment with fewer
+    /// tokens than <see cref="Budget.Count"/> asks for keeps all, and indices beyond the capacity are not written.
+    /// </remarks>
     /// <param name="scores">float32, bfloat16 or float16 [N], contiguous.</param>
     /// <param name="segments">int32 [B + 1], contiguous: ascending from 0 to N.</param>
     /// <param name="budget">How many are kept of each segment.</param>
     /// <param name="selection">What is written; shares memory with nothing.</param>
     /// <param name="always">bool [N], contiguous, or left out: tokens that are kept whatever their score.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="stream">Where work on a device is ordered; the default stream without.</param>
     /// <exception cref="ArgumentException">
     /// Shapes, dtypes or devices do not fit, a tensor is not contiguous, or as for spans. Nothing was written.
     /// </exception>
     /// <exception cref="BackendUnavailableException">The named backend does not run here, or none runs on this memory.</exception>
     public static unsafe void Run(
         in TensorView scores, in TensorView segments, Budget budget, in SelectionViews selection, TensorView always = default,
-        AuxBackend backend = AuxBackend.Auto)
+        AuxBackend backend = AuxBackend.Auto, CudaStream? stream = null)
     {
         var device = scores.Device;
         if (scores.Shape.Length != 1 || segments.Shape.Length != 1)
@@ -116,24 +131,30 @@ public static partial class TokenSelect
             selection.Slots, "selection.Slots", DType.Int32, scores.Shape, device, nameof(selection));
         TensorArguments.RequireIfWanted(
             selection.NaNCounts, "selection.NaNCounts", DType.Int32, [Math.Max(0, segments.ElementCount - 1)], device, nameof(selection));
-        Run(
-            new TokenSelectWork
-            {
-                ScoreType = scores.DType,
-                Scores = (void*)scores.Address,
-                Tokens = scores.ElementCount,
-                Bounds = (int*)segments.Address,
-                BoundCount = segments.ElementCount,
-                Always = (byte*)always.Address,
-                Budget = budget,
-                Indices = (int*)selection.Indices.Address,
-                IndexCapacity = selection.Indices.ElementCount,
-                Offsets = (int*)selection.Offsets.Address,
-                Slots = (int*)selection.Slots.Address,
-                NaNCounts = (int*)selection.NaNCounts.Address,
-            },
-            device, backend);
-        TensorArguments.KeepAlive(scores.Owner, segments.Owner, always.Owner);
+        backend = Support.Resolve(backend, device);
+        var work = new TokenSelectWork
+        {
+            ScoreType = scores.DType,
+            Scores = (void*)scores.Address,
+            Tokens = scores.ElementCount,
+            Bounds = (int*)segments.Address,
+            BoundCount = segments.ElementCount,
+            Always = (byte*)always.Address,
+            Budget = budget,
+            Indices = (int*)selection.Indices.Address,
+            IndexCapacity = selection.Indices.ElementCount,
+            Offsets = (int*)selection.Offsets.Address,
+            Slots = (int*)selection.Slots.Address,
+            NaNCounts = (int*)selection.NaNCounts.Address,
+        };
+        var on = CudaStream.HandleOn(stream, device, nameof(stream));
+        if (backend == AuxBackend.Cuda)
+            RunCuda(work, selection.Workspace, device, on);
+        else if (device.Kind != AuxDeviceKind.Host && IlgpuShim.IsSupported)
+            RunIlgpuOnDevice(work, selection.Workspace, device, on);
+        else
+            _ = Run(work, backend);
+        TensorArguments.KeepAlive(scores.Owner, segments.Owner, always.Owner, stream);
         selection.KeepAlive();
     }
 
@@ -166,16 +187,17 @@ public static partial class TokenSelect
                     Slots = slots,
                     NaNCounts = counts,
                 },
-                AuxDevice.Host, backend);
+                Support.Resolve(backend, AuxDevice.Host));
         }
     }
 
     // Everything is checked before the first write.
-    private static unsafe int Run(in TokenSelectWork work, AuxDevice device, AuxBackend backend)
+    private static unsafe int Run(in TokenSelectWork work, AuxBackend backend)
     {
-        backend = Support.Resolve(backend, device);
         work.Check();
-        if (backend == AuxBackend.Cpu)
+        if (backend == AuxBackend.Ilgpu && IlgpuShim.IsSupported)
+            RunIlgpu(work, default, AuxDevice.Host, 0);
+        else if (backend == AuxBackend.Cpu)
             RunCpu(work);
         else
             RunReference(work);

@@ -2,7 +2,7 @@ using AuxCore.Interop;
 
 namespace AuxCore.Kernels;
 
-/// <summary>The operands of one call of <see cref="TokenSelect"/>, in host memory.</summary>
+/// <summary>The operands of one call of <see cref="TokenSelect"/>. What reads them is for host memory.</summary>
 internal readonly unsafe struct TokenSelectWork
 {
     public required DType ScoreType { get; init; }
@@ -39,14 +39,7 @@ internal readonly unsafe struct TokenSelectWork
     public void Check()
     {
         TokenSegments.Check(Bounds, BoundCount, Tokens, "segments");
-        TensorArguments.RequireDisjoint(
-            NamedMemory.Read("scores", Scores, Tokens * ScoreType.Size()),
-            NamedMemory.Read("segments", Bounds, BoundCount * sizeof(int)),
-            NamedMemory.Read("always", Always, Always == null ? 0 : Tokens),
-            NamedMemory.Written("selection.Indices", Indices, IndexCapacity * sizeof(int)),
-            NamedMemory.Written("selection.Offsets", Offsets, BoundCount * sizeof(int)),
-            NamedMemory.Written("selection.Slots", Slots, Slots == null ? 0 : Tokens * sizeof(int)),
-            NamedMemory.Written("selection.NaNCounts", NaNCounts, NaNCounts == null ? 0 : Segments * (long)sizeof(int)));
+        RequireDisjoint();
         var capacity = Capacity(Bounds, Segments, Budget, Always);
         if (IndexCapacity < capacity)
         {
@@ -56,15 +49,31 @@ internal readonly unsafe struct TokenSelectWork
         }
     }
 
+    /// <summary>Refuses segments that have not even an end.</summary>
+    public void RequireBounds()
+    {
+        if (BoundCount == 0)
+            throw TensorArguments.Refused("segments: int32[0], but it holds at least one number, the end", "segments");
+    }
+
+    /// <summary>Refuses outputs that share memory with anything else, and a budget that is none: what can be said of any memory.</summary>
+    public void RequireDisjoint()
+    {
+        RequireBudget(Budget);
+        TensorArguments.RequireDisjoint(
+            NamedMemory.Read("scores", Scores, Tokens * ScoreType.Size()),
+            NamedMemory.Read("segments", Bounds, BoundCount * sizeof(int)),
+            NamedMemory.Read("always", Always, Always == null ? 0 : Tokens),
+            NamedMemory.Written("selection.Indices", Indices, IndexCapacity * sizeof(int)),
+            NamedMemory.Written("selection.Offsets", Offsets, BoundCount * sizeof(int)),
+            NamedMemory.Written("selection.Slots", Slots, Slots == null ? 0 : Tokens * sizeof(int)),
+            NamedMemory.Written("selection.NaNCounts", NaNCounts, NaNCounts == null ? 0 : Segments * (long)sizeof(int)));
+    }
+
     /// <summary>The most that a budget keeps of all segments together.</summary>
     public static int Capacity(int* bounds, int segments, Budget budget, byte* always)
     {
-        if (budget.Rule == BudgetRule.None)
-        {
-            throw new ArgumentException(
-                "budget: a default value; make one by Budget.Count, Ratio, Threshold, TopP or Outliers", nameof(budget));
-        }
-
+        RequireBudget(budget);
         var capacity = 0;
         for (var b = 0; b < segments; b++)
         {
@@ -81,6 +90,15 @@ internal readonly unsafe struct TokenSelectWork
         }
 
         return capacity;
+    }
+
+    private static void RequireBudget(Budget budget)
+    {
+        if (budget.Rule == BudgetRule.None)
+        {
+            throw new ArgumentException(
+                "budget: a default value; make one by Budget.Count, Ratio, Threshold, TopP or Outliers", nameof(budget));
+        }
     }
 }
 

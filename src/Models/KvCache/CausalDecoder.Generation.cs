@@ -14,6 +14,17 @@ public sealed partial class CausalDecoder
     public KvCache CreateCache(int capacity, KvFormat format = KvFormat.F32, int batch = 1) =>
         new ContiguousKvCache(Layout(capacity, format, format, batch));
 
+    /// <summary>A cache for this model in pages of a pool, which sequences and forks share.</summary>
+    /// <param name="pool">Its formats are the cache's.</param>
+    /// <param name="capacity">How many tokens of a sequence there may be.</param>
+    /// <param name="batch">How many sequences.</param>
+    /// <exception cref="ArgumentException">A size is below 1, or the pool's pages are of other heads.</exception>
+    public KvCache CreateCache(KvPagePool pool, int capacity, int batch = 1)
+    {
+        ArgumentNullException.ThrowIfNull(pool);
+        return new PagedKvCache(pool, Layout(capacity, pool.Keys, pool.Values, batch));
+    }
+
     /// <summary>What a cache for this model holds.</summary>
     /// <param name="capacity">For how many tokens of a sequence there is room.</param>
     /// <param name="keys">How keys are stored.</param>
@@ -29,7 +40,7 @@ public sealed partial class CausalDecoder
     /// was, but for what a hook evicted.
     /// </remarks>
     /// <param name="ids">int64 [B, L]: tokens that follow those in the cache.</param>
-    /// <param name="cache">Of <see cref="CreateCache"/>, or of the same layers.</param>
+    /// <param name="cache">Of this model's layers: see <c>CreateCache</c>.</param>
     /// <param name="lengths">[B]: how many of the L tokens of each sequence are real; all without.</param>
     /// <returns>float32 [B, V]: the logits of what follows the last real token.</returns>
     /// <exception cref="KvCapacityException">The cache has no room for them.</exception>
@@ -44,7 +55,7 @@ public sealed partial class CausalDecoder
 
     /// <summary>Reads embeddings into a cache, as <see cref="Prefill"/> does tokens.</summary>
     /// <param name="embeddings">float32 [B, L, D].</param>
-    /// <param name="cache">Of <see cref="CreateCache"/>, or of the same layers.</param>
+    /// <param name="cache">Of this model's layers: see <c>CreateCache</c>.</param>
     /// <param name="lengths">[B]: how many of the L rows of each sequence are real; all without.</param>
     /// <param name="positions">int64 [B, L], ascending, behind those in the cache; those that come next without.</param>
     /// <returns>float32 [B, V]: the logits of what follows the last real row.</returns>

@@ -99,7 +99,11 @@ public sealed partial class CausalDecoder : Module<Tensor, Tensor>
     {
         Tokens.RequireLive(ids, nameof(ids));
         if (ids.dtype != torch.ScalarType.Int64 || ids.device_type != DeviceType.CPU || ids.numel() == 0)
-            throw new ArgumentException($"ids: {Batches.Describe(ids)} on {ids.device} is not int64, in host memory, with tokens", nameof(ids));
+        {
+            throw new ArgumentException(
+                $"ids: {Batches.Describe(ids)} on {ids.device} is not int64, in host memory, with tokens", nameof(ids));
+        }
+
         using (torch.NewDisposeScope())
         {
             var (least, most) = (ids.min().item<long>(), ids.max().item<long>());
@@ -126,6 +130,14 @@ public sealed partial class CausalDecoder : Module<Tensor, Tensor>
         return new HookScope(_hooks, hook);
     }
 
+    /// <summary>Rotated queries and keys that a layer would make of rows.</summary>
+    internal (Tensor Queries, Tensor Keys) Project(int layer, DecoderRows rows)
+    {
+        using var scope = torch.NewDisposeScope();
+        var (queries, keys) = _blocks[layer].Project(rows, new(Options.Rotary, Options.HeadDim, rows.Positions));
+        return (queries.MoveToOuterDisposeScope(), keys.MoveToOuterDisposeScope());
+    }
+
     /// <summary>The norm and the head over hidden states: float32 [..., V].</summary>
     private Tensor Logits(Tensor hidden)
     {
@@ -146,7 +158,7 @@ public sealed partial class CausalDecoder : Module<Tensor, Tensor>
     /// <summary>All layers. Tensors that are made join the caller's dispose scope.</summary>
     private DecoderRows Run(DecoderRows rows, DecoderPhase phase, KvCache? cache)
     {
-        DecoderHook[] hooks = [.. _hooks];
+        DecoderHook[] hooks = [.. _hooks], readers = [.. _hooks.Where(hook => hook.ReadsAttention(phase))];
         var input = rows.Hidden;
         rows.Check(Options.Width, nameof(rows), cache is not null);
         RotaryTables? rotary = null;
@@ -155,7 +167,7 @@ public sealed partial class CausalDecoder : Module<Tensor, Tensor>
         {
             rotary ??= new(Options.Rotary, Options.HeadDim, rows.Positions);
             host ??= HostRowsOf(rows, cache);
-            var hidden = _blocks[layer].Forward(layer, phase, rows, rotary, host, cache, hooks);
+            var hidden = _blocks[layer].Forward(layer, phase, rows, rotary, host, cache, readers);
             if (!ReferenceEquals(rows.Hidden, input))
                 rows.Hidden.Dispose(); // the graph keeps what it needs
             rows = rows with { Hidden = hidden };

@@ -5,12 +5,12 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Models;
 
 /// <summary>
-/// A <see cref="KvCache"/> whose memory is one stretch a layer, for the whole capacity, from the beginning. A fork is a copy. Evicted tokens
-/// make room for others, and give no memory back.
+/// A <see cref="KvCache"/> whose memory is one stretch a layer, for the whole capacity, from the beginning. A fork is a copy. Evicted
+/// tokens make room for others and give no memory back, as those of a <see cref="PagedKvCache"/> do.
 /// </summary>
 public sealed class ContiguousKvCache : KvCache
 {
-    private readonly Tensor[] _keys, _values; // uint8 [B · Hkv, 1, Nmax, bytes of a row]
+    private readonly Tensor[] _keys, _values; // uint8 [B, Hkv, Nmax, bytes of a row]
 
     /// <summary>An empty cache.</summary>
     /// <param name="layout">What it holds.</param>
@@ -52,31 +52,22 @@ public sealed class ContiguousKvCache : KvCache
     {
     }
 
-    private protected override void AttendTo(int layer, Tensor queries, int[] lengths, Tensor output, double? scale)
+    private protected override KvCacheViews Views(int layer) => new()
     {
-        // Each head is a sequence of its own, because heads may hold unequal numbers of tokens.
-        var (streams, depth) = (AllSlots[layer].Streams, Layout.Layers[layer].HeadDim);
-        Tensor grouped = queries.view(streams, -1, depth), result = output.view(streams, -1, depth);
-        KvDecodeAttention.Run(
-            grouped.ToTensorView(), _keys[layer].ToTensorView(), Layout.Keys, _values[layer].ToTensorView(), Layout.Values, lengths,
-            result.ToTensorView(), scale);
-    }
+        Keys = _keys[layer].ToTensorView(),
+        KeyFormat = Layout.Keys,
+        Values = _values[layer].ToTensorView(),
+        ValueFormat = Layout.Values,
+    };
 
     private protected override KvCache ForkWith(KvSlots[] slots) => new ContiguousKvCache(Layout, slots, Copies(_keys), Copies(_values));
 
     private protected override void ReorderMemory(ReadOnlySpan<int> from)
     {
-        for (var layer = 0; layer < _keys.Length; layer++)
-        {
-            var heads = Layout.Layers[layer].KvHeads;
-            var streams = new long[from.Length * heads];
-            for (var i = 0; i < streams.Length; i++)
-                streams[i] = (long)from[i / heads] * heads + i % heads;
-            using var scope = torch.NewDisposeScope();
-            var index = torch.tensor(streams);
-            _keys[layer].copy_(_keys[layer].index_select(0, index));
-            _values[layer].copy_(_values[layer].index_select(0, index));
-        }
+        using var scope = torch.NewDisposeScope();
+        var index = torch.tensor(from.ToArray(), torch.int64);
+        foreach (var tensor in _keys.Concat(_values))
+            tensor.copy_(tensor.index_select(0, index));
     }
 
     private protected override void DisposeMemory()
@@ -88,7 +79,7 @@ public sealed class ContiguousKvCache : KvCache
     private Tensor[] Allocate(Func<int, long> rowBytes) =>
     [
         .. Layout.Layers.Select((layer, i) => torch
-            .empty([(long)Layout.Batch * layer.KvHeads, 1, Layout.Capacity, rowBytes(i)], torch.uint8).DetachFromDisposeScope()),
+            .empty([Layout.Batch, layer.KvHeads, Layout.Capacity, rowBytes(i)], torch.uint8).DetachFromDisposeScope()),
     ];
 
     private static Tensor[] Copies(Tensor[] tensors) => [.. tensors.Select(tensor => tensor.clone().DetachFromDisposeScope())];

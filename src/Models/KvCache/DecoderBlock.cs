@@ -1,3 +1,4 @@
+using AuxCore.Kernels;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch.nn;
@@ -13,13 +14,15 @@ public sealed class DecoderBlock : Module
 {
     private readonly DecoderLayerSizes _sizes;
     private readonly int _headDim;
+    private readonly double _epsilon;
+    private readonly RotaryOptions _rotary;
     private readonly RootMeanSquareNorm _attentionNorm, _feedForwardNorm;
     private readonly RootMeanSquareNorm? _queryNorm, _keyNorm;
     private readonly Linear _query, _key, _value, _output, _gate, _up, _down;
 
     internal DecoderBlock(DecoderOptions options, DecoderLayerSizes sizes) : base(nameof(DecoderBlock))
     {
-        (_sizes, _headDim) = (sizes, options.HeadDim);
+        (_sizes, _headDim, _epsilon, _rotary) = (sizes, options.HeadDim, options.NormEpsilon, options.Rotary);
         long width = options.Width, inner = (long)sizes.QueryHeads * _headDim, kv = (long)sizes.KvHeads * _headDim;
         _attentionNorm = new(width, options.NormEpsilon);
         _feedForwardNorm = new(width, options.NormEpsilon);
@@ -58,25 +61,12 @@ public sealed class DecoderBlock : Module
     /// <summary>The layer's output, of rows that were checked.</summary>
     internal Tensor Forward(
         int layer, DecoderPhase phase, DecoderRows rows, RotaryTables rotary, HostRows host, KvCache? cache,
-        IReadOnlyList<DecoderHook> hooks)
+        IReadOnlyList<DecoderHook> readers)
     {
         using var scope = torch.NewDisposeScope();
         var normed = _attentionNorm.forward(rows.Hidden);
-        var unrotated = Heads(_query, normed, _sizes.QueryHeads, _queryNorm);
-        var queries = rotary.Rotate(unrotated);
-        var (projected, values) = (Heads(_key, normed, _sizes.KvHeads, null), Heads(_value, normed, _sizes.KvHeads, null));
-        foreach (var hook in hooks)
-            (projected, values) = Replaced(hook, new(layer, phase, projected, values, rows));
-        var unrotatedKeys = NormKeys(projected);
-        var keys = (projected.shape[2] == rows.Hidden.shape[1] ? rotary : rotary.WithPast(projected.shape[2])).Rotate(unrotatedKeys);
-        var seen = Attend(layer, queries, keys, values, rows, host, cache);
-        if (hooks.Count > 0)
-        {
-            var attention = new LayerAttention(layer, phase, unrotated, queries, unrotatedKeys, keys, values, rows, cache);
-            foreach (var hook in hooks)
-                hook.AfterAttention(attention);
-        }
-
+        var isStep = cache is not null && rows.Hidden.shape[1] == 1 && readers.Count == 0;
+        var seen = isStep ? Step(layer, normed, host, cache!) : Attended(layer, phase, normed, rows, rotary, host, cache, readers);
         var (batch, length) = (seen.shape[0], seen.shape[2]);
         var hidden = rows.Hidden
             + _output.forward(seen.transpose(1, 2).reshape(batch, length, (long)_sizes.QueryHeads * _headDim));
@@ -93,8 +83,6 @@ public sealed class DecoderBlock : Module
         if (ReferenceEquals(keys, projection.Keys) && ReferenceEquals(values, projection.Values))
             return (keys, values);
         var name = $"{hook.GetType().Name}, layer {projection.Layer}";
-        if (projection.Phase != DecoderPhase.Forward)
-            throw new ArgumentException($"{name}: keys and values may be replaced in the forward pass, not in {projection.Phase}");
         var own = projection.Keys.shape;
         foreach (var (what, tensor) in ((string, Tensor)[])[("keys", keys), ("values", values)])
         {
@@ -112,12 +100,59 @@ public sealed class DecoderBlock : Module
         return (keys, values);
     }
 
+    /// <summary>Rotated queries and keys alone, of rows that were checked: what a policy may ask of the next layer.</summary>
+    internal (Tensor Queries, Tensor Keys) Project(DecoderRows rows, RotaryTables rotary)
+    {
+        using var scope = torch.NewDisposeScope();
+        var normed = _attentionNorm.forward(rows.Hidden);
+        return (
+            rotary.Rotate(Heads(_query, normed, _sizes.QueryHeads, _queryNorm)).MoveToOuterDisposeScope(),
+            rotary.Rotate(Heads(_key, normed, _sizes.KvHeads, _keyNorm)).MoveToOuterDisposeScope());
+    }
+
+    /// <summary>One token of each sequence, [B, Hq, 1, d]: norms, rotation and storing in one op, attention in another.</summary>
+    private Tensor Step(int layer, Tensor normed, HostRows host, KvCache cache)
+    {
+        var batch = normed.shape[0];
+        return cache.Step(
+            layer, _query.forward(normed).view(batch, _sizes.QueryHeads, _headDim),
+            _key.forward(normed).view(batch, _sizes.KvHeads, _headDim), _value.forward(normed).view(batch, _sizes.KvHeads, _headDim),
+            host.Positions, new(_queryNorm?.weight, _keyNorm?.weight, _epsilon, _rotary)).unsqueeze(2);
+    }
+
+    /// <summary>Any number of tokens, [B, Hq, L, d], shown to hooks.</summary>
+    private Tensor Attended(
+        int layer, DecoderPhase phase, Tensor normed, DecoderRows rows, RotaryTables rotary, HostRows host, KvCache? cache,
+        IReadOnlyList<DecoderHook> readers)
+    {
+        var unrotated = Heads(_query, normed, _sizes.QueryHeads, _queryNorm);
+        var queries = rotary.Rotate(unrotated);
+        var (projected, values) = (Heads(_key, normed, _sizes.KvHeads, null), Heads(_value, normed, _sizes.KvHeads, null));
+        if (phase == DecoderPhase.Forward)
+        {
+            foreach (var reader in readers)
+                (projected, values) = Replaced(reader, new(layer, projected, values, rows));
+        }
+
+        var unrotatedKeys = NormKeys(projected);
+        var keys = (projected.shape[2] == rows.Hidden.shape[1] ? rotary : rotary.WithPast(projected.shape[2])).Rotate(unrotatedKeys);
+        var seen = Attend(layer, phase, queries, keys, values, rows, host, cache);
+        if (readers.Count > 0)
+        {
+            var attention = new LayerAttention(layer, phase, unrotated, queries, unrotatedKeys, keys, values, rows, cache);
+            foreach (var reader in readers)
+                reader.AfterAttention(attention);
+        }
+
+        return seen;
+    }
+
     private static Tensor Attend(
-        int layer, Tensor queries, Tensor keys, Tensor values, DecoderRows rows, HostRows host, KvCache? cache)
+        int layer, DecoderPhase phase, Tensor queries, Tensor keys, Tensor values, DecoderRows rows, HostRows host, KvCache? cache)
     {
         if (cache is null)
             return GroupedAttention.Causal(queries, keys, values, rows.KeyMask);
-        if (queries.shape[2] == 1)
+        if (phase == DecoderPhase.Decode)
         {
             cache.Append(layer, keys, values, host.Positions);
             return cache.Attend(layer, queries.squeeze(2)).unsqueeze(2);

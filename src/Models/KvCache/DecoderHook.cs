@@ -20,11 +20,10 @@ public enum DecoderPhase
 /// scope.
 /// </summary>
 /// <param name="Layer">Which layer.</param>
-/// <param name="Phase">Which pass.</param>
 /// <param name="Keys">float32 [B, Hkv, L, d], before the key norm and the rotary embedding.</param>
 /// <param name="Values">float32 [B, Hkv, L, d].</param>
 /// <param name="Rows">The rows that the layer got: positions and lengths.</param>
-public sealed record LayerProjection(int Layer, DecoderPhase Phase, Tensor Keys, Tensor Values, DecoderRows Rows);
+public sealed record LayerProjection(int Layer, Tensor Keys, Tensor Values, DecoderRows Rows);
 
 /// <summary>
 /// What one attention layer read and wrote. Tensors live until the hook returns; keep a copy, or detach one from the dispose scope.
@@ -49,9 +48,13 @@ public sealed record LayerAttention(
 /// <remarks>An exception of a hook ends the pass; keys and values that the pass appended are taken out of the cache again.</remarks>
 public abstract class DecoderHook
 {
+    /// <summary>Whether <see cref="AfterAttention"/> wants to be called in such a pass. Where no hook does, a step is faster.</summary>
+    /// <param name="phase">Which pass.</param>
+    public virtual bool ReadsAttention(DecoderPhase phase) => true;
+
     /// <summary>
-    /// Called when a layer has projected its rows, before the key norm. In the forward pass other keys and values may take their place,
-    /// of n ≥ L rows: the first n − L stand at the positions before those of the rows, and all rows see them. With a cache, nothing may.
+    /// Called in the forward pass, when a layer has projected its rows, before the key norm. Other keys and values may take their place, of
+    /// n ≥ L rows: the first n − L stand at the positions before those of the rows, and all rows see them.
     /// </summary>
     /// <param name="projection">What the layer has projected.</param>
     /// <returns>float32 [B, Hkv, n, d] each: what the layer attends to, through whose graph gradients flow.</returns>

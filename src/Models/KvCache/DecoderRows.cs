@@ -67,8 +67,9 @@ public sealed record DecoderRows
         void RequireRows(Tensor tensor, torch.ScalarType type, string what)
         {
             Tokens.RequireLive(tensor, what);
-            if (tensor.dtype != type || !tensor.shape.AsSpan().SequenceEqual(shape.AsSpan(0, 2)))
-                throw new ArgumentException($"{what}: {Batches.Describe(tensor)} is not {type}{TensorView.Format(shape.AsSpan(0, 2))}", name);
+            var rows = shape.AsSpan(0, 2);
+            if (tensor.dtype != type || !tensor.shape.AsSpan().SequenceEqual(rows))
+                throw new ArgumentException($"{what}: {Batches.Describe(tensor)} is not {type}{TensorView.Format(rows)}", name);
         }
     }
 

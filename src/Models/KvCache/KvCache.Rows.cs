@@ -1,3 +1,5 @@
+using System.Runtime.InteropServices;
+using AuxCore.Interop;
 using AuxCore.Kernels;
 using TorchSharp;
 using Tensor = TorchSharp.torch.Tensor;
@@ -28,10 +30,8 @@ public abstract partial class KvCache
         RequirePositions(layer, positions, rows, n);
 
         using var scope = torch.NewDisposeScope();
-        Tensor storedKeys = Quantised(keys, Layout.Keys), storedValues = Quantised(values, Layout.Values);
         Reserve(layer, rows);
-        for (var stream = 0; stream < batch * heads; stream++)
-            Write(layer, stream, _slots[layer].Length(stream), storedKeys, storedValues, (long)stream * n, rows[stream / heads]);
+        Store(layer, new() { Keys = ByToken(keys), Values = ByToken(values) }, n, rows);
         for (var b = 0; b < batch; b++)
             _slots[layer].Append(b, positions.Slice(b * n, rows[b]));
 
@@ -39,8 +39,9 @@ public abstract partial class KvCache
         {
             Tokens.RequireLive(tensor, name);
             var shape = tensor.shape;
-            if (tensor.dtype != torch.ScalarType.Float32 || shape.Length != 4 || shape[0] != batch || shape[1] != heads || shape[3] != depth
-                || shape[2] > int.MaxValue || (like is not null && shape[2] != like.shape[2]))
+            var fits = tensor.dtype == torch.ScalarType.Float32 && shape.Length == 4 && shape[0] == batch && shape[1] == heads
+                && shape[3] == depth && shape[2] <= int.MaxValue && (like is null || shape[2] == like.shape[2]);
+            if (!fits)
             {
                 throw new ArgumentException(
                     $"{name}: {Batches.Describe(tensor)} is not Float32[{batch}, {heads}, {like?.shape[2].ToString() ?? "n"}, {depth}], "
@@ -52,18 +53,55 @@ public abstract partial class KvCache
         }
     }
 
+    /// <summary>
+    /// A step of decoding: norms and rotates queries and keys, stores keys and values, and attends. The queries are overwritten.
+    /// </summary>
+    /// <param name="layer">Which layer.</param>
+    /// <param name="queries">float32 [B, Hq, d], contiguous, before norm and rotation.</param>
+    /// <param name="keys">float32 [B, Hkv, d], contiguous, before norm and rotation.</param>
+    /// <param name="values">float32 [B, Hkv, d], contiguous.</param>
+    /// <param name="positions">[B].</param>
+    /// <param name="norms">How they are normed and rotated.</param>
+    internal unsafe Tensor Step(int layer, Tensor queries, Tensor keys, Tensor values, int[] positions, in HeadNorms norms)
+    {
+        RequireLive();
+        int[] rows = [.. Enumerable.Repeat(1, Layout.Batch)];
+        RequirePositions(layer, positions, rows, 1);
+        Reserve(layer, rows);
+        fixed (int* at = positions)
+        {
+            var tokens = new KvAppendTensors
+            {
+                Query = queries.ToTensorView(),
+                RotatedQuery = queries.ToTensorView(),
+                Keys = keys.ToTensorView(),
+                Values = values.ToTensorView(),
+                Positions = TensorView.FromPointer(at, DType.Int32, [positions.Length]),
+                QueryNorm = norms.Query?.ToTensorView() ?? default,
+                KeyNorm = norms.Key?.ToTensorView() ?? default,
+            };
+            Store(layer, tokens, 1, rows, norms.Rotary, norms.Epsilon);
+        }
+
+        for (var b = 0; b < positions.Length; b++)
+            _slots[layer].Append(b, positions.AsSpan(b, 1));
+        return Attend(layer, queries);
+    }
+
     /// <summary>Attention of one token of each sequence over what a layer holds of it, itself included where it was appended.</summary>
     /// <param name="layer">Which layer.</param>
     /// <param name="queries">float32 [B, Hq, d]; Hq is a multiple of the layer's heads.</param>
     /// <param name="scale">What products are multiplied by; 1 / √d without.</param>
     /// <returns>float32 [B, Hq, d]; zeros where a head holds nothing.</returns>
     /// <exception cref="ArgumentException">A shape, dtype or device does not fit, or heads do not divide.</exception>
-    public Tensor Attend(int layer, Tensor queries, double? scale = null)
+    public unsafe Tensor Attend(int layer, Tensor queries, double? scale = null)
     {
         var heads = Slots(layer, 0);
         Tokens.RequireLive(queries, nameof(queries));
         var (shape, depth) = (queries.shape, Layout.Layers[layer].HeadDim);
-        if (queries.dtype != torch.ScalarType.Float32 || shape.Length != 3 || shape[0] != Layout.Batch || shape[2] != depth || shape[1] == 0)
+        var fits = queries.dtype == torch.ScalarType.Float32 && shape.Length == 3 && shape[0] == Layout.Batch && shape[1] > 0
+            && shape[2] == depth;
+        if (!fits)
         {
             throw new ArgumentException(
                 $"queries: {Batches.Describe(queries)} is not Float32[{Layout.Batch}, Hq, {depth}]", nameof(queries));
@@ -79,7 +117,16 @@ public abstract partial class KvCache
             throw new ArgumentException($"queries: it is on {queries.device}, and the cache is in host memory", nameof(queries));
         using var scope = torch.NewDisposeScope();
         var output = torch.empty(shape);
-        AttendTo(layer, queries.contiguous(), _slots[layer].Lengths(), output, scale);
+        var sums = Observations?.Sums(layer);
+        fixed (int* lengths = _slots[layer].Lengths())
+        fixed (float* received = sums)
+        {
+            KvDecodeAttention.Run(
+                queries.detach().contiguous().ToTensorView(), WithScales(Views(layer)),
+                TensorView.FromPointer(lengths, DType.Int32, [Layout.Batch, heads]), output.ToTensorView(),
+                sums is null ? default : TensorView.FromPointer(received, DType.Float32, [Layout.Batch, heads, Layout.Capacity]), scale);
+        }
+
         return output.MoveToOuterDisposeScope();
     }
 
@@ -105,9 +152,11 @@ public abstract partial class KvCache
                     var count = Math.Min(run.Count, lengths[stream] - slot);
                     var at = ((long)stream * n + slot) * depth;
                     KvQuantise.Dequantise(
-                        new(run.Keys, checked((int)(count * KeyRowBytes(layer)))), Layout.Keys, new(k + at, count * depth));
+                        new(run.Keys, checked((int)(count * KeyRowBytes(layer)))), Layout.Keys, new(k + at, count * depth),
+                        ScaleOf(Layout.Keys, Layout.KeyScale));
                     KvQuantise.Dequantise(
-                        new(run.Values, checked((int)(count * ValueRowBytes(layer)))), Layout.Values, new(v + at, count * depth));
+                        new(run.Values, checked((int)(count * ValueRowBytes(layer)))), Layout.Values,
+                        new(v + at, count * depth), ScaleOf(Layout.Values, Layout.ValueScale));
                     slot += count;
                 }
             }
@@ -132,6 +181,7 @@ public abstract partial class KvCache
             for (var to = 0; to < kept[stream].Length; to++)
                 Move(layer, stream, kept[stream][to], to);
             Shrink(layer, stream, kept[stream].Length);
+            Observations?.Keep(layer, stream, kept[stream]);
         }
 
         for (var b = 0; b < Layout.Batch; b++)
@@ -139,14 +189,25 @@ public abstract partial class KvCache
     }
 
     /// <summary>Overwrites the values of a layer, of all its heads: float32 [B, Hkv, n, d], where n is the longest head.</summary>
-    internal void SetValues(int layer, Tensor values)
+    internal unsafe void SetValues(int layer, Tensor values)
     {
         using var scope = torch.NewDisposeScope();
-        var stored = Quantised(values, Layout.Values);
-        var n = values.shape[2];
+        var (n, depth) = (values.shape[2], Layout.Layers[layer].HeadDim);
+        var contiguous = values.contiguous();
         Own(layer, [.. Enumerable.Range(0, _slots[layer].Streams)]);
         for (var stream = 0; stream < _slots[layer].Streams; stream++)
-            Write(layer, stream, 0, null, stored, stream * n, _slots[layer].Length(stream));
+        {
+            for (var slot = 0; slot < _slots[layer].Length(stream);)
+            {
+                var run = Locate(layer, stream, slot);
+                var count = Math.Min(run.Count, _slots[layer].Length(stream) - slot);
+                var from = (float*)TorchNative.THSTensor_data(contiguous.Handle) + (stream * n + slot) * depth;
+                KvQuantise.Run(
+                    new(from, count * depth), Layout.Values, new(run.Values, checked((int)(count * ValueRowBytes(layer)))),
+                    ScaleOf(Layout.Values, Layout.ValueScale));
+                slot += count;
+            }
+        }
     }
 
     private static int[][] KeptByStream(KvSlots held, ReadOnlySpan<int> offsets, ReadOnlySpan<int> slots)
@@ -177,32 +238,72 @@ public abstract partial class KvCache
         return kept;
     }
 
-    /// <summary>uint8 [B, Hkv, n, bytes of a row].</summary>
-    private static Tensor Quantised(Tensor elements, KvFormat format)
+    /// <summary>Writes tokens behind those that are there: [B · n, H, d], of each sequence the first rows. Room is reserved.</summary>
+    private unsafe void Store(int layer, KvAppendTensors tokens, int n, int[] rows, RotaryOptions? rotary = null, double epsilon = 0)
     {
-        long[] shape = [.. elements.shape[..^1], format.ByteCount(elements.shape[^1])];
-        var bytes = torch.empty(shape, torch.uint8);
-        if (elements.numel() > 0)
-            KvQuantise.Run(elements.detach().contiguous().ToTensorView(), format, bytes.ToTensorView());
-        return bytes;
-    }
-
-    /// <summary>Copies rows into a head, from a row on of quantised ones.</summary>
-    private unsafe void Write(int layer, int stream, int slot, Tensor? keys, Tensor values, long row, int count)
-    {
-        var (keyBytes, valueBytes) = (KeyRowBytes(layer), ValueRowBytes(layer));
-        var k = keys is null || count == 0 ? null : (byte*)keys.ToTensorView().Address;
-        var v = count == 0 ? null : (byte*)values.ToTensorView().Address;
-        for (var done = 0; done < count;)
+        var (held, heads) = (_slots[layer], Layout.Layers[layer].KvHeads);
+        var perToken = held.IsUniform ? 1 : heads;
+        var slots = new int[Layout.Batch * n * perToken];
+        for (var i = 0; i < slots.Length; i++)
         {
-            var run = Locate(layer, stream, slot + done);
-            var some = Math.Min(run.Count, count - done);
-            if (k != null)
-                Copy(k + (row + done) * keyBytes, run.Keys, some * keyBytes);
-            Copy(v + (row + done) * valueBytes, run.Values, some * valueBytes);
-            done += some;
+            var (token, head) = Math.DivRem(i, perToken);
+            slots[i] = held.Length(token / n * heads + head) + token % n;
+        }
+
+        var views = WithScales(Views(layer));
+        var whole = Array.TrueForAll(rows, count => count == n);
+        var sequences = new int[n];
+        for (var b = 0; b < (whole ? 1 : Layout.Batch); b++)
+        {
+            var (first, count) = whole ? (0, Layout.Batch * n) : (b * n, rows[b]);
+            if (count == 0)
+                continue;
+            Array.Fill(sequences, b);
+            fixed (int* slot = slots, sequence = sequences)
+            {
+                KvAppend.Run(
+                    tokens with
+                    {
+                        Keys = Part(tokens.Keys, first, count),
+                        Values = Part(tokens.Values, first, count),
+                        Slots = TensorView.FromPointer(
+                            slot + (long)first * perToken, DType.Int32, perToken == 1 ? [count] : [count, perToken]),
+                        Sequences = whole ? default : TensorView.FromPointer(sequence, DType.Int32, [count]),
+                    },
+                    views, rotary, epsilon);
+            }
         }
     }
+
+    /// <summary>[B · n, H, d] of [B, H, n, d].</summary>
+    private static TensorView ByToken(Tensor heads)
+    {
+        var shape = heads.shape;
+        return heads.detach().transpose(1, 2).contiguous().view(shape[0] * shape[2], shape[1], shape[3]).ToTensorView();
+    }
+
+    private static unsafe TensorView Part(in TensorView tokens, int first, int count)
+    {
+        var shape = tokens.Shape;
+        var strides = tokens.Strides();
+        var address = tokens.Address + (nint)(first * strides[0] * tokens.DType.Size());
+        return TensorView.FromPointer(
+            (void*)address, tokens.DType, [count, shape[1], shape[2]], strides, tokens.Device, tokens.Owner);
+    }
+
+    private unsafe KvCacheViews WithScales(in KvCacheViews views)
+    {
+        if (_scales.Length == 0)
+            return views;
+        var at = (float*)Marshal.UnsafeAddrOfPinnedArrayElement(_scales, 0);
+        return views with { KeyScales = Of(Layout.Keys, at), ValueScales = Of(Layout.Values, at + 1) };
+
+        TensorView Of(KvFormat format, float* scale) => format == KvFormat.Fp8E4M3
+            ? TensorView.FromPointer(scale, DType.Float32, [1], owner: _scales)
+            : default;
+    }
+
+    private static float ScaleOf(KvFormat format, float scale) => format == KvFormat.Fp8E4M3 ? scale : 1;
 
     private unsafe void Move(int layer, int stream, int from, int to)
     {
@@ -238,3 +339,10 @@ public abstract partial class KvCache
         }
     }
 }
+
+/// <summary>What becomes of queries and keys before they are used.</summary>
+/// <param name="Query">[d]: the weights of the query norm; null where there is none.</param>
+/// <param name="Key">[d]: the weights of the key norm; null where there is none.</param>
+/// <param name="Epsilon">ε of both.</param>
+/// <param name="Rotary">How they are rotated.</param>
+internal readonly record struct HeadNorms(Tensor? Query, Tensor? Key, double Epsilon, RotaryOptions Rotary);

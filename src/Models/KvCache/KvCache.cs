@@ -1,5 +1,4 @@
 using AuxCore.Kernels;
-using Tensor = TorchSharp.torch.Tensor;
 
 namespace AuxCore.Models;
 
@@ -15,12 +14,14 @@ namespace AuxCore.Models;
 public abstract partial class KvCache : IDisposable
 {
     private readonly KvSlots[] _slots;
+    private readonly float[] _scales; // of keys, of values
 
     private protected KvCache(KvLayout layout, KvSlots[]? slots = null)
     {
         ArgumentNullException.ThrowIfNull(layout);
         layout.Check();
         Layout = layout;
+        _scales = layout.Keys == KvFormat.Fp8E4M3 || layout.Values == KvFormat.Fp8E4M3 ? Pinned([layout.KeyScale, layout.ValueScale]) : [];
         _slots = slots ?? [.. layout.Layers.Select(layer => new KvSlots(layout.Batch, layer.KvHeads))];
     }
 
@@ -80,7 +81,9 @@ public abstract partial class KvCache : IDisposable
         Rewind(positions);
     }
 
-    /// <summary>Forgets, in all layers, the tokens of each sequence from a position on. What was evicted before does not come back.</summary>
+    /// <summary>
+    /// Forgets, in all layers, the tokens of each sequence from a position on. What was evicted before does not come back.
+    /// </summary>
     /// <param name="positions">[B].</param>
     /// <exception cref="ArgumentException">Not one number a sequence.</exception>
     /// <exception cref="ArgumentOutOfRangeException">One is negative.</exception>
@@ -94,9 +97,17 @@ public abstract partial class KvCache : IDisposable
         {
             var heads = Layout.Layers[layer].KvHeads;
             for (var stream = 0; stream < _slots[layer].Streams; stream++)
-                Shrink(layer, stream, _slots[layer].CountBelow(stream, positions[stream / heads]));
+            {
+                var length = _slots[layer].CountBelow(stream, positions[stream / heads]);
+                Shrink(layer, stream, length);
+                Observations?.Shrink(layer, stream, length);
+            }
+
             for (var b = 0; b < positions.Length; b++)
+            {
                 _slots[layer].Truncate(b, positions[b]);
+                Observations?.Truncate(layer, b, positions[b]);
+            }
         }
     }
 
@@ -104,7 +115,9 @@ public abstract partial class KvCache : IDisposable
     public KvCache Fork()
     {
         RequireLive();
-        return ForkWith([.. _slots.Select(slots => slots.Copy())]);
+        var fork = ForkWith([.. _slots.Select(slots => slots.Copy())]);
+        fork.Observations = Observations?.Copy();
+        return fork;
     }
 
     /// <summary>Sequence b becomes what sequence <c>from[b]</c> was, as beam search asks for.</summary>
@@ -124,6 +137,7 @@ public abstract partial class KvCache : IDisposable
         ReorderMemory(from);
         for (var layer = 0; layer < _slots.Length; layer++)
             _slots[layer] = _slots[layer].Reordered(from);
+        Observations = Observations?.Reordered(from);
     }
 
     /// <summary>Frees the memory.</summary>
@@ -136,10 +150,18 @@ public abstract partial class KvCache : IDisposable
         GC.SuppressFinalize(this);
     }
 
+    /// <summary>What rules of eviction have seen; null where there is none.</summary>
+    internal KvObservations? Observations { get; set; }
+
+    /// <summary>Whether all heads of a sequence hold the same tokens in a layer.</summary>
+    internal bool IsUniform(int layer) => _slots[layer].IsUniform;
+
     /// <summary>Whether a layer holds nothing.</summary>
     internal bool IsEmpty(int layer) => _slots[layer].Lengths().All(length => length == 0);
 
-    /// <summary>The positions that come next, of all sequences: what <see cref="Rewind(ReadOnlySpan{int})"/> takes to come back here.</summary>
+    /// <summary>
+    /// The positions that come next, of all sequences: what <see cref="Rewind(ReadOnlySpan{int})"/> takes to come back here.
+    /// </summary>
     internal int[] NextPositions() => [.. Enumerable.Range(0, Layout.Batch).Select(NextPosition)];
 
     private protected IReadOnlyList<KvSlots> AllSlots => _slots;
@@ -166,8 +188,8 @@ public abstract partial class KvCache : IDisposable
     /// <summary>A head shall hold no more than so many rows; what was held for the others may be given back.</summary>
     private protected abstract void Shrink(int layer, int stream, int length);
 
-    /// <summary>The layer as ops see it.</summary>
-    private protected abstract void AttendTo(int layer, Tensor queries, int[] lengths, Tensor output, double? scale);
+    /// <summary>The layer as ops see it, without scales.</summary>
+    private protected abstract KvCacheViews Views(int layer);
 
     private protected abstract KvCache ForkWith(KvSlots[] slots);
 
@@ -191,6 +213,14 @@ public abstract partial class KvCache : IDisposable
                     + $"{Layout.Capacity}; make it larger, rewind it, or compress it", "keys");
             }
         }
+    }
+
+    /// <summary>An array whose address does not change.</summary>
+    private protected static T[] Pinned<T>(ReadOnlySpan<T> elements)
+    {
+        var array = GC.AllocateUninitializedArray<T>(Math.Max(1, elements.Length), pinned: true);
+        elements.CopyTo(array);
+        return array;
     }
 
     private void RequireOneEach(ReadOnlySpan<int> numbers, string name)

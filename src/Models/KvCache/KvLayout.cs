@@ -16,6 +16,15 @@ public readonly record struct KvLayer(int KvHeads, int HeadDim);
 /// <param name="Values">How values are stored.</param>
 public sealed record KvLayout(IReadOnlyList<KvLayer> Layers, int Batch, int Capacity, KvFormat Keys, KvFormat Values)
 {
+    /// <summary>
+    /// What 1 stands for in keys of <see cref="KvFormat.Fp8E4M3"/>, finite and above 0: with s, magnitudes from s / 512 to 448 s are told
+    /// apart. Other formats ignore it.
+    /// </summary>
+    public float KeyScale { get; init; } = 1;
+
+    /// <summary>The same of values.</summary>
+    public float ValueScale { get; init; } = 1;
+
     /// <summary>Refuses what no cache can be.</summary>
     internal void Check()
     {
@@ -24,17 +33,31 @@ public sealed record KvLayout(IReadOnlyList<KvLayer> Layers, int Batch, int Capa
         for (var i = 0; i < Layers.Count; i++)
         {
             Sizes.RequirePositive(($"Layers[{i}].KvHeads", Layers[i].KvHeads), ($"Layers[{i}].HeadDim", Layers[i].HeadDim));
-            foreach (var (name, format) in ((string, KvFormat)[])[(nameof(Keys), Keys), (nameof(Values), Values)])
-            {
-                if (format == KvFormat.Fp8E4M3)
-                    throw new ArgumentException($"{name}: {format} is not for caches; its scales would have to be known before the data");
-                if (Layers[i].HeadDim % format.GroupSize() != 0)
-                {
-                    throw new ArgumentException(
-                        $"{name}: heads of {Layers[i].HeadDim} in layer {i} are not a multiple of {format.GroupSize()}, the groups of {format}");
-                }
-            }
+            RequireGroups(nameof(Keys), Keys, i);
+            RequireGroups(nameof(Values), Values, i);
         }
+
+        RequireScale(nameof(KeyScale), KeyScale);
+        RequireScale(nameof(ValueScale), ValueScale);
+    }
+
+    private void RequireGroups(string name, KvFormat format, int layer)
+    {
+        // Its keys are grouped over positions: what is evicted or rewound would have to be restored from groups, and rounded again.
+        if (format == KvFormat.Kivi4)
+            throw new ArgumentException($"{name}: {format} is for KvAppend and KvDecodeAttention; caches that evict and rewind refuse it");
+        if (Layers[layer].HeadDim % format.GroupSize() != 0)
+        {
+            throw new ArgumentException(
+                $"{name}: heads of {Layers[layer].HeadDim} in layer {layer} are not a multiple of {format.GroupSize()}, the groups of "
+                + $"{format}");
+        }
+    }
+
+    private static void RequireScale(string name, float scale)
+    {
+        if (!(scale > 0 && float.IsFinite(scale)))
+            throw new ArgumentOutOfRangeException(name, scale, "A scale is finite and above 0.");
     }
 }
 

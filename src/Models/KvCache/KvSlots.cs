@@ -1,3 +1,5 @@
+using System.Runtime.InteropServices;
+
 namespace AuxCore.Models;
 
 /// <summary>
@@ -39,13 +41,16 @@ internal sealed class KvSlots
         }
     }
 
+    /// <summary>Whether all heads of each sequence hold the same.</summary>
+    public bool IsUniform => Enumerable.Range(0, _next.Length).All(IsShared);
+
     public int Length(int stream) => _positions[stream].Count;
 
     public int[] Lengths() => [.. _positions.Select(list => list.Count)];
 
     public int Next(int sequence) => _next[sequence];
 
-    public ReadOnlySpan<int> Positions(int stream) => System.Runtime.InteropServices.CollectionsMarshal.AsSpan(_positions[stream]);
+    public ReadOnlySpan<int> Positions(int stream) => CollectionsMarshal.AsSpan(_positions[stream]);
 
     public KvSlots Copy() => new(this);
 
@@ -102,7 +107,8 @@ internal sealed class KvSlots
         return result;
     }
 
-    private bool IsShared(int sequence) => _heads == 1 || ReferenceEquals(_positions[sequence * _heads], _positions[sequence * _heads + 1]);
+    private bool IsShared(int sequence) =>
+        _heads == 1 || ReferenceEquals(_positions[sequence * _heads], _positions[sequence * _heads + 1]);
 
     private void SetShared(int sequence, List<int> positions) => Array.Fill(_positions, positions, sequence * _heads, _heads);
 

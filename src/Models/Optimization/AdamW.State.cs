@@ -70,7 +70,10 @@ public sealed partial class AdamW
     /// </exception>
     /// <exception cref="InvalidOperationException">Passes are being accumulated, or the averages are swapped into the model.</exception>
     /// <exception cref="IOException">The file does not exist or cannot be read.</exception>
-    public void Load(string path)
+    public void Load(string path) => LoadIf(path, steps: null);
+
+    /// <summary>The same, for an owner whose own file says how many steps were taken: another number in this file is an error.</summary>
+    internal void LoadIf(string path, long? steps)
     {
         var tensors = StateTensors("AdamW.Load");
         using var file = SafetensorsFile.Open(path);
@@ -80,7 +83,7 @@ public sealed partial class AdamW
         Checks.Require(file, path, GroupsKey, _parameter_groups.Count.ToString(CultureInfo.InvariantCulture));
         for (var i = 0; i < _parameter_groups.Count; i++)
             restore.Add(RestoringGroup(file, path, i));
-        restore.Add(RestoringCounters(file, path));
+        restore.Add(RestoringCounters(file, path, steps));
         restore.Add(RestoringScaler(file, path));
         restore.Add(RestoringAverages(file, path));
 
@@ -89,13 +92,13 @@ public sealed partial class AdamW
         tensors.Add(new(StepsName, torch.zeros(_states.Count, torch.ScalarType.Int64)));
         Checks.RequireTensors(file, path, [.. tensors.Select(entry => (entry.Key, entry.Value))]);
         var read = tensors.ConvertAll(entry => file.Read(entry.Key)); // all, before anything changes: the disk may fail half way
-        var steps = read[^1].data<long>().ToArray();
-        if (steps.Any(step => step < 0))
+        var counts = read[^1].data<long>().ToArray();
+        if (counts.Any(count => count < 0))
             throw Checks.Foreign(path, StepsName, "has a negative count");
 
         foreach (var ((_, tensor), value) in tensors.Zip(read))
             tensor.copy_(value);
-        foreach (var (state, step) in _states.Zip(steps))
+        foreach (var (state, step) in _states.Zip(counts))
             state.Step = step;
         restore.ForEach(action => action());
     }
@@ -143,10 +146,12 @@ public sealed partial class AdamW
         return () => _parameter_groups[group].Options.LoadStateDict(read.Options);
     }
 
-    private Action RestoringCounters(SafetensorsReader file, string path)
+    private Action RestoringCounters(SafetensorsReader file, string path, long? expected)
     {
         var counts = Checks.Metadata(file, path, CountersKey).Split(' ')
             .Select(text => long.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var count) ? count : -1).ToArray();
+        if (expected is { } steps && counts[0] != steps)
+            throw Checks.Foreign(path, CountersKey, $"says {counts[0]} steps, but the file beside it {steps}");
         return counts is [>= 0, >= 0, >= 0]
             ? () => (Steps, SkippedSteps, NonFiniteSteps) = (counts[0], counts[1], counts[2])
             : throw Checks.Foreign(path, CountersKey, "is not three counts");

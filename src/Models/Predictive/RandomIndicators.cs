@@ -62,16 +62,34 @@ public sealed class RandomIndicators : IDisposable
         }
 
         Sizes.RequirePositive((nameof(observations), observations.shape[1]), (nameof(tasks), tasks), (nameof(hidden), hidden));
-        var network = new RandomNetwork(observations.shape[1], hidden, tasks, seed, observations.device);
-        try
+        return Owning(new RandomNetwork(observations.shape[1], hidden, tasks, seed, observations.device), observations, rate);
+    }
+
+    /// <summary>Sets from random networks of a convolution and two linear layers, for observations that are pictures.</summary>
+    /// <param name="observations">[N, C, H, W], float32: a sample of states, which the thresholds are calibrated on.</param>
+    /// <param name="tasks">T.</param>
+    /// <param name="rate">The wanted share of states in a set, within (0, 1).</param>
+    /// <param name="tasksPerNetwork">How many tasks share a network; 10 as published.</param>
+    /// <param name="seed">Seeds the networks; libtorch's own generator is left alone.</param>
+    /// <exception cref="ArgumentException">
+    /// The observations are no float32 pictures of 3 × 3 at least, or the rate rounds to none of the N states or to all of them.
+    /// </exception>
+    /// <exception cref="ArgumentOutOfRangeException">The rate lies outside (0, 1), or a size is below 1.</exception>
+    /// <exception cref="ObjectDisposedException">The observations were disposed.</exception>
+    public static RandomIndicators CalibratePictures(
+        Tensor observations, int tasks, double rate, int tasksPerNetwork = 10, int seed = 0)
+    {
+        RequireObservations(observations);
+        if (observations.dtype != torch.float32 || observations.shape is not [_, >= 1, >= 3, >= 3])
         {
-            return new(network, ownsNetwork: true, observations, rate);
+            throw new ArgumentException(
+                $"observations: {Batches.Describe(observations)} is no Float32[N, C, H, W] with pictures of 3 × 3 at least",
+                nameof(observations));
         }
-        catch
-        {
-            network.Dispose();
-            throw;
-        }
+
+        Sizes.RequirePositive((nameof(tasks), tasks), (nameof(tasksPerNetwork), tasksPerNetwork));
+        return Owning(
+            new RandomConvolutions(observations.shape[1..], tasks, tasksPerNetwork, seed, observations.device), observations, rate);
     }
 
     /// <summary>Sets from a network of one's own.</summary>
@@ -169,6 +187,19 @@ public sealed class RandomIndicators : IDisposable
     /// <summary>What an op takes of a batch. The features belong to the caller's scope.</summary>
     internal IndicatorViews Views(Tensor observations) =>
         IndicatorViews.Threshold(Features(observations).ToTensorView(), _thresholds.ToTensorView());
+
+    private static RandomIndicators Owning(Module<Tensor, Tensor> network, Tensor observations, double rate)
+    {
+        try
+        {
+            return new(network, ownsNetwork: true, observations, rate);
+        }
+        catch
+        {
+            network.Dispose();
+            throw;
+        }
+    }
 
     private Tensor Run(Tensor observations)
     {

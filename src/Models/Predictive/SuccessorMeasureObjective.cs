@@ -92,6 +92,9 @@ public sealed class SuccessorMeasureObjective : IDisposable
     /// <summary>[T, A, F], float32: the heads. Live: do not dispose it.</summary>
     public Parameter Heads => _heads;
 
+    /// <summary>[T, F]: the moving average of the heads' mean over actions.</summary>
+    internal Tensor TargetHeads => _targetMean;
+
     /// <summary>Where the loss runs: Auto takes what fits the tensors' memory; a named backend runs or throws.</summary>
     public AuxBackend Backend { get; set; }
 

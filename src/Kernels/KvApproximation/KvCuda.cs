@@ -1,0 +1,46 @@
+using AuxCore.Interop;
+
+namespace AuxCore.Kernels;
+
+/// <summary>What the KV cache's ops on CUDA share.</summary>
+internal static unsafe class KvCuda
+{
+    /// <summary>Refuses formats without CUDA kernels.</summary>
+    public static void RequireFormat(KvFormat format, string op)
+    {
+        if (format == KvFormat.Kivi4)
+            throw new BackendUnavailableException(op, AuxBackend.Cuda, $"{format} has no CUDA kernel yet; keep such a cache on the host");
+    }
+
+    /// <summary>A cache as <c>auxcore.h</c> has it.</summary>
+    public static Native.KvCache Describe(in KvCacheWork cache, string op)
+    {
+        RequireFormat(cache.Keys.Format, op);
+        RequireFormat(cache.Values.Format, op);
+        return new()
+        {
+            StructSize = (uint)sizeof(Native.KvCache),
+            Batch = cache.Batch,
+            KvHeads = cache.KvHeads,
+            HeadDim = cache.HeadDim,
+            Positions = cache.Keys.Positions,
+            PagesAreOfHeads = cache.Keys.PagesAreOfHeads ? 1u : 0,
+            PageOffsets = cache.Keys.PageOffsets,
+            Pages = cache.IsPaged ? cache.Keys.Pages : null,
+            PageCount = cache.PageCount,
+            Keys = Describe(cache.Keys),
+            Values = Describe(cache.Values),
+        };
+    }
+
+    private static Native.KvPlane Describe(in KvPlane plane) => new()
+    {
+        Format = (int)plane.Format,
+        ScaleCount = plane.ScaleCount,
+        First = plane.First,
+        OuterCount = plane.OuterCount,
+        OuterStep = plane.OuterStep,
+        HeadStep = plane.HeadStep,
+        Scales = plane.ScaleCount == 0 ? null : plane.Scales,
+    };
+}

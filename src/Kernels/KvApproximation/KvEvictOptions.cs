@@ -1,0 +1,49 @@
+namespace AuxCore.Kernels;
+
+/// <summary>How <see cref="KvEvict"/> makes a choice of scores.</summary>
+public sealed class KvEvictOptions
+{
+    /// <summary>How many positions of a head are kept, those that are always kept among them.</summary>
+    public required Budget Budget { get; init; }
+
+    /// <summary>
+    /// The width of the mean that scores are smoothed by, odd: 5 in SnapKV; 1 for none. It goes over the positions before
+    /// <see cref="Recent"/>, with zeros around them.
+    /// </summary>
+    public int PoolWidth { get; init; } = 1;
+
+    /// <summary>How many of the first positions are always kept: the attention sinks of StreamingLLM (Xiao et al. 2023).</summary>
+    public int Sinks { get; init; }
+
+    /// <summary>How many of the last positions are always kept: a window of recent tokens.</summary>
+    public int Recent { get; init; }
+
+    /// <summary>
+    /// Null where each head keeps its own budget. Otherwise the heads of a sequence share the sum of theirs, so that it goes to the
+    /// greatest scores of all, but for this share of each head's budget, which the head keeps: AdaKV (Feng et al. 2024, arXiv 2407.11550), with 0.2.
+    /// Within 0 and 1; for <see cref="Budget.Count"/> and <see cref="Budget.Ratio"/>.
+    /// </summary>
+    public double? HeadFloor { get; init; }
+
+    internal void Check()
+    {
+        if (Budget.Rule == BudgetRule.None)
+            throw new ArgumentException("options.Budget: a default value; make one by Budget.Count, Ratio, Threshold or others", "options");
+        if (PoolWidth < 1 || PoolWidth % 2 == 0)
+            throw new ArgumentOutOfRangeException("options", PoolWidth, "options.PoolWidth is odd and at least 1.");
+        if (Sinks < 0)
+            throw new ArgumentOutOfRangeException("options", Sinks, "options.Sinks is not negative.");
+        if (Recent < 0)
+            throw new ArgumentOutOfRangeException("options", Recent, "options.Recent is not negative.");
+        if (HeadFloor is not { } floor)
+            return;
+        if (!(floor is >= 0 and <= 1)) // also catches NaN
+            throw new ArgumentOutOfRangeException("options", floor, "options.HeadFloor lies within 0 and 1.");
+        if (Budget.Rule is not (BudgetRule.Count or BudgetRule.Ratio))
+            throw new ArgumentException($"options.HeadFloor: heads share a Budget.Count or Ratio, not {Budget}", "options");
+    }
+
+    /// <summary>How many a head of this length keeps, where that is known without scores.</summary>
+    internal int Keep(int length) =>
+        Budget.Limit(Math.Min(Budget.MostOf(length), length), length, Math.Min(length, (int)Math.Min((long)Sinks + Recent, int.MaxValue)));
+}
