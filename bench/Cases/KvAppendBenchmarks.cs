@@ -13,8 +13,8 @@ internal static class KvAppendBenchmarks
 }
 
 /// <summary>
-/// One token of one layer: norm of query and key heads, rotation, and a bfloat16 cache. The baselines find cosines and sines of the position
-/// in a table. Errors are parts of the greatest element of the query, and bytes that differ.
+/// One token of one layer: norm of query and key heads, rotation, and a bfloat16 cache. The baselines find cosines and sines of the
+/// position in a table. Errors are parts of the greatest element of the query, and bytes that differ.
 /// </summary>
 internal sealed class KvAppendCase(string name)
     : KvCase(name, "one token into a bfloat16 cache of 8,192 positions: 32 query heads, 8 of keys and values, 64 wide, normed and rotated")

@@ -15,8 +15,8 @@ internal static class KvEvictBenchmarks
 
 /// <summary>
 /// SnapKV: attention of the last 64 queries, its mean over them and over the heads of a group, smoothed by 5; each head keeps the best 960
-/// and the last 64 of its positions. Ours are a product, <see cref="KvWindowScores"/> head by head, and <see cref="KvEvict"/>, in place; the
-/// baselines gather into new tensors. Errors are elements of the cache that differ from the reference's.
+/// and the last 64 of its positions. Ours are a product, <see cref="KvWindowScores"/> head by head, and <see cref="KvEvict"/>, in place;
+/// the baselines gather into new tensors. Errors are elements of the cache that differ from the reference's.
 /// </summary>
 internal sealed class KvEvictCase(string name)
     : KvCase(name, "SnapKV of one layer: 8,192 positions become 1,024, 32 query heads over 8 of keys and values, 64 wide, float32")

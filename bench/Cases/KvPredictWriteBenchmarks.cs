@@ -131,7 +131,8 @@ internal sealed class KvPredictWriteCase(string name, string description, bool w
         {
             layers[i] = group.Layers[i] with
             {
-                Keys = Columns(keys, column, group.Heads[i]), Values = Columns(values, column, group.Heads[i]),
+                Keys = Columns(keys, column, group.Heads[i]),
+                Values = Columns(values, column, group.Heads[i]),
             };
             column += group.Heads[i] * HeadDim;
         }

@@ -46,7 +46,7 @@ public static class DataVerbs
         var made = Try(log, () =>
         {
             folder ??= CheckoutFolder();
-            foreach (var (id, make) in Fixtures)
+            foreach (var (id, make) in Fixtures.Where(fixture => store.Manifest.DataSets.Any(entry => entry.Id == fixture.Id)))
             {
                 var into = Path.Combine(folder, id);
                 make(store, into);

@@ -72,7 +72,8 @@ internal sealed class TvcExperiment : ModelExperiment
 
         ModelDifference Of(string arm, string control, string metric) => ModelDifference.Between(
             rows.First(row => row.Arm == arm && row.Metric == metric), rows.First(row => row.Arm == control && row.Metric == metric))
-            with { Metric = metric };
+            with
+        { Metric = metric };
 
         double[] Values(bool again, int figure) => [.. figures[again].Select(values => values[figure])];
 

@@ -271,7 +271,7 @@ class Context:
         self.call("auxcore_stream_synchronize", stream)
 
     def caller(self, stream_of, *calls):
-        """A function that makes calls (name, arguments behind the stream …) one after the other; all but the stream is made beforehand."""
+        """A function that makes calls (name, arguments behind the stream …) in their order; all but the stream is made beforehand."""
         bound = [(self.library.function(name), name, arguments) for name, *arguments in calls]
         handle = self.handle
 
@@ -293,17 +293,6 @@ class Context:
         handle = c.c_uint64()
         self.call("auxcore_adamw_create", average_count, c.byref(handle))
         return AdamWTable(self.library, handle.value)
-
-    def caller(self, name, stream_of, *structs):
-        """A function of these structs as one without arguments, for timing: all that does not change is made beforehand."""
-        function, handle, pointers = self.library.function(name), self.handle, [c.pointer(struct) for struct in structs]
-
-        def call():
-            status = function(handle, stream_of(), *pointers)
-            if status:
-                raise AuxCoreError(name, status, self.library.function("auxcore_last_error")().decode())
-
-        return call
 
 
 class EmaTensors:

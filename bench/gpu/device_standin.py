@@ -35,6 +35,7 @@ class StandinDevice:
         return tensor
 
     def integers(self, values):
+        """int32 in device memory."""
         tensor = Tensor(self._context.allocate(max(1, len(values)) * SIZES["int32"]), len(values), "int32")
         self._write(tensor, values)
         return tensor
@@ -78,13 +79,6 @@ class StandinDevice:
         data = (c.c_char * (end - begin))()
         self._context.call("auxcore_copy_to_host", self._stream, data, tensor.address + begin, end - begin)
         return bytes(data)
-
-    def integers(self, values):
-        """int32 in device memory."""
-        tensor = self.normal(len(values))
-        data = struct.pack(f"<{len(values)}i", *values)
-        self._context.call("auxcore_copy_to_device", self._stream, tensor.address, data, len(data))
-        return tensor
 
     # ---- arithmetic in float64, for checks ----
 

@@ -30,7 +30,7 @@ class TorchDevice:
         return wide if dtype == "float32" else wide.to(getattr(torch, dtype))
 
     def integers(self, values):
-        """An int32 tensor."""
+        """int32 in device memory."""
         return torch.tensor(values, dtype=torch.int32, device=self._device)
 
     def randomize(self, tensor):
@@ -53,10 +53,6 @@ class TorchDevice:
     def raw(self, tensor, begin, end):
         """Some of the tensor's bytes."""
         return tensor.view(torch.uint8)[begin:end].cpu().numpy().tobytes()
-
-    def integers(self, values):
-        """int32 in device memory."""
-        return torch.tensor(values, dtype=torch.int32, device=self._device)
 
     # ---- arithmetic in float64, for checks ----
 

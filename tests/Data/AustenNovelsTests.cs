@@ -31,11 +31,20 @@ public sealed class AustenNovelsTests : IDisposable
     }
 
     [Fact]
+    public void The_excerpt_can_be_cut_again_from_the_full_set()
+    {
+        SkipWithoutFullSet();
+        using var log = new StringWriter();
+        var entry = DataStore.Default.Manifest[AustenNovels.Id];
+        Assert.Equal(0, DataVerbs.Fixture(log, _folder.Path, new DataStore(new DataManifest([entry]), DataStore.Default.Root)));
+        foreach (var file in entry.Fixture)
+            Assert.Equal(file.ContentSha256, Sha256File.OfGzipContent(Path.Combine(_folder[AustenNovels.Id], file.Name)));
+    }
+
+    [Fact]
     public void The_full_set_holds_out_one_whole_book()
     {
-        Assert.SkipUnless(
-            DataStore.Default.Find(AustenNovels.Id) is not null,
-            $"Austen's novels are not in {DataStore.Default.Root}; `data fetch {AustenNovels.Id}` of the bench puts them there");
+        SkipWithoutFullSet();
         var novels = AustenNovels.LoadBest();
 
         Assert.True(novels.IsFull);
@@ -87,6 +96,10 @@ public sealed class AustenNovelsTests : IDisposable
             Assert.Contains(fault, error.Message, StringComparison.Ordinal);
         }
     }
+
+    private static void SkipWithoutFullSet() => Assert.SkipUnless(
+        DataStore.Default.Find(AustenNovels.Id) is not null,
+        $"Austen's novels are not in {DataStore.Default.Root}; `data fetch {AustenNovels.Id}` of the bench puts them there");
 
     private string Write(params byte[][] records)
     {

@@ -92,13 +92,19 @@ public sealed class KvAppendArgumentTests : IDisposable
     {
         Refused<ArgumentException>("tokens.RotatedQuery overlaps tokens.Keys", Views with
         {
-            RotatedQuery = _pinned.View(_source, 2, 4, Dim), Query = _pinned.View(_query, 2, 4, Dim),
-            Keys = _pinned.View(_source, 2, 2, Dim), Values = _pinned.View(_other, 2, 2, Dim), Slots = Ints(0, 0),
+            RotatedQuery = _pinned.View(_source, 2, 4, Dim),
+            Query = _pinned.View(_query, 2, 4, Dim),
+            Keys = _pinned.View(_source, 2, 2, Dim),
+            Values = _pinned.View(_other, 2, 2, Dim),
+            Slots = Ints(0, 0),
         });
         Refused<ArgumentException>("tokens.RotatedQuery overlaps tokens.Query", Views with
         {
-            Query = _pinned.View(_rotated, DType.Float32, Dim, [2, 4, Dim]), RotatedQuery = _pinned.View(_rotated, 2, 4, Dim),
-            Keys = _pinned.View(_source, 2, 2, Dim), Values = _pinned.View(_other, 2, 2, Dim), Slots = Ints(0, 0),
+            Query = _pinned.View(_rotated, DType.Float32, Dim, [2, 4, Dim]),
+            RotatedQuery = _pinned.View(_rotated, 2, 4, Dim),
+            Keys = _pinned.View(_source, 2, 2, Dim),
+            Values = _pinned.View(_other, 2, 2, Dim),
+            Slots = Ints(0, 0),
         });
         Refused<ArgumentException>("cache.Values overlaps cache.Keys", Views, Cache with { Values = Cache.Keys });
         var shared = new float[2 * 2 * 5 * Dim];
@@ -123,7 +129,8 @@ public sealed class KvAppendArgumentTests : IDisposable
             "cache.Keys: uint8[2, 2, 5, 128] on cpu is not of rank 4 with rows of", Views, Cache with { KeyFormat = KvFormat.Q8_0 });
         Refused<ArgumentException>("cache.Keys: float32[2, 2, 5, 32] on cpu, but bfloat16 or uint8 is needed for BF16", Views, Cache with
         {
-            KeyFormat = KvFormat.BF16, Keys = _pinned.View(new float[640], 2, 2, 5, Dim),
+            KeyFormat = KvFormat.BF16,
+            Keys = _pinned.View(new float[640], 2, 2, 5, Dim),
         });
         Refused<ArgumentException>("does not match cache.Keys", Views, Cache with { Values = _pinned.View(_values, 2, 2, 4, 128) });
         Refused<ArgumentException>("does not match 2 heads", Views, new()
@@ -136,12 +143,15 @@ public sealed class KvAppendArgumentTests : IDisposable
         });
         Refused<ArgumentException>("cache.KeyScales: missing; Fp8E4M3 needs", Views, Cache with
         {
-            KeyFormat = KvFormat.Fp8E4M3, Keys = _pinned.View(_keys, 2, 2, 5, Dim),
+            KeyFormat = KvFormat.Fp8E4M3,
+            Keys = _pinned.View(_keys, 2, 2, 5, Dim),
         });
         Refused<ArgumentException>("F32 takes no scales", Views, Cache with { ValueScales = _pinned.View(new float[1], 1) });
         Refused<ArgumentOutOfRangeException>("cache.KeyScales[1]: a scale is finite and above 0", Views, Cache with
         {
-            KeyFormat = KvFormat.Fp8E4M3, Keys = _pinned.View(_keys, 2, 2, 5, Dim), KeyScales = _pinned.View([1f, 0f], 2),
+            KeyFormat = KvFormat.Fp8E4M3,
+            Keys = _pinned.View(_keys, 2, 2, 5, Dim),
+            KeyScales = _pinned.View([1f, 0f], 2),
         });
         Refused<ArgumentException>("cache.KeyResidual: missing; Kivi4 keeps", Views, Kivi with { KeyResidual = default });
         Refused<ArgumentException>("F32 keeps no residual", Views, Cache with { KeyResidual = Kivi.KeyResidual });
@@ -151,7 +161,8 @@ public sealed class KvAppendArgumentTests : IDisposable
         });
         Refused<ArgumentException>("whose positions are not a multiple of 32, as blocks are", Views, Kivi with
         {
-            Keys = _pinned.View(new byte[2 * 2 * 40 * 20], 2, 2, 40, 20), Values = _pinned.View(new byte[2 * 2 * 40 * 128], 2, 2, 40, 128),
+            Keys = _pinned.View(new byte[2 * 2 * 40 * 20], 2, 2, 40, 20),
+            Values = _pinned.View(new byte[2 * 2 * 40 * 128], 2, 2, 40, 128),
         });
         Refused<ArgumentException>(
             "those of a sequence ascend, one by one, in a cache with a residual", Views with { Slots = Ints(0, 2, 0, 1) }, Kivi);
@@ -171,7 +182,8 @@ public sealed class KvAppendArgumentTests : IDisposable
         Refused<KvCapacityException>("sequence 1 has room for 0 positions", Views, paged with { PageOffsets = Ints(0, 2, 2) });
         Refused<ArgumentException>("does not match 2 heads of keys and values, nor pages of one head", Views, paged with
         {
-            Keys = _pinned.View(_keys, 1, 4, 5, 128), Values = _pinned.View(_values, 1, 4, 5, 128),
+            Keys = _pinned.View(_keys, 1, 4, 5, 128),
+            Values = _pinned.View(_values, 1, 4, 5, 128),
         });
     }
 

@@ -133,7 +133,8 @@ public class KvDecodeAttentionCacheTests
         var (expected, output) = (new float[4 * 40], new float[4 * 40]);
         var cache = Contiguous(pinned, batch, shape, KvFormat.Fp8E4M3) with
         {
-            KeyScales = pinned.View(keyScales, 2), ValueScales = pinned.View(valueScales, 1),
+            KeyScales = pinned.View(keyScales, 2),
+            ValueScales = pinned.View(valueScales, 1),
         };
         runner.Run(backend => KvDecodeAttention.Run(
             pinned.View(batch.Query, 1, 4, 40), cache, pinned.View(batch.Lengths, 1), pinned.View(output, 1, 4, 40), backend: backend));
@@ -221,8 +222,10 @@ public class KvDecodeAttentionCacheTests
         var (keys, values) = (new byte[2 * 640 * 40], new byte[2 * 640 * 40]);
         var pages = tokens.Cache with
         {
-            Keys = pinned.View(keys, 10, 2, 64, 40), Values = pinned.View(values, 10, 2, 64, 40),
-            PageOffsets = pinned.View([0, 10], 2), Pages = pinned.View([9, 1, 2, 3, 4, 5, 6, 7, 8, 0], 10),
+            Keys = pinned.View(keys, 10, 2, 64, 40),
+            Values = pinned.View(values, 10, 2, 64, 40),
+            PageOffsets = pinned.View([0, 10], 2),
+            Pages = pinned.View([9, 1, 2, 3, 4, 5, 6, 7, 8, 0], 10),
             KeyResidual = pinned.View(new float[2 * 37 * 64], 1, 2, 37, 64),
             ValueResidual = pinned.View(new float[2 * 37 * 64], 1, 2, 37, 64),
         };

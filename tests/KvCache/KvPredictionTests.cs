@@ -12,12 +12,16 @@ public class KvPredictionTests
 
     private static readonly DecoderOptions BaseOptions = DecoderOptions.Uniform(Vocabulary, 32, 5, 4, 2, 48) with
     {
-        QueryKeyNorm = true, TiedHead = true, InitialDeviation = 0.2,
+        QueryKeyNorm = true,
+        TiedHead = true,
+        InitialDeviation = 0.2,
     };
 
     private static readonly DecoderOptions SmallOptions = DecoderOptions.Uniform(Vocabulary, 16, 2, 2, 1, 24) with
     {
-        QueryKeyNorm = true, TiedHead = true, InitialDeviation = 0.2,
+        QueryKeyNorm = true,
+        TiedHead = true,
+        InitialDeviation = 0.2,
     };
 
     [Fact]
@@ -74,8 +78,8 @@ public class KvPredictionTests
     [Fact]
     public void Parameters_are_counted_as_the_model_has_them()
     {
-        foreach (var options in (DecoderOptions[])
-            [BaseOptions, SmallOptions with { TiedHead = false }, BaseOptions with { QkvBias = true, OutputBias = true, FeedForwardBias = true }])
+        var biased = BaseOptions with { QkvBias = true, OutputBias = true, FeedForwardBias = true };
+        foreach (var options in (DecoderOptions[])[BaseOptions, SmallOptions with { TiedHead = false }, biased])
         {
             using var model = new CausalDecoder(options);
             Assert.Equal(model.parameters().Sum(parameter => parameter.numel()), KvPredictionCost.Parameters(options));

@@ -130,7 +130,8 @@ public sealed class TokenCompactArgumentTests : IDisposable
     {
         foreach (var backend in (AuxBackend[])[AuxBackend.Cuda, AuxBackend.Ilgpu])
         {
-            Refused<BackendUnavailableException>("TokenCompact", () => TokenCompact.Run<float>(new float[4], 2, [1], new float[2], backend));
+            Refused<BackendUnavailableException>(
+                "TokenCompact", () => TokenCompact.Run<float>(new float[4], 2, [1], new float[2], backend));
         }
     }
 

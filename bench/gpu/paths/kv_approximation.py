@@ -30,7 +30,7 @@ class QuantiseCase(Case):
         moved = count * 4 + count // GROUP * 34
         copies = copies_beyond(moved, device.l2_bytes)
         data = [Elements(device, context, count, "q8_0") for _ in range(copies)]
-        calls = [context.caller("auxcore_kv_quantise", device.stream, copy.struct) for copy in data]
+        calls = [context.caller(device.stream, ("auxcore_kv_quantise", c.pointer(copy.struct))) for copy in data]
         candidates, published, left_out = quantisers_of(device, data) if baselines else ([], None, [])
         return Workload(
             copies=copies, cache_bytes=device.l2_bytes, bytes=moved, ours={"": Arm("AuxCore", lambda i: calls[i]())},
@@ -111,7 +111,7 @@ class Attended:
         self.keys, self.values = [device.normal(shape.cache_elements) for _ in range(2)]
         self._planes = [Elements(device, context, shape.cache_elements, format, wide) for wide in (self.keys, self.values)]
         for plane in self._planes:
-            context.caller("auxcore_kv_quantise", device.stream, plane.struct)()
+            context.caller(device.stream, ("auxcore_kv_quantise", c.pointer(plane.struct)))()
         self._lengths = device.integers([shape.positions] * shape.batch)
         row = shape.head_dim // GROUP * GROUP_BYTES[format]
         head = shape.positions * row
@@ -126,7 +126,7 @@ class Attended:
         context.library.call("auxcore_kv_attention_workspace", c.byref(cache), c.byref(attention), c.byref(needed))
         self._workspace = device.normal(max(64, needed.value // 4))
         attention.workspace, attention.workspace_bytes = device.address(self._workspace), needed.value
-        self.call = context.caller("auxcore_kv_decode_attention", device.stream, cache, attention)
+        self.call = context.caller(device.stream, ("auxcore_kv_decode_attention", c.pointer(cache), c.pointer(attention)))
         self.others = {}  # by the name of a baseline: how far its last result is off
 
     def restored(self):
@@ -136,7 +136,7 @@ class Attended:
             wide = self._device.normal(plane.count)
             given = KvElements.from_buffer_copy(plane.struct)
             given.elements = self._device.address(wide)
-            self._context.caller("auxcore_kv_dequantise", self._device.stream, given)()
+            self._context.caller(self._device.stream, ("auxcore_kv_dequantise", c.pointer(given)))()
             restored.append(wide)
         return restored
 

@@ -57,9 +57,9 @@ __device__ __forceinline__ double log_of(double x) {
   return exponent * 0.69314718055994531 + 2 * t * series;
 }
 
-/// Sine and cosine of an angle below 2^31, each rounded to float32 from about 1e-16; NaN beyond. Quarter turns are taken off in three parts
-/// (Cody and Waite), then the polynomials of fdlibm.
-__device__ __forceinline__ void sine_cosine(double angle, float& sine, float& cosine) {
+/// Sine and cosine of an angle below 2^31, within about 1e-16. Quarter turns are taken off in three parts (Cody and Waite), then the
+/// polynomials of fdlibm on ±π/4.
+__device__ __forceinline__ void sine_cosine(double angle, double& sine, double& cosine) {
   constexpr double kRound = 6755399441055744.0;  // 1.5 · 2^52: a sum with it is rounded to an integer
   const double shifted = fma(angle, 0.63661977236758134, kRound), turns = shifted - kRound;
   uint64_t bits;
@@ -78,10 +78,19 @@ __device__ __forceinline__ void sine_cosine(double angle, float& sine, float& co
   c = fma(z, c, -1.38888888888741095749e-03);
   c = fma(z, c, 4.16666666666666019037e-02);
   c = fma(z * z, c, fma(z, -0.5, 1.0));
-  const bool is_swapped = (bits & 1) != 0, is_large = !(angle < 2147483648.0 && angle > -2147483648.0);
-  const float first = float(is_swapped ? c : s), second = float(is_swapped ? s : c);
-  sine = is_large ? as_float(0x7fc00000u) : (bits & 2) != 0 ? -first : first;
-  cosine = is_large ? as_float(0x7fc00000u) : ((bits + 1) & 2) != 0 ? -second : second;
+  const bool is_swapped = (bits & 1) != 0;
+  const double first = is_swapped ? c : s, second = is_swapped ? s : c;
+  sine = (bits & 2) != 0 ? -first : first;
+  cosine = ((bits + 1) & 2) != 0 ? -second : second;
+}
+
+/// The same rounded to float32; NaN beyond 2^31.
+__device__ __forceinline__ void sine_cosine(double angle, float& sine, float& cosine) {
+  double s, c;
+  sine_cosine(angle, s, c);
+  const bool is_large = !(angle < 2147483648.0 && angle > -2147483648.0);
+  sine = is_large ? as_float(0x7fc00000u) : float(s);
+  cosine = is_large ? as_float(0x7fc00000u) : float(c);
 }
 
 }  // namespace auxcore

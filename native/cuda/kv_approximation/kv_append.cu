@@ -4,6 +4,7 @@
 // row is in shared memory between its steps: norm, rotation and storing each want another lane to have an element.
 #include "kv_append.cuh"
 
+#include "../device/math.cuh"
 #include "kv_cache.cuh"
 #include "kv_codec.cuh"
 
@@ -11,37 +12,6 @@ namespace auxcore::kv_append {
 namespace {
 
 using namespace kv;
-
-/// Sine and cosine in double, within an ulp for |x| up to 2^31: multiples of π/2 are taken off in three parts (Cody and Waite), then
-/// fdlibm's polynomials on ±π/4.
-__device__ __forceinline__ void sine_and_cosine(double x, double& sine, double& cosine) {
-  const double shifted = __fma_rn(x, 0.63661977236758138, 6755399441055744.0), n = shifted - 6755399441055744.0;
-  uint64_t bits;
-  __builtin_memcpy(&bits, &shifted, sizeof bits);
-  double r = __fma_rn(-n, 1.5707963267948966, x);
-  r = __fma_rn(-n, 6.123233995736766e-17, r);
-  r = __fma_rn(-n, -1.4973849048591833e-33, r);
-  const double z = r * r;
-  double s = __fma_rn(z, 1.58969099521155010221e-10, -2.50507602534068634195e-08);
-  s = __fma_rn(z, s, 2.75573137070700676789e-06);
-  s = __fma_rn(z, s, -1.98412698298579493134e-04);
-  s = __fma_rn(z, s, 8.33333333332248946124e-03);
-  s = __fma_rn(z, s, -1.66666666666666324348e-01);
-  s = __fma_rn(z * r, s, r);
-  double c = __fma_rn(z, -1.13596475577881948265e-11, 2.08757232129817482790e-09);
-  c = __fma_rn(z, c, -2.75573143513906633035e-07);
-  c = __fma_rn(z, c, 2.48015872894767294178e-05);
-  c = __fma_rn(z, c, -1.38888888888741095749e-03);
-  c = __fma_rn(z, c, 4.16666666666666019037e-02);
-  c = __fma_rn(z * z, c, __fma_rn(z, -0.5, 1.0));
-  const bool is_swapped = (bits & 1) != 0;
-  sine = is_swapped ? c : s;
-  cosine = is_swapped ? s : c;
-  if ((bits & 2) != 0)
-    sine = -sine;
-  if (((bits + 1) & 2) != 0)
-    cosine = -cosine;
-}
 
 __device__ __forceinline__ float load_element(uint64_t row, int32_t type, int i) {
   if (type == kFloat32)
@@ -155,7 +125,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) auxcore_kv_append(Argumen
       frequency = arguments.frequencies[pair];
   if (own_pair < arguments.pairs) {
     double sine, cosine;
-    sine_and_cosine(__dmul_rn(double(arguments.positions[token]), frequency), sine, cosine);
+    sine_cosine(__dmul_rn(double(arguments.positions[token]), frequency), sine, cosine);
     cosines[own_pair] = float(cosine);
     sines[own_pair] = float(sine);
   }

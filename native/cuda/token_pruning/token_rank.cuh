@@ -2,8 +2,8 @@
 //
 // A score and its index are one number of 64 bits, (key << 32) | ~index, and the last one that is kept is what is looked for. Its upper
 // half is found by digits of 11, 11 and 10 bits: the first digit is sign, exponent and two bits of the mantissa, so that scores which are
-// alike, as attention is, do not all meet in a few counters. The lower half needs no digits: among equal keys indices ascend, and tokens are
-// emitted in the order of their indices, so it is enough to know how many of the equal ones are kept.
+// alike, as attention is, do not all meet in a few counters. The lower half needs no digits: among equal keys indices ascend, and tokens
+// are emitted in the order of their indices, so it is enough to know how many of the equal ones are kept.
 //
 // Scores are read anew for each digit. A segment of 16,384 is 64 KB, which the first pass leaves in the first-level cache.
 #pragma once

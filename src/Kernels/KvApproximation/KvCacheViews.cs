@@ -4,8 +4,8 @@ namespace AuxCore.Kernels;
 
 /// <summary>
 /// The keys and values of one layer's KV cache, in memory of any framework: contiguous, with one stretch of positions a head, or paged
-/// (Kwon et al. 2023, PagedAttention, arXiv 2309.06180), with tables that say which pages hold a sequence's positions. Heads and rows may be
-/// ragged: how many positions a head has filled is not the cache's to know, and each op is told.
+/// (Kwon et al. 2023, PagedAttention, arXiv 2309.06180), with tables that say which pages hold a sequence's positions. Heads and rows may
+/// be ragged: how many positions a head has filled is not the cache's to know, and each op is told.
 /// </summary>
 /// <remarks>
 /// A row is the d elements of one head at one position, in the bytes of its format; it, and the rows of a head within a sequence or page,

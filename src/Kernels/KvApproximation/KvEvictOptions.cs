@@ -20,8 +20,8 @@ public sealed class KvEvictOptions
 
     /// <summary>
     /// Null where each head keeps its own budget. Otherwise the heads of a sequence share the sum of theirs, so that it goes to the
-    /// greatest scores of all, but for this share of each head's budget, which the head keeps: AdaKV (Feng et al. 2024, arXiv 2407.11550), with 0.2.
-    /// Within 0 and 1; for <see cref="Budget.Count"/> and <see cref="Budget.Ratio"/>.
+    /// greatest scores of all, but for this share of each head's budget, which the head keeps: AdaKV (Feng et al. 2024, arXiv
+    /// 2407.11550), with 0.2. Within 0 and 1; for <see cref="Budget.Count"/> and <see cref="Budget.Ratio"/>.
     /// </summary>
     public double? HeadFloor { get; init; }
 

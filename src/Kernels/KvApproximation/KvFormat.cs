@@ -33,8 +33,8 @@ public enum KvFormat
 
     /// <summary>
     /// KIVI's four bits (Liu et al. 2024, arXiv 2402.02750), with a scale and a zero point: groups of 32 elements in 20 bytes, a binary16
-    /// s, a binary16 m, and 16 bytes as in <see cref="Q4_0"/>; x ≈ q · s + m. Values are grouped over 32 channels of a token. Keys are grouped
-    /// over 32 tokens, channel by channel: 32 positions of a head are d groups, one a channel. The latest tokens stay in float32.
+    /// s, a binary16 m, and 16 bytes as in <see cref="Q4_0"/>; x ≈ q · s + m. Values are grouped over 32 channels of a token. Keys are
+    /// grouped over 32 tokens, channel by channel: 32 positions of a head are d groups, one a channel. The latest tokens stay in float32.
     /// </summary>
     Kivi4,
 }

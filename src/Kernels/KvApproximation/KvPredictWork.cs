@@ -51,9 +51,11 @@ internal static unsafe class KvPredictWork
         var work = new KvAppendWork
         {
             Keys = KvHeadRows.Of(keys, $"{name}.Keys", keys.Shape, keys.DType, layer.KeyNorm, $"{name}.KeyNorm", device, Layers)
-                with { Bias = (float*)layer.KeyBias.Address },
+                with
+            { Bias = (float*)layer.KeyBias.Address },
             Values = KvHeadRows.Of(layer.Values, $"{name}.Values", keys.Shape, keys.DType, default, $"{name}.ValueNorm", device, Layers)
-                with { Bias = (float*)layer.ValueBias.Address },
+                with
+            { Bias = (float*)layer.ValueBias.Address },
             Places = KvPlaces.Of(
                 places.Sequences, places.Slots, places.Positions, tokens, cache.Batch, kvHeads, rotary is not null, device, Places),
             Cache = cache,

@@ -7,7 +7,7 @@ namespace AuxCore.Models;
 /// <summary>What several steps from a transition add up to.</summary>
 /// <param name="Return">The discounted sum of their rewards.</param>
 /// <param name="Next">The frame after them.</param>
-/// <param name="Discount">What the value of that frame is multiplied by: 0 where the episode is over, else γ to the number of steps.</param>
+/// <param name="Discount">What the value of that frame is multiplied by: 0 where the episode is over, else γ to the steps.</param>
 public readonly record struct MultiStep(float Return, int Next, float Discount);
 
 /// <summary>

@@ -88,7 +88,7 @@ public sealed partial class CausalDecoder
         return Step(Rows(hidden, NextPositions(hidden, cache)), DecoderPhase.Decode, cache).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Fills an empty cache with keys and values that somebody else has for this model: norms and rotates the keys, and stores.</summary>
+    /// <summary>Fills an empty cache with keys and values that somebody else has for this model; norms and rotates the keys.</summary>
     /// <param name="cache">Of this model's layers, empty.</param>
     /// <param name="project">
     /// For each layer keys, before key norm and rotation, and values: float32 [B, Hkv, L, d].

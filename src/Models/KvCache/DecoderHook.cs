@@ -38,8 +38,8 @@ public sealed record LayerProjection(int Layer, Tensor Keys, Tensor Values, Deco
 /// <param name="Rows">The rows that the layer got: positions and lengths.</param>
 /// <param name="Cache">Where keys and values are now stored; null without a cache.</param>
 public sealed record LayerAttention(
-    int Layer, DecoderPhase Phase, Tensor UnrotatedQueries, Tensor Queries, Tensor UnrotatedKeys, Tensor Keys, Tensor Values, DecoderRows Rows,
-    KvCache? Cache);
+    int Layer, DecoderPhase Phase, Tensor UnrotatedQueries, Tensor Queries, Tensor UnrotatedKeys, Tensor Keys, Tensor Values,
+    DecoderRows Rows, KvCache? Cache);
 
 /// <summary>
 /// Follows a <see cref="CausalDecoder"/> through its layers: reads what attention reads, and may drop rows between layers, as pruning of

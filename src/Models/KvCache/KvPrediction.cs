@@ -55,8 +55,8 @@ public sealed class KvPrediction
     public IEnumerable<TorchSharp.Modules.Parameter> TrainedParameters() => [.. Auxiliary.parameters(), .. Predictor.parameters()];
 
     /// <summary>
-    /// λ_B · CE(base) + λ_A · CE(auxiliary) + λ_C · Σ_i (mean |K̂_i − K_i| + mean |V̂_i − V_i|) (paper, section 3.3), where K_i are the keys
-    /// after the key norm that the base has without prediction.
+    /// λ_B · CE(base) + λ_A · CE(auxiliary) + λ_C · Σ_i (mean |K̂_i − K_i| + mean |V̂_i − V_i|) (paper, section 3.3), where K_i are the
+    /// keys after the key norm that the base has without prediction.
     /// </summary>
     /// <param name="ids">int64 [B, L], L ≥ 2: tokens; each but the first is predicted from those before it.</param>
     /// <param name="options">Weights; as published without.</param>
@@ -129,7 +129,7 @@ public sealed class KvPrediction
         if (ids.shape.Length != 2 || ids.shape[1] < 1 || ids.shape[0] != cache.Layout.Batch)
         {
             throw new ArgumentException(
-                $"ids: {Batches.Describe(ids)} is not Int64[{cache.Layout.Batch}, L], a prompt for each sequence of the cache", nameof(ids));
+                $"ids: {Batches.Describe(ids)} is not Int64[{cache.Layout.Batch}, L], a prompt a sequence of the cache", nameof(ids));
         }
 
         var real = Lengths(ids, lengths);

@@ -55,7 +55,7 @@ public static class KvPredictionCost
             2.0 * 2 * tokens * from.Layers[predictor.Map[i]].KvHeads * from.HeadDim * to.Layers[i].KvHeads * to.HeadDim);
     }
 
-    /// <summary>The operations of a prompt of n tokens by KV Prediction: the auxiliary model, the predictor, and the base's last token.</summary>
+    /// <summary>The operations of a prompt of n tokens by KV Prediction: auxiliary model, predictor, and the base's last token.</summary>
     /// <param name="predictor">From which sizes to which.</param>
     /// <param name="tokens">n, at least 1.</param>
     public static double PredictionOperations(KvPredictor predictor, long tokens)

@@ -23,7 +23,7 @@ public sealed class KvPredictor : Module
     /// <param name="map">
     /// For each layer of the base, which layer of the auxiliary model it is predicted from; <see cref="CanonicalMap"/> without.
     /// </param>
-    /// <exception cref="ArgumentException">The map has another number of layers than the base, or names one that does not exist.</exception>
+    /// <exception cref="ArgumentException">The map has another number of layers than the base, or names one that is not there.</exception>
     public KvPredictor(DecoderOptions baseOptions, DecoderOptions auxiliaryOptions, IReadOnlyList<int>? map = null)
         : base(nameof(KvPredictor))
     {
