@@ -13,12 +13,15 @@ namespace AuxCore.Bench.Workloads;
 internal sealed class KvpRecipe
 {
     /// <summary>The sequence lengths of a training: mostly short, every fourth step long, so that prompts of 1,024 are nothing new.</summary>
-    private const int ShortLength = 256, LongLength = 1152, LongEvery = 4, ShortSequences = 8, LongSequences = 2;
+    private const int ShortLength = 256, LongLength = 1152, LongEvery = 4, ShortSequences = 4, LongSequences = 1;
 
-    private const int LanguageSteps = 5000, PrunedSteps = 2000, PredictorSteps = 10_000;
+    private const int LanguageSteps = 3000, PrunedSteps = 1000, PredictorSteps = 10_000;
 
     /// <summary>A predictor reads less a step than a language model, and takes more steps.</summary>
-    private const int PredictorSequences = 2;
+    private const int PredictorSequences = 1, PredictorLongEvery = 16;
+
+    // Sequences of the held-out book that tell when to end, and what of each is prompt.
+    private const int HeldOutSequences = 16, HeldOutPrompt = 160;
 
     private const double LanguageRate = 2e-3, PredictorRate = 1e-3;
 
@@ -91,12 +94,17 @@ internal sealed class KvpRecipe
         yield return Language("base", BaseOptions, LanguageSteps, null, 1);
         yield return Language("auxiliary", AuxiliaryOptions, LanguageSteps, null, 1);
         yield return Language("pruned", KvPredictor.Pruned(BaseOptions, Kept), PrunedSteps, FromBase, 2);
+        // What the claim rests on first: a training that is broken off for good still has its main arm.
+        foreach (int seed in seeds)
+            yield return Predictor($"split-{seed}", seed, AuxiliaryOptions, "auxiliary", null, split: true, null);
+        foreach (int seed in seeds)
+            yield return Continued($"continued-{seed}", seed);
+        foreach (int seed in seeds)
+            yield return Predictor($"published-{seed}", seed, AuxiliaryOptions, "auxiliary", null, split: false, null);
+        foreach (int seed in seeds)
+            yield return Predictor($"no-cache-loss-{seed}", seed, AuxiliaryOptions, "auxiliary", null, split: true, 0);
         foreach (int seed in seeds)
         {
-            yield return Predictor($"split-{seed}", seed, AuxiliaryOptions, "auxiliary", null, split: true, null);
-            yield return Continued($"continued-{seed}", seed);
-            yield return Predictor($"published-{seed}", seed, AuxiliaryOptions, "auxiliary", null, split: false, null);
-            yield return Predictor($"no-cache-loss-{seed}", seed, AuxiliaryOptions, "auxiliary", null, split: true, 0);
             yield return Predictor(
                 $"pruned-split-{seed}", seed, KvPredictor.Pruned(BaseOptions, Kept), "pruned",
                 KvPredictor.PrunedMap(BaseOptions.Layers.Count, Kept), split: true, null);
@@ -111,7 +119,8 @@ internal sealed class KvpRecipe
             begin?.Invoke(model);
             var batches = new TextBatches(_novels, seed);
             return new(
-                new() { ["model"] = model }, step => NextToken(model, LanguageBatch(batches, step, (double)step / steps)), [model]);
+                new() { ["model"] = model }, step => NextToken(model, LanguageBatch(batches, step, (double)step / steps)),
+                () => NextToken(model, HeldOutBatch()), [model]);
         });
 
     private Piece Continued(string name, int seed) => new(
@@ -120,7 +129,8 @@ internal sealed class KvpRecipe
         {
             CausalDecoder model = Load("auxiliary", AuxiliaryOptions);
             var batches = new TextBatches(_novels, 100 + seed);
-            return new(new() { ["model"] = model }, step => NextToken(model, PredictorBatch(batches, step)), [model]);
+            return new(new() { ["model"] = model }, step => NextToken(model, PredictorBatch(batches, step)),
+                () => NextToken(model, HeldOutBatch()), [model]);
         });
 
     private Piece Predictor(
@@ -143,6 +153,8 @@ internal sealed class KvpRecipe
                     int prompt = length / 8 + new Random(unchecked(seed * 31 + step * 7_919)).Next(length * 3 / 4);
                     return prediction.Loss(ids, new() { CacheWeight = cacheWeight, PromptLength = split ? prompt : null }).Total;
                 },
+                () => prediction.Loss(
+                    HeldOutBatch(), new() { CacheWeight = cacheWeight, PromptLength = split ? HeldOutPrompt : null }).Total,
                 [predictor, reader, model]);
         });
 
@@ -153,12 +165,13 @@ internal sealed class KvpRecipe
         using var job = new TrainingJob(
             folder, parts.Trained, piece.Steps, piece.Rate, $"{piece.Settings}, text {TextBatches.Hash(_novels)}");
         double mean = double.NaN;
-        job.Run(parts.Loss, (step, loss) =>
+        job.Run(parts.Loss, parts.HeldOut, (step, loss) =>
         {
             mean = double.IsNaN(mean) ? loss : 0.98 * mean + 0.02 * loss;
             report((double)step / piece.Steps);
-            if (step % 250 == 0)
-                Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{piece.Name}: step {step:N0} of {piece.Steps:N0}, loss {mean:f3}"));
+            if (step % TrainingJob.EvaluateEvery != 1 || step == 1) return;
+            Console.WriteLine(string.Create(
+                CultureInfo.InvariantCulture, $"{piece.Name}: step {step:N0} of {piece.Steps:N0}, loss {mean:f3}, held out {job.HeldOut[^1]:f3}"));
         }, cancellation);
         Directory.CreateDirectory(_checkpoints);
         using var scope = torch.NewDisposeScope();
@@ -171,6 +184,8 @@ internal sealed class KvpRecipe
                 ["recipe"] = $"models kvp --train, piece {piece.Name}",
                 ["settings"] = string.Create(CultureInfo.InvariantCulture, $"{piece.Settings}, {piece.Steps} steps, rate {piece.Rate}"),
                 ["text"] = $"{_novels.Source}, SHA-256 {TextBatches.Hash(_novels)}",
+                ["done"] = string.Create(CultureInfo.InvariantCulture, $"{job.Done} of {piece.Steps} steps"),
+                ["held-out"] = TrainingJob.Invariant(job.HeldOut),
             });
         job.Delete();
     }
@@ -192,10 +207,11 @@ internal sealed class KvpRecipe
         ? batches.Batch(step, LongSequences, LongLength, TextBatches.Pairs(progress))
         : batches.Batch(step, ShortSequences, ShortLength, TextBatches.Pairs(progress));
 
-    // Every eighth step is one long sequence: about as many tokens.
-    private static Tensor PredictorBatch(TextBatches batches, int step) => step % 8 == 7
+    private static Tensor PredictorBatch(TextBatches batches, int step) => step % PredictorLongEvery == PredictorLongEvery - 1
         ? batches.Batch(step, 1, LongLength, TextBatches.MostPairs)
         : batches.Batch(step, PredictorSequences, ShortLength, TextBatches.MostPairs);
+
+    private Tensor HeldOutBatch() => TextBatches.Even(_novels.HeldOut, HeldOutSequences, ShortLength);
 
     private static Tensor NextToken(CausalDecoder model, Tensor ids)
     {
@@ -216,7 +232,8 @@ internal sealed class KvpRecipe
     private sealed record Piece(string Name, int Steps, double Rate, string Settings, double Work, Func<Parts> Create);
 
     private sealed record Parts(
-        Dictionary<string, torch.nn.Module> Trained, Func<int, Tensor> Loss, IReadOnlyList<IDisposable> Owned) : IDisposable
+        Dictionary<string, torch.nn.Module> Trained, Func<int, Tensor> Loss, Func<Tensor> HeldOut, IReadOnlyList<IDisposable> Owned)
+        : IDisposable
     {
         public void Dispose()
         {

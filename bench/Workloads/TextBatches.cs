@@ -57,6 +57,18 @@ internal sealed class TextBatches
         return torch.tensor(ids).view(sequences, length + 1);
     }
 
+    /// <summary>int64 [sequences, length + 1]: text from places that are evenly apart.</summary>
+    public static Tensor Even(byte[] text, int sequences, int length)
+    {
+        long[] ids =
+        [
+            .. Enumerable.Range(0, sequences)
+                .SelectMany(s => text.Skip((int)((long)s * (text.Length - length - 1) / sequences)).Take(length + 1))
+                .Select(value => (long)value),
+        ];
+        return torch.tensor(ids).view(sequences, length + 1);
+    }
+
     /// <summary>Text from a random place.</summary>
     public static void Excerpt(Random random, byte[] text, Span<byte> sequence) =>
         text.AsSpan(random.Next(text.Length - sequence.Length), sequence.Length).CopyTo(sequence);
