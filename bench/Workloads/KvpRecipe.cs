@@ -18,7 +18,7 @@ internal sealed class KvpRecipe
     private const int LanguageSteps = 3000, PrunedSteps = 1000, PredictorSteps = 10_000;
 
     /// <summary>A predictor reads less a step than a language model, and takes more steps.</summary>
-    private const int PredictorSequences = 1, PredictorLongEvery = 16;
+    private const int PredictorSequences = 1, PredictorLength = 128, PredictorLongEvery = 16;
 
     // Sequences of the held-out book that tell when to end, and what of each is prompt.
     private const int HeldOutSequences = 16, HeldOutPrompt = 160;
@@ -100,11 +100,9 @@ internal sealed class KvpRecipe
         foreach (int seed in seeds)
             yield return Continued($"continued-{seed}", seed);
         foreach (int seed in seeds)
-            yield return Predictor($"published-{seed}", seed, AuxiliaryOptions, "auxiliary", null, split: false, null);
-        foreach (int seed in seeds)
-            yield return Predictor($"no-cache-loss-{seed}", seed, AuxiliaryOptions, "auxiliary", null, split: true, 0);
-        foreach (int seed in seeds)
         {
+            yield return Predictor($"published-{seed}", seed, AuxiliaryOptions, "auxiliary", null, split: false, null);
+            yield return Predictor($"no-cache-loss-{seed}", seed, AuxiliaryOptions, "auxiliary", null, split: true, 0);
             yield return Predictor(
                 $"pruned-split-{seed}", seed, KvPredictor.Pruned(BaseOptions, Kept), "pruned",
                 KvPredictor.PrunedMap(BaseOptions.Layers.Count, Kept), split: true, null);
@@ -209,7 +207,7 @@ internal sealed class KvpRecipe
 
     private static Tensor PredictorBatch(TextBatches batches, int step) => step % PredictorLongEvery == PredictorLongEvery - 1
         ? batches.Batch(step, 1, LongLength, TextBatches.MostPairs)
-        : batches.Batch(step, PredictorSequences, ShortLength, TextBatches.MostPairs);
+        : batches.Batch(step, PredictorSequences, PredictorLength, TextBatches.MostPairs);
 
     private Tensor HeldOutBatch() => TextBatches.Even(_novels.HeldOut, HeldOutSequences, ShortLength);
 
