@@ -144,7 +144,7 @@ internal static class KvpReport
         yield return string.Create(CultureInfo.InvariantCulture,
             $"Base {1e-6 * KvPredictionCost.Parameters(outcome.Plan.BaseOptions):0.00} million parameters, auxiliary model "
             + $"{1e-6 * KvPredictionCost.Parameters(outcome.Plan.AuxiliaryOptions):0.00} million; bytes as tokens; arms without seed "
-            + "have one value.");
+            + $"have one value.");
         if (outcome.Missing.Count > 0) yield return $"Not trained yet, and left out: {string.Join(", ", outcome.Missing)}.";
         KvpArm whole = outcome.Find(KvpArms.Base)!;
         string[] without = [.. measures.Where(measure => Shares(outcome, whole, measure) is null).Select(measure => measure.Name)];

@@ -36,7 +36,7 @@ internal sealed record KvpSamples(byte[] Text, IReadOnlyList<int> Lengths, int E
         return Bytes(count, Enumerable.Range(first, count).Select(i =>
         {
             int begin = longest + (int)((long)i * room / Excerpts) - length;
-            return Text.AsMemory(begin, length + Continuation);
+            return (ReadOnlyMemory<byte>)Text.AsMemory(begin, length + Continuation);
         }));
     }
 
