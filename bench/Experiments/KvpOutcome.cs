@@ -1,3 +1,4 @@
+using System.Globalization;
 using AuxCore.Bench.Workloads;
 
 namespace AuxCore.Bench.Experiments;
@@ -48,4 +49,32 @@ internal sealed record KvpOutcome(KvpSamples Samples, string Source, IReadOnlyLi
         static double Of((int? Seed, double Value)[] values, int? seed) =>
             values[0].Seed is null ? values[0].Value : values.First(entry => entry.Seed == seed).Value;
     }
+
+    /// <summary>
+    /// (auxiliary − arm) / (auxiliary − base) in percent, one a variant: how much of what the auxiliary model lacks the arm has. Null where
+    /// the base is no better than the auxiliary model, so that there is no gap.
+    /// </summary>
+    public double[]? Shares(KvpArm arm, Measure measure)
+    {
+        double auxiliary = Single(KvpArms.Auxiliary), whole = Single(KvpArms.Base);
+        if (measure.LowerIsBetter ? auxiliary <= whole : auxiliary >= whole) return null;
+        return [.. Values(arm, measure.Of).Select(value => 100 * (auxiliary - value) / (auxiliary - whole))];
+
+        double Single(string name) => Values(Find(name)!, measure.Of)[0];
+    }
+}
+
+/// <summary>One figure of an arm.</summary>
+/// <param name="What">Without the prompt.</param>
+/// <param name="Length">Which of the lengths.</param>
+/// <param name="Prompt">Tokens of the prompt.</param>
+/// <param name="LowerIsBetter">Whether it is an error.</param>
+/// <param name="Of">Reads it.</param>
+internal sealed record Measure(string What, int Length, int Prompt, bool LowerIsBetter, Func<KvpFigures, double> Of)
+{
+    public string Name => $"{What}, {PromptOf(Prompt)}";
+
+    public string ShareName => $"share of the gap recovered, %: {Name}";
+
+    public static string PromptOf(int prompt) => string.Create(CultureInfo.InvariantCulture, $"prompt of {prompt:N0}");
 }

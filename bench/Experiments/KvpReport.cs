@@ -58,7 +58,7 @@ internal static class KvpReport
         {
             foreach (KvpArm arm in outcome.Arms.Keys)
             {
-                if (Shares(outcome, arm, measure) is { } shares) yield return new(arm.Name, arm.IsControl, measure.ShareName, shares);
+                if (outcome.Shares(arm, measure) is { } shares) yield return new(arm.Name, arm.IsControl, measure.ShareName, shares);
             }
         }
 
@@ -93,19 +93,6 @@ internal static class KvpReport
             yield return new("auxiliary alone", true, Metric, large.Auxiliary);
             yield return new("KV prediction", false, Metric, large.Prediction);
         }
-    }
-
-    /// <summary>
-    /// (auxiliary − arm) / (auxiliary − base) in percent, one a variant: how much of what the auxiliary model lacks the arm has. Null where
-    /// the base is no better than the auxiliary model, so that there is no gap.
-    /// </summary>
-    public static double[]? Shares(KvpOutcome outcome, KvpArm arm, Measure measure)
-    {
-        double auxiliary = Single(KvpArms.Auxiliary), whole = Single(KvpArms.Base);
-        if (measure.LowerIsBetter ? auxiliary <= whole : auxiliary >= whole) return null;
-        return [.. outcome.Values(arm, measure.Of).Select(value => 100 * (auxiliary - value) / (auxiliary - whole))];
-
-        double Single(string name) => outcome.Values(outcome.Find(name)!, measure.Of)[0];
     }
 
     // Recall at the length that most of the training had decides; then both ends of what can be seen, against each control.
@@ -147,7 +134,7 @@ internal static class KvpReport
             + $"have one value.");
         if (outcome.Missing.Count > 0) yield return $"Not trained yet, and left out: {string.Join(", ", outcome.Missing)}.";
         KvpArm whole = outcome.Find(KvpArms.Base)!;
-        string[] without = [.. measures.Where(measure => Shares(outcome, whole, measure) is null).Select(measure => measure.Name)];
+        string[] without = [.. measures.Where(measure => outcome.Shares(whole, measure) is null).Select(measure => measure.Name)];
         if (without.Length > 0)
             yield return $"The base is no better than the auxiliary model in, so there is no gap to recover: {string.Join("; ", without)}.";
         yield return "Compressed caches are not timed in the largest batch.";
@@ -179,19 +166,4 @@ internal static class KvpReport
 
         return root;
     }
-}
-
-/// <summary>One figure of an arm.</summary>
-/// <param name="What">Without the prompt.</param>
-/// <param name="Length">Which of the lengths.</param>
-/// <param name="Prompt">Tokens of the prompt.</param>
-/// <param name="LowerIsBetter">Whether it is an error.</param>
-/// <param name="Of">Reads it.</param>
-internal sealed record Measure(string What, int Length, int Prompt, bool LowerIsBetter, Func<KvpFigures, double> Of)
-{
-    public string Name => $"{What}, {PromptOf(Prompt)}";
-
-    public string ShareName => $"share of the gap recovered, %: {Name}";
-
-    public static string PromptOf(int prompt) => string.Create(CultureInfo.InvariantCulture, $"prompt of {prompt:N0}");
 }

@@ -28,7 +28,7 @@ internal static class KvpTables
             yield return new($"Share of the gap between auxiliary model and base recovered, %: {metric.Key}", headers,
                 [.. outcome.Arms.Keys.Where(arm => arm.Name is not (KvpArms.Base or KvpArms.Auxiliary)).Select(arm => Row(
                     arm.Name, metric.Select(measure =>
-                        KvpReport.Shares(outcome, arm, measure) is { } shares ? Cell(shares, "0") : Format.Missing)))]);
+                        outcome.Shares(arm, measure) is { } shares ? Cell(shares, "0") : Format.Missing)))]);
         }
 
         foreach (IGrouping<int, (string Arm, KvpTime Time)> batch in outcome.Times.GroupBy(entry => entry.Time.Batch))
