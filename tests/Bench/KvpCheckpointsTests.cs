@@ -88,7 +88,10 @@ public sealed class KvpCheckpointsTests : IDisposable
         Refuses("split-1");
         using (var reader = new CausalDecoder(Plan.AuxiliaryOptions))
         using (var predictor = new KvPredictor(Plan.BaseOptions, Plan.AuxiliaryOptions))
-            _checkpoints.Write("split-2", new Dictionary<string, torch.nn.Module> { ["auxiliary"] = reader, ["predictor"] = predictor }, Recipe);
+        {
+            _checkpoints.Write(
+                "split-2", new Dictionary<string, torch.nn.Module> { ["auxiliary"] = reader, ["predictor"] = predictor }, Recipe);
+        }
 
         using var arms = new KvpArms(_checkpoints, Plan, [1, 2]);
 
@@ -143,7 +146,7 @@ public sealed class KvpCheckpointsTests : IDisposable
         var metrics = System.Text.Json.JsonDocument.Parse(File.ReadAllText(Path.Combine(folder, "metrics.json"))).RootElement;
         Assert.Equal(50, metrics.GetProperty("recall-128").GetProperty("string_match").GetDouble());
         Assert.Equal(100, metrics.GetProperty("recall-256").GetProperty("string_match").GetDouble());
-        Assert.Contains("press_name: base, SnapKV keeps 1/4", File.ReadAllText(Path.Combine(folder, "config.yaml")), StringComparison.Ordinal);
+        Assert.Contains("press_name: base, SnapKV keeps 1/4\n", File.ReadAllText(Path.Combine(folder, "config.yaml")));
     }
 
     private static Dictionary<string, string> Recipe => new() { ["recipe"] = "a recipe" };

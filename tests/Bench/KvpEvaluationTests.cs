@@ -35,8 +35,8 @@ public class KvpEvaluationTests
         for (var l = 0; l < 2; l++)
         {
             using var scope = torch.NewDisposeScope();
-            byte[] keys = [.. samples.Recall(0, 3, samples.Lengths[l]).Prompts.select(1, samples.Lengths[l] - 1).to(torch.uint8).data<byte>()];
-            Assert.Equal([.. keys.Select(key => KvpSamples.Code([key, key]))], figures.Answers[l]);
+            var last = samples.Recall(0, 3, samples.Lengths[l]).Prompts.select(1, samples.Lengths[l] - 1).contiguous();
+            Assert.Equal([.. last.data<long>().ToArray().Select(key => KvpSamples.Code([(byte)key, (byte)key]))], figures.Answers[l]);
             Assert.Equal(0, figures.Recall(samples, l));
         }
     }
@@ -152,7 +152,7 @@ public class KvpEvaluationTests
             [.. values.Select(value => new KvpFigures([[value.Loss, 0, 0]], [0], [[0]]))];
     }
 
-    /// <summary>A decoder whose attention and feed-forward network add nothing, and whose head gives the last byte a higher logit.</summary>
+    /// <summary>A decoder whose attention and feed-forward network add nothing, and whose head favours the last byte.</summary>
     private static CausalDecoder Repeating()
     {
         var model = new CausalDecoder(DecoderOptions.Uniform(256, 256, 1, 2, 1, 32, headDim: 32));
@@ -164,7 +164,7 @@ public class KvpEvaluationTests
                 parameter.copy_(identity);
             else if (name == "lm_head.weight")
                 parameter.copy_(identity).mul_(Weight);
-            else if (name.EndsWith("o_proj.weight", StringComparison.Ordinal) || name.EndsWith("down_proj.weight", StringComparison.Ordinal))
+            else if (name.Contains("o_proj", StringComparison.Ordinal) || name.Contains("down_proj", StringComparison.Ordinal))
                 parameter.zero_();
         }
 

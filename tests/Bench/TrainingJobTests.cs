@@ -76,7 +76,8 @@ public class TrainingJobTests
             var job = new TrainingJob(folder[name], Modules(layer), heldOut.Length * TrainingJob.EvaluateEvery, 1e-2, "test");
             var look = 0;
             job.Run(
-                step => Loss(layer, step), () => torch.tensor((float)heldOut[look++]), (_, _) => { }, TestContext.Current.CancellationToken);
+                step => Loss(layer, step), () => torch.tensor((float)heldOut[look++]), (_, _) => { },
+                TestContext.Current.CancellationToken);
             return job;
         }
     }
