@@ -13,7 +13,7 @@ internal static partial class PeakMemory
     private const string Reset = "/proc/self/clear_refs", Status = "/proc/self/status";
 
     /// <summary>False where the peak cannot be read and begun anew.</summary>
-    public static bool IsAvailable { get; } = OperatingSystem.IsLinux() && File.Exists(Reset) && File.Exists(Status);
+    public static bool IsAvailable { get; } = OperatingSystem.IsLinux() && File.Exists(Status) && TryReset();
 
     /// <summary>Bytes at the peak beyond those before; null where <see cref="IsAvailable"/> is false.</summary>
     public static double? Of(Action work)
@@ -26,10 +26,23 @@ internal static partial class PeakMemory
 
         GC.Collect(GC.MaxGeneration, GCCollectionMode.Aggressive, blocking: true, compacting: true);
         Trim();
-        File.WriteAllText(Reset, "5");
+        TryReset();
         double before = Kilobytes("VmRSS:");
         work();
         return Math.Max(0, Kilobytes("VmHWM:") - before) * 1024;
+    }
+
+    private static bool TryReset()
+    {
+        try
+        {
+            File.WriteAllText(Reset, "5"); // the peak begins anew
+            return true;
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            return false;
+        }
     }
 
     private static double Kilobytes(string field) => double.Parse(

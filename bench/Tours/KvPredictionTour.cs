@@ -28,10 +28,11 @@ internal static class KvPredictionTour
         AustenNovels novels = AustenNovels.LoadBest();
         var samples = new KvpSamples(novels.HeldOut, [Prompt], Excerpts, Questions);
         string what = string.Create(CultureInfo.InvariantCulture,
-            $"KV Prediction: {Prompt} bytes of {AustenNovels.HeldOutTitle} are read, which no model has learnt from ({novels.Source}).");
-        string[] prompt = [$"The first prompt ends: …{End(samples)}", "With seeds, controls and other lengths: models kvp."];
+            $"KV Prediction: models that were trained beforehand read {Prompt} bytes of a book that none has learnt from.");
+        string[] prompt = [$"{novels.Source}. It ends:", $"  …{End(samples)}"];
+        const string more = "With seeds, controls and other lengths: models kvp.";
         Console.WriteLine(what);
-        Console.WriteLine(prompt[0]);
+        foreach (string line in prompt) Console.WriteLine(line);
         IReadOnlyList<Row> rows = Progress.Run("predicting", _ => Measure(checkpoints, samples, context, seed));
         foreach (Row row in rows)
         {
@@ -40,8 +41,8 @@ internal static class KvPredictionTour
                 + string.Create(CultureInfo.InvariantCulture, $"{row.Loss:0.000} nats a byte, recall {row.Recall,3:0} %"));
         }
 
-        Console.WriteLine(prompt[1]);
-        context.Report.AddSection("KV Prediction on real text", [HtmlReport.Escape(what), .. prompt.Select(HtmlReport.Escape)]);
+        Console.WriteLine(more);
+        context.Report.AddSection("KV Prediction on real text", [HtmlReport.Escape(what), .. prompt.Select(HtmlReport.Escape), more]);
         context.Report.AddTable(
             ["model", "first token", "each behind it", $"nats a byte, {KvpSamples.NameOf(0)}", $"recall, % of {Questions}"],
             rows.Select(row => (IReadOnlyList<string>)

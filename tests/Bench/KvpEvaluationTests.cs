@@ -103,7 +103,7 @@ public class KvpEvaluationTests
 
         var again = KvpFigures.Unpack(figures.Pack(), samples);
 
-        Assert.Equal((0.25, 1), (again.Recall(samples, 0), again.Recall(samples, 1)));
+        Assert.Equal((0.25, 1.0), (again.Recall(samples, 0), again.Recall(samples, 1)));
         Assert.Equal(figures.Loss, again.Loss);
         Assert.Equal(figures.CacheBytes, again.CacheBytes);
         Assert.Equal(figures.Answers, again.Answers);
