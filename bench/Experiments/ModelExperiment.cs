@@ -24,7 +24,9 @@ internal abstract class ModelExperiment
     /// <summary>Runs all arms on all seeds and reports the fraction done.</summary>
     public abstract ModelResults Run(ModelSettings settings, IProgress<double> progress, CancellationToken cancellation);
 
-    /// <summary>Trains the checkpoints that <see cref="Run"/> evaluates; what was broken off goes on. Null where it trains by itself.</summary>
+    /// <summary>
+    /// Trains the checkpoints that <see cref="Run"/> evaluates; what was broken off goes on. Null where it trains by itself.
+    /// </summary>
     public virtual Action<ModelSettings, IProgress<double>, CancellationToken>? Train => null;
 }
 

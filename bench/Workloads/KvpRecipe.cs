@@ -7,15 +7,13 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Bench.Workloads;
 
 /// <summary>
-/// How the models of the KV-prediction experiment are made: a base of 2.4 million parameters and an auxiliary model of 0.34 million, both
-/// trained on the same bytes in the same order; the base with every other layer left out, trained on; and predictors.
+/// How the models of the KV-prediction experiment are made: a base and an auxiliary model, both trained on the same bytes in the same
+/// order; the base with layers left out, trained on; and predictors.
 /// </summary>
 internal sealed class KvpRecipe
 {
-    /// <summary>The sequence lengths of a training: mostly short, every fourth step long, so that prompts of 1,024 are nothing new.</summary>
+    /// <summary>The sequence lengths of a training: mostly short, every fourth step long, so prompts of 1,024 are nothing new.</summary>
     private const int ShortLength = 256, LongLength = 1152, LongEvery = 4, ShortSequences = 4, LongSequences = 1;
-
-    private const int LanguageSteps = 3000, PrunedSteps = 1000, PredictorSteps = 10_000;
 
     /// <summary>A predictor reads less a step than a language model, and takes more steps.</summary>
     private const int PredictorSequences = 1, PredictorLength = 128, PredictorLongEvery = 16;
@@ -26,27 +24,19 @@ internal sealed class KvpRecipe
     private const double LanguageRate = 2e-3, PredictorRate = 1e-3;
 
     private readonly AustenNovels _novels;
-    private readonly string _work, _checkpoints;
+    private readonly KvpPlan _plan;
+    private readonly KvpCheckpoints _checkpoints;
+    private readonly string _work;
 
     /// <param name="novels">What is learnt.</param>
     /// <param name="checkpoints">Where finished models are.</param>
+    /// <param name="plan">The sizes.</param>
     /// <param name="work">Where unfinished ones are.</param>
-    public KvpRecipe(AustenNovels novels, string checkpoints, string? work = null)
+    public KvpRecipe(AustenNovels novels, KvpCheckpoints checkpoints, KvpPlan? plan = null, string? work = null)
     {
-        (_novels, _checkpoints) = (novels, checkpoints);
+        (_novels, _checkpoints, _plan) = (novels, checkpoints, plan ?? new());
         _work = work ?? Path.Combine("artifacts", "bench", "kvp");
     }
-
-    /// <summary>The base.</summary>
-    public static DecoderOptions BaseOptions { get; } =
-        DecoderOptions.Uniform(TextBatches.Vocabulary, 192, 6, 6, 2, 512) with { QueryKeyNorm = true, TiedHead = true };
-
-    /// <summary>The smaller sibling.</summary>
-    public static DecoderOptions AuxiliaryOptions { get; } =
-        DecoderOptions.Uniform(TextBatches.Vocabulary, 96, 3, 4, 2, 256, headDim: 32) with { QueryKeyNorm = true, TiedHead = true };
-
-    /// <summary>Which layers of the base the layer-pruned model keeps.</summary>
-    public static IReadOnlyList<int> Kept { get; } = [0, 2, 4];
 
     /// <summary>Trains whatever is not there yet, one after the other.</summary>
     /// <param name="seeds">Of the predictors.</param>
@@ -58,54 +48,27 @@ internal sealed class KvpRecipe
         double all = pieces.Sum(piece => piece.Work), done = 0;
         foreach (Piece piece in pieces)
         {
-            if (!File.Exists(PathOf(piece.Name))) Train(piece, fraction => progress.Report((done + fraction * piece.Work) / all), cancellation);
+            if (!_checkpoints.Has(piece.Name))
+                Train(piece, fraction => progress.Report((done + fraction * piece.Work) / all), cancellation);
             progress.Report((done += piece.Work) / all);
-        }
-    }
-
-    /// <summary>A model that was trained.</summary>
-    /// <param name="name">Of the piece.</param>
-    /// <param name="options">Its sizes.</param>
-    public CausalDecoder Load(string name, DecoderOptions options)
-    {
-        var model = new CausalDecoder(options);
-        Read(name, new() { ["model"] = model });
-        return model;
-    }
-
-    /// <summary>Whether a piece is there.</summary>
-    public bool Has(string name) => File.Exists(PathOf(name));
-
-    /// <summary>Reads the weights of modules that were trained together.</summary>
-    public void Read(string name, Dictionary<string, torch.nn.Module> modules)
-    {
-        using SafetensorsReader file = SafetensorsFile.Open(PathOf(name));
-        using var scope = torch.NewDisposeScope();
-        using var noGrad = torch.no_grad();
-        foreach ((string module, torch.nn.Module weights) in modules)
-        {
-            foreach ((string key, TorchSharp.Modules.Parameter parameter) in weights.named_parameters())
-                parameter.copy_(file.Read($"{module}.{key}"));
         }
     }
 
     private IEnumerable<Piece> Pieces(IReadOnlyList<int> seeds)
     {
-        yield return Language("base", BaseOptions, LanguageSteps, null, 1);
-        yield return Language("auxiliary", AuxiliaryOptions, LanguageSteps, null, 1);
-        yield return Language("pruned", KvPredictor.Pruned(BaseOptions, Kept), PrunedSteps, FromBase, 2);
+        yield return Language("base", _plan.BaseOptions, _plan.LanguageSteps, null, 1);
+        yield return Language("auxiliary", _plan.AuxiliaryOptions, _plan.LanguageSteps, null, 1);
+        yield return Language("pruned", _plan.PrunedOptions, _plan.PrunedSteps, FromBase, 2);
         // What the claim rests on first: a training that is broken off for good still has its main arm.
         foreach (int seed in seeds)
-            yield return Predictor($"split-{seed}", seed, AuxiliaryOptions, "auxiliary", null, split: true, null);
+            yield return Predictor($"split-{seed}", seed, _plan.AuxiliaryOptions, "auxiliary", null, split: true, null);
         foreach (int seed in seeds)
             yield return Continued($"continued-{seed}", seed);
         foreach (int seed in seeds)
         {
-            yield return Predictor($"published-{seed}", seed, AuxiliaryOptions, "auxiliary", null, split: false, null);
-            yield return Predictor($"no-cache-loss-{seed}", seed, AuxiliaryOptions, "auxiliary", null, split: true, 0);
-            yield return Predictor(
-                $"pruned-split-{seed}", seed, KvPredictor.Pruned(BaseOptions, Kept), "pruned",
-                KvPredictor.PrunedMap(BaseOptions.Layers.Count, Kept), split: true, null);
+            yield return Predictor($"published-{seed}", seed, _plan.AuxiliaryOptions, "auxiliary", null, split: false, null);
+            yield return Predictor($"no-cache-loss-{seed}", seed, _plan.AuxiliaryOptions, "auxiliary", null, split: true, 0);
+            yield return Predictor($"pruned-split-{seed}", seed, _plan.PrunedOptions, "pruned", _plan.PrunedMap, split: true, null);
         }
     }
 
@@ -122,10 +85,10 @@ internal sealed class KvpRecipe
         });
 
     private Piece Continued(string name, int seed) => new(
-        name, PredictorSteps, PredictorRate, $"seed {seed}",
-        PredictorSteps * (double)KvPredictionCost.Parameters(AuxiliaryOptions) * PredictorSequences, () =>
+        name, _plan.PredictorSteps, PredictorRate, $"seed {seed}",
+        _plan.PredictorSteps * (double)KvPredictionCost.Parameters(_plan.AuxiliaryOptions) * PredictorSequences, () =>
         {
-            CausalDecoder model = Load("auxiliary", AuxiliaryOptions);
+            CausalDecoder model = _checkpoints.Load("auxiliary", _plan.AuxiliaryOptions);
             var batches = new TextBatches(_novels, 100 + seed);
             return new(new() { ["model"] = model }, step => NextToken(model, PredictorBatch(batches, step)),
                 () => NextToken(model, HeldOutBatch()), [model]);
@@ -133,13 +96,15 @@ internal sealed class KvpRecipe
 
     private Piece Predictor(
         string name, int seed, DecoderOptions options, string auxiliary, IReadOnlyList<int>? map, bool split, double? cacheWeight) => new(
-        name, PredictorSteps, PredictorRate,
+        name, _plan.PredictorSteps, PredictorRate,
         $"seed {seed}, {(split ? "split" : "as published")}, cache weight {cacheWeight?.ToString(CultureInfo.InvariantCulture) ?? "1/n"}",
-        PredictorSteps * (double)(KvPredictionCost.Parameters(options) + KvPredictionCost.Parameters(BaseOptions)) * PredictorSequences, () =>
+        _plan.PredictorSteps * (double)(KvPredictionCost.Parameters(options) + KvPredictionCost.Parameters(_plan.BaseOptions))
+            * PredictorSequences,
+        () =>
         {
             torch.manual_seed(seed);
-            CausalDecoder model = Load("base", BaseOptions), reader = Load(auxiliary, options);
-            var predictor = new KvPredictor(BaseOptions, options, map);
+            CausalDecoder model = _checkpoints.Load("base", _plan.BaseOptions), reader = _checkpoints.Load(auxiliary, options);
+            var predictor = new KvPredictor(_plan.BaseOptions, options, map);
             var prediction = new KvPrediction(model, reader, predictor);
             var batches = new TextBatches(_novels, 100 + seed);
             return new(
@@ -169,14 +134,11 @@ internal sealed class KvpRecipe
             report((double)step / piece.Steps);
             if (step % TrainingJob.EvaluateEvery != 1 || step == 1) return;
             Console.WriteLine(string.Create(
-                CultureInfo.InvariantCulture, $"{piece.Name}: step {step:N0} of {piece.Steps:N0}, loss {mean:f3}, held out {job.HeldOut[^1]:f3}"));
+                CultureInfo.InvariantCulture,
+                $"{piece.Name}: step {step:N0} of {piece.Steps:N0}, loss {mean:f3}, held out {job.HeldOut[^1]:f3}"));
         }, cancellation);
-        Directory.CreateDirectory(_checkpoints);
-        using var scope = torch.NewDisposeScope();
-        SafetensorsFile.Write(
-            PathOf(piece.Name),
-            parts.Trained.SelectMany(module => module.Value.named_parameters().Select(entry => new KeyValuePair<string, Tensor>(
-                $"{module.Key}.{entry.name}", entry.parameter.detach().to(torch.bfloat16)))),
+        _checkpoints.Write(
+            piece.Name, parts.Trained,
             new Dictionary<string, string>
             {
                 ["recipe"] = $"models kvp --train, piece {piece.Name}",
@@ -190,13 +152,15 @@ internal sealed class KvpRecipe
 
     private void FromBase(CausalDecoder pruned)
     {
-        using CausalDecoder whole = Load("base", BaseOptions);
+        using CausalDecoder whole = _checkpoints.Load("base", _plan.BaseOptions);
         using var noGrad = torch.no_grad();
-        Dictionary<string, TorchSharp.Modules.Parameter> from = whole.named_parameters().ToDictionary(entry => entry.name, entry => entry.parameter);
+        Dictionary<string, TorchSharp.Modules.Parameter> from =
+            whole.named_parameters().ToDictionary(entry => entry.name, entry => entry.parameter);
         foreach ((string name, TorchSharp.Modules.Parameter parameter) in pruned.named_parameters())
         {
             string[] path = name.Split('.');
-            if (path[0] == "layers") path[1] = Kept[int.Parse(path[1], CultureInfo.InvariantCulture)].ToString(CultureInfo.InvariantCulture);
+            if (path[0] == "layers")
+                path[1] = _plan.Kept[int.Parse(path[1], CultureInfo.InvariantCulture)].ToString(CultureInfo.InvariantCulture);
             parameter.copy_(from[string.Join('.', path)]);
         }
     }
@@ -217,8 +181,6 @@ internal sealed class KvpRecipe
         Tensor logits = model.forward(ids.narrow(1, 0, length));
         return torch.nn.functional.cross_entropy(logits.view(-1, TextBatches.Vocabulary), ids.narrow(1, 1, length).reshape(-1));
     }
-
-    private string PathOf(string name) => Path.Combine(_checkpoints, name + ".safetensors");
 
     /// <summary>One training.</summary>
     /// <param name="Name">Of its checkpoint.</param>
