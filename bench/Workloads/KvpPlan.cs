@@ -17,8 +17,13 @@ internal sealed record KvpPlan
     /// <summary>Which layers of the base the layer-pruned model keeps.</summary>
     public IReadOnlyList<int> Kept { get; init; } = [0, 2, 4];
 
-    /// <summary>Steps of base and auxiliary model, of the layer-pruned model behind those of the base, and of predictors.</summary>
+    /// <summary>
+    /// Steps of base and auxiliary model on text and then on recall, of the layer-pruned model behind those of the base, and of predictors.
+    /// </summary>
     public int LanguageSteps { get; init; } = 3000;
+
+    /// <inheritdoc cref="LanguageSteps"/>
+    public int RecallSteps { get; init; } = 2000;
 
     /// <inheritdoc cref="LanguageSteps"/>
     public int PrunedSteps { get; init; } = 1000;
@@ -33,6 +38,7 @@ internal sealed record KvpPlan
         AuxiliaryOptions = Bytes(32, 2, 2, 1, 48, 32),
         Kept = [0, 2],
         LanguageSteps = 24,
+        RecallSteps = 8,
         PrunedSteps = 8,
         PredictorSteps = 16,
     };

@@ -8,15 +8,19 @@ namespace AuxCore.Bench.Workloads;
 
 /// <summary>
 /// How the models of the KV-prediction experiment are made: a base and an auxiliary model, both trained on the same bytes in the same
-/// order; the base with layers left out, trained on; and predictors.
+/// order, first mostly on text and then mostly on recall; the base with layers left out, trained on; and predictors.
 /// </summary>
 internal sealed class KvpRecipe
 {
     /// <summary>The sequence lengths of a training: mostly short, every fourth step long, so prompts of 1,024 are nothing new.</summary>
     private const int ShortLength = 256, LongLength = 1152, LongEvery = 4, ShortSequences = 4, LongSequences = 1;
 
+    // The second stage: after the first, no model recalled anything.
+    private const int RecallLength = 96, RecallSequences = 10;
+    private const double RecallRate = 1e-3;
+
     /// <summary>A predictor reads less a step than a language model, and takes more steps.</summary>
-    private const int PredictorSequences = 1, PredictorLength = 128, PredictorLongEvery = 16;
+    private const int PredictorSequences = 1, PredictorLength = 128, PredictorLongEvery = 16, PredictorRecallEvery = 3;
 
     // Sequences of the held-out book that tell when to end, and what of each is prompt.
     private const int HeldOutSequences = 16, HeldOutPrompt = 160;
@@ -56,9 +60,11 @@ internal sealed class KvpRecipe
 
     private IEnumerable<Piece> Pieces(IReadOnlyList<int> seeds)
     {
-        yield return Language("base", _plan.BaseOptions, _plan.LanguageSteps, null, 1);
-        yield return Language("auxiliary", _plan.AuxiliaryOptions, _plan.LanguageSteps, null, 1);
-        yield return Language("pruned", _plan.PrunedOptions, _plan.PrunedSteps, FromBase, 2);
+        yield return Language("base-text", _plan.BaseOptions);
+        yield return Language("auxiliary-text", _plan.AuxiliaryOptions);
+        yield return Recall("base", "base-text", _plan.BaseOptions, _plan.RecallSteps);
+        yield return Recall("auxiliary", "auxiliary-text", _plan.AuxiliaryOptions, _plan.RecallSteps);
+        yield return Recall("pruned", "base", _plan.PrunedOptions, _plan.PrunedSteps, pruned: true);
         // What the claim rests on first: a training that is broken off for good still has its main arm.
         foreach (int seed in seeds)
             yield return Predictor($"split-{seed}", seed, _plan.AuxiliaryOptions, "auxiliary", null, split: true, null);
@@ -72,15 +78,26 @@ internal sealed class KvpRecipe
         }
     }
 
-    private Piece Language(string name, DecoderOptions options, int steps, Action<CausalDecoder>? begin, int seed) => new(
-        name, steps, LanguageRate, $"seed {seed}", steps * (double)KvPredictionCost.Parameters(options) * ShortSequences, () =>
+    private Piece Language(string name, DecoderOptions options) => new(
+        name, _plan.LanguageSteps, LanguageRate, "seed 1",
+        _plan.LanguageSteps * (double)KvPredictionCost.Parameters(options) * ShortSequences, () =>
         {
-            torch.manual_seed(seed);
+            torch.manual_seed(1);
             var model = new CausalDecoder(options);
-            begin?.Invoke(model);
-            var batches = new TextBatches(_novels, seed);
+            var batches = new TextBatches(_novels, seed: 1);
             return new(
-                new() { ["model"] = model }, step => NextToken(model, LanguageBatch(batches, step, (double)step / steps)),
+                new() { ["model"] = model }, step => NextToken(model, LanguageBatch(batches, step, (double)step / _plan.LanguageSteps)),
+                () => NextToken(model, HeldOutBatch()), [model]);
+        });
+
+    private Piece Recall(string name, string from, DecoderOptions options, int steps, bool pruned = false) => new(
+        name, steps, RecallRate, $"from {from}, seed 2", steps * (double)KvPredictionCost.Parameters(options) * ShortSequences, () =>
+        {
+            CausalDecoder model = pruned ? FromBase(options) : _checkpoints.Load(from, options);
+            var batches = new TextBatches(_novels, seed: 2);
+            return new(
+                // The layer-pruned model begins as one that can recall, so it needs no curriculum.
+                new() { ["model"] = model }, step => NextToken(model, RecallBatch(batches, step, pruned ? 1 : (double)step / steps)),
                 () => NextToken(model, HeldOutBatch()), [model]);
         });
 
@@ -150,8 +167,9 @@ internal sealed class KvpRecipe
         job.Delete();
     }
 
-    private void FromBase(CausalDecoder pruned)
+    private CausalDecoder FromBase(DecoderOptions options)
     {
+        var pruned = new CausalDecoder(options);
         using CausalDecoder whole = _checkpoints.Load("base", _plan.BaseOptions);
         using var noGrad = torch.no_grad();
         Dictionary<string, TorchSharp.Modules.Parameter> from =
@@ -163,15 +181,25 @@ internal sealed class KvpRecipe
                 path[1] = _plan.Kept[int.Parse(path[1], CultureInfo.InvariantCulture)].ToString(CultureInfo.InvariantCulture);
             parameter.copy_(from[string.Join('.', path)]);
         }
+
+        return pruned;
     }
 
     private static Tensor LanguageBatch(TextBatches batches, int step, double progress) => step % LongEvery == LongEvery - 1
         ? batches.Batch(step, LongSequences, LongLength, TextBatches.Pairs(progress))
         : batches.Batch(step, ShortSequences, ShortLength, TextBatches.Pairs(progress));
 
+    // A step of text as before, a step of long recall, two of short.
+    private static Tensor RecallBatch(TextBatches batches, int step, double progress) => (step % 4) switch
+    {
+        0 => batches.Batch(step, ShortSequences, ShortLength, TextBatches.MostPairs),
+        1 => batches.Batch(step, LongSequences, LongLength, TextBatches.Pairs(progress), recallEvery: 1),
+        _ => batches.Batch(step, RecallSequences, RecallLength, TextBatches.Pairs(progress), recallEvery: 1),
+    };
+
     private static Tensor PredictorBatch(TextBatches batches, int step) => step % PredictorLongEvery == PredictorLongEvery - 1
-        ? batches.Batch(step, 1, LongLength, TextBatches.MostPairs)
-        : batches.Batch(step, PredictorSequences, PredictorLength, TextBatches.MostPairs);
+        ? batches.Batch(step, 1, LongLength, TextBatches.MostPairs, PredictorRecallEvery)
+        : batches.Batch(step, PredictorSequences, PredictorLength, TextBatches.MostPairs, PredictorRecallEvery);
 
     private Tensor HeldOutBatch() => TextBatches.Even(_novels.HeldOut, HeldOutSequences, ShortLength);
 

@@ -14,7 +14,7 @@ internal sealed class TextBatches
     /// <summary>Tokens are bytes.</summary>
     public const int Vocabulary = 256;
 
-    /// <summary>One in so many sequences is recall.</summary>
+    /// <summary>One in so many sequences is recall, where nothing else is said.</summary>
     public const int RecallEvery = 5;
 
     /// <summary>The most pairs that are told.</summary>
@@ -41,7 +41,8 @@ internal sealed class TextBatches
     /// <param name="sequences">How many sequences, the first of them recall wherever it is its turn.</param>
     /// <param name="length">Tokens that are read; each but the first is predicted as well, and one more.</param>
     /// <param name="pairs">The most pairs that are told.</param>
-    public Tensor Batch(int step, int sequences, int length, int pairs)
+    /// <param name="recallEvery">One in so many sequences is recall; 1 for all.</param>
+    public Tensor Batch(int step, int sequences, int length, int pairs, int recallEvery = RecallEvery)
     {
         long[] ids = new long[sequences * (length + 1)];
         byte[] sequence = new byte[length + 1];
@@ -49,7 +50,7 @@ internal sealed class TextBatches
         {
             long turn = (long)step * sequences + s;
             var random = new Random(unchecked((int)(_seed * 1_000_003L + turn * 7_919)));
-            if (turn % RecallEvery == 0) Recall(random, sequence, random.Next(2, pairs + 1), random.Next(2) == 0);
+            if (turn % recallEvery == 0) Recall(random, sequence, random.Next(2, pairs + 1), random.Next(2) == 0);
             else Excerpt(random, _text, sequence);
             for (int t = 0; t <= length; t++) ids[s * (length + 1) + t] = sequence[t];
         }
