@@ -106,7 +106,8 @@ internal static class KvpReport
             : Between(KvpArms.Split, KvpArms.Auxiliary, recall)! with { Metric = null };
         foreach (string control in Controls)
         {
-            foreach (Measure measure in measures.Where(measure => !measure.LowerIsBetter || measure.Name.Contains(KvpSamples.NameOf(0))))
+            foreach (Measure measure in measures.Where(
+                measure => !measure.LowerIsBetter || measure.What.Contains(KvpSamples.NameOf(0), StringComparison.Ordinal)))
             {
                 if ((control == deciding && measure == recall) || Between(KvpArms.Split, control, measure) is not { } difference) continue;
                 yield return difference;

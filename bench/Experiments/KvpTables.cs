@@ -57,8 +57,8 @@ internal static class KvpTables
     public static IEnumerable<(string Title, string Svg)> Pictures(KvpOutcome outcome, List<Measure> measures)
     {
         int last = outcome.Samples.Lengths.Count - 1;
-        foreach (Measure measure in measures.Where(
-            measure => measure.Length == last && (!measure.LowerIsBetter || measure.What.Contains(KvpSamples.NameOf(0)))))
+        foreach (Measure measure in measures.Where(measure => measure.Length == last
+            && (!measure.LowerIsBetter || measure.What.Contains(KvpSamples.NameOf(0), StringComparison.Ordinal))))
         {
             string title = $"{Capital(measure.What)}, {Measure.PromptOf(measure.Prompt)}";
             yield return ($"{title}, by work of the base over own work",

@@ -46,7 +46,7 @@ internal static partial class PeakMemory
     }
 
     private static double Kilobytes(string field) => double.Parse(
-        File.ReadLines(Status).First(line => line.StartsWith(field, StringComparison.Ordinal))[field.Length..].Replace("kB", "").Trim(),
+        File.ReadLines(Status).First(line => line.StartsWith(field, StringComparison.Ordinal))[field.Length..^2].Trim(),
         CultureInfo.InvariantCulture);
 
     [SupportedOSPlatform("linux")]

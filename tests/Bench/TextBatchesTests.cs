@@ -9,7 +9,7 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Tests.Bench;
 
 [RequiresLibtorch]
-public partial class TextBatchesTests : IDisposable
+public sealed partial class TextBatchesTests : IDisposable
 {
     private readonly TempFolder _folder = new();
     private readonly AustenNovels _novels;
