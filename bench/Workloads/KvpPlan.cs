@@ -23,7 +23,7 @@ internal sealed record KvpPlan
     public int LanguageSteps { get; init; } = 3000;
 
     /// <inheritdoc cref="LanguageSteps"/>
-    public int RecallSteps { get; init; } = 2000;
+    public int RecallSteps { get; init; } = 6000;
 
     /// <inheritdoc cref="LanguageSteps"/>
     public int PrunedSteps { get; init; } = 1000;
