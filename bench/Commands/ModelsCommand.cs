@@ -28,6 +28,18 @@ internal static class ModelsCommand
             ?? throw new UsageException($"No experiment is called '{name}'. There are:\n{known}");
         var settings = new ModelSettings(
             options.Backend, options.Threads, options.Quick, [.. Enumerable.Range(1, options.Quick ? QuickSeeds : Seeds)]);
+        if (options.Train)
+        {
+            Action<ModelSettings, IProgress<double>, CancellationToken> train = experiment.Train
+                ?? throw new UsageException($"models {experiment.Name} has no checkpoints: it trains whenever it runs.");
+            return Progress.Run($"{experiment.Name}, training", progress =>
+            {
+                torch.set_num_threads(options.Threads);
+                train(settings, progress, cancellation);
+                return ExitCode.Ok;
+            });
+        }
+
         ModelResults results = Progress.Run(experiment.Name, progress =>
         {
             torch.set_num_threads(options.Threads);
@@ -47,6 +59,40 @@ internal static class ModelsCommand
     private static void Show(ModelResults results, bool higherIsBetter)
     {
         Console.WriteLine($"{results.System}: {results.Claim}");
+        foreach (string note in results.Notes ?? []) Console.WriteLine(note);
+        if (results.Tables.Count > 0) ShowTables(results.Tables);
+        else ShowRows(results);
+        foreach (ModelDifference difference in (ModelDifference[])[results.Difference, .. results.Others ?? []])
+        {
+            string interval = difference is { Low: { } low, High: { } high }
+                ? $", 95 % interval [{Format.Digits(low)}, {Format.Digits(high)}]"
+                : "";
+            string verdict = difference.Paired is { } paired ? $": {paired.Verdict(higherIsBetter && !difference.LowerIsBetter)}" : "";
+            string metric = difference.Metric is { } name ? $"{name}: " : "";
+            Console.WriteLine($"{metric}{difference.Arm} − {difference.Control}: {Format.Digits(difference.Mean)}{interval}{verdict}");
+        }
+    }
+
+    private static void ShowTables(IReadOnlyList<ModelTable> tables)
+    {
+        foreach (ModelTable shown in tables)
+        {
+            Console.WriteLine();
+            Console.WriteLine(shown.Title);
+            Table table = new Table().Border(TableBorder.Simple).BorderColor(Color.Grey);
+            for (int column = 0; column < shown.Headers.Count; column++)
+            {
+                var header = new TableColumn(Markup.Escape(shown.Headers[column]));
+                table.AddColumn(column == 0 ? header : header.RightAligned());
+            }
+
+            foreach (IReadOnlyList<string> row in shown.Rows) table.AddRow(row.Select(cell => new Text(cell)));
+            Terminal.Out.Write(table);
+        }
+    }
+
+    private static void ShowRows(ModelResults results)
+    {
         Table table = new Table().Border(TableBorder.Simple).BorderColor(Color.Grey);
         table.AddColumns("arm", "metric");
         table.AddColumn(new TableColumn("mean").RightAligned());
@@ -60,14 +106,5 @@ internal static class ModelsCommand
         }
 
         Terminal.Out.Write(table);
-        foreach (ModelDifference difference in (ModelDifference[])[results.Difference, .. results.Others ?? []])
-        {
-            string interval = difference is { Low: { } low, High: { } high }
-                ? $", 95 % interval [{Format.Digits(low)}, {Format.Digits(high)}]"
-                : "";
-            string verdict = difference.Paired is { } paired ? $": {paired.Verdict(higherIsBetter && !difference.LowerIsBetter)}" : "";
-            string metric = difference.Metric is { } name ? $"{name}: " : "";
-            Console.WriteLine($"{metric}{difference.Arm} − {difference.Control}: {Format.Digits(difference.Mean)}{interval}{verdict}");
-        }
     }
 }

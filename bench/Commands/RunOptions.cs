@@ -9,7 +9,8 @@ namespace AuxCore.Bench.Commands;
 /// <param name="Quick">Fewer rounds.</param>
 /// <param name="Backend">The AuxCore backend, in lower case.</param>
 /// <param name="Threads">How many threads libtorch and AuxCore may use.</param>
-internal sealed record RunOptions(string? Json, bool Quick, string Backend, int Threads)
+/// <param name="Train">Train what an experiment's committed checkpoints hold, instead of evaluating it.</param>
+internal sealed record RunOptions(string? Json, bool Quick, string Backend, int Threads, bool Train = false)
 {
     private const int Seed = 1;
 
@@ -35,6 +36,11 @@ internal sealed record RunOptions(string? Json, bool Quick, string Backend, int 
         HelpName = "N", Recursive = true, DefaultValueFactory = _ => 1,
     };
 
+    private static readonly Option<bool> TrainOption = new("--train")
+    {
+        Description = "Of models: train the checkpoints that the experiment evaluates; what was broken off goes on.", Recursive = true,
+    };
+
     static RunOptions()
     {
         // Auto is not offered: a result has to say what ran.
@@ -51,10 +57,10 @@ internal sealed record RunOptions(string? Json, bool Quick, string Backend, int 
     public CaseSettings Settings => new(Backend, Threads, Quick, Seed);
 
     /// <summary>The options, to be added to the root command.</summary>
-    public static IReadOnlyList<Option> All { get; } = [JsonOption, QuickOption, BackendOption, ThreadsOption];
+    public static IReadOnlyList<Option> All { get; } = [JsonOption, QuickOption, BackendOption, ThreadsOption, TrainOption];
 
     /// <summary>Reads them from a command line without errors.</summary>
     public static RunOptions From(ParseResult parsed) => new(
         parsed.GetValue(JsonOption), parsed.GetValue(QuickOption),
-        parsed.GetRequiredValue(BackendOption), parsed.GetRequiredValue(ThreadsOption));
+        parsed.GetRequiredValue(BackendOption), parsed.GetRequiredValue(ThreadsOption), parsed.GetValue(TrainOption));
 }

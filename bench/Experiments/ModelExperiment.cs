@@ -23,6 +23,11 @@ internal abstract class ModelExperiment
 
     /// <summary>Runs all arms on all seeds and reports the fraction done.</summary>
     public abstract ModelResults Run(ModelSettings settings, IProgress<double> progress, CancellationToken cancellation);
+
+    /// <summary>
+    /// Trains the checkpoints that <see cref="Run"/> evaluates; what was broken off goes on. Null where it trains by itself.
+    /// </summary>
+    public virtual Action<ModelSettings, IProgress<double>, CancellationToken>? Train => null;
 }
 
 /// <summary>Every experiment that the benchmark knows. A new one is one line here.</summary>
@@ -41,6 +46,7 @@ internal static class ModelCatalogue
         () => new PredictionExperiment(),
         () => new ManExperiment(),
         () => new LaeExperiment(),
+        () => new KvpExperiment(),
         () => new VlmPruningExperiment(),
         () => new TvcExperiment(),
         () => new PruningExperiment(),

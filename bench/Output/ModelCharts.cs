@@ -13,12 +13,18 @@ internal static class ModelCharts
     public static void Save(string path, ModelResults results, string subtitle)
     {
         var report = new HtmlReport($"models {results.System}", subtitle);
-        report.AddSection("Claim", HtmlReport.Escape(results.Claim));
-        foreach (IGrouping<string, ModelRow> metric in results.Rows.GroupBy(row => row.Metric))
+        report.AddSection("Claim", [HtmlReport.Escape(results.Claim), .. (results.Notes ?? []).Select(HtmlReport.Escape)]);
+        foreach (IGrouping<string, ModelRow> metric in results.Tables.Count > 0 ? [] : results.Rows.GroupBy(row => row.Metric))
             report.AddChart(metric.Key, Of([.. metric]));
         foreach (IGrouping<string, ModelCurve> metric in (results.Curves ?? []).GroupBy(curve => curve.Metric))
             report.AddChart(metric.Key, CurveChart.Of(metric.Key, [.. metric]));
         foreach ((string title, string svg) in results.Pictures) report.AddChart(title, svg);
+        foreach (ModelTable table in results.Tables)
+        {
+            report.AddSection(table.Title);
+            report.AddTable(table.Headers, table.Rows);
+        }
+
         report.AddTable(["arm", "control", "metric", "mean difference", "95 % from", "to"],
             new[] { results.Difference }.Concat(results.Others ?? []).Select(difference => (IReadOnlyList<string>)
             [

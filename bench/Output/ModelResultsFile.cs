@@ -20,10 +20,24 @@ internal sealed record ModelResults(string System, string Claim, IReadOnlyList<M
     [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
     public IReadOnlyList<ModelCurve>? Curves { get; init; }
 
+    /// <summary>What else there is to know, a sentence each; null, and not in the file, where there is nothing.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
+    public IReadOnlyList<string>? Notes { get; init; }
+
+    /// <summary>What terminal and report show in place of the rows, where those are too many to be read; not in the file.</summary>
+    [JsonIgnore]
+    public IReadOnlyList<ModelTable> Tables { get; init; } = [];
+
     /// <summary>Pictures for the report, as SVG; not in the file.</summary>
     [JsonIgnore]
     public IReadOnlyList<(string Title, string Svg)> Pictures { get; init; } = [];
 }
+
+/// <summary>Figures set side by side.</summary>
+/// <param name="Title">What they are, with their unit.</param>
+/// <param name="Headers">Of the columns; the first is that of the names.</param>
+/// <param name="Rows">As many cells each as there are headers.</param>
+internal sealed record ModelTable(string Title, IReadOnlyList<string> Headers, IReadOnlyList<IReadOnlyList<string>> Rows);
 
 /// <summary>How one arm learned.</summary>
 /// <param name="Arm">What was trained.</param>

@@ -63,6 +63,7 @@ internal sealed class KvTour : TourPath
                 Format.Time(outcome.Microseconds),
             ]));
         Generate(context);
+        KvPredictionTour.Show(context);
     }
 
     private static void Generate(TourContext context)
