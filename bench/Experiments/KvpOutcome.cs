@@ -3,7 +3,7 @@ using AuxCore.Bench.Workloads;
 
 namespace AuxCore.Bench.Experiments;
 
-/// <summary>Everything that <see cref="KvpExperiment"/> has measured.</summary>
+/// <summary>Everything that the experiment has measured.</summary>
 /// <param name="Samples">On what.</param>
 /// <param name="Source">Where the text is from.</param>
 /// <param name="Missing">The trainings that were not there.</param>

@@ -138,7 +138,7 @@ public class KvpEvaluationTests
         Add(KvpArms.Continued, (3, 2.75), (1, 2.25));
         var loss = new Measure("nats", 0, 64, LowerIsBetter: true, figures => figures.Loss[0][0]);
 
-        Assert.Equal([25.0, 50.0, -25.0], outcome.Shares(outcome.Find(KvpArms.Split)!, loss));
+        Assert.Equal([25.0, 50.0, -25.0], outcome.Shares(outcome.Find(KvpArms.Split)!, loss)!);
         Assert.Null(outcome.Shares(outcome.Find(KvpArms.Split)!, loss with { LowerIsBetter = false }));
         var (split, continued) = outcome.Pairs(KvpArms.Split, KvpArms.Continued, loss.Of)!.Value;
         Assert.Equal([2.5, 3.5], split);

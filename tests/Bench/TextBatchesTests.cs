@@ -3,7 +3,6 @@ using System.Text.RegularExpressions;
 using AuxCore.Bench.Data;
 using AuxCore.Bench.Workloads;
 using AuxCore.Tests.Data;
-using TorchSharp;
 using Tensor = TorchSharp.torch.Tensor;
 
 namespace AuxCore.Tests.Bench;
