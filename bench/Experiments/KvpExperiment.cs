@@ -52,7 +52,7 @@ internal sealed class KvpExperiment : ModelExperiment
             CultureInfo.InvariantCulture,
             $"{novels.Source}, {string.Join(' ', samples.Lengths)}, {samples.Excerpts}, {samples.Questions}, {settings.Threads} threads"));
         var outcome = new KvpOutcome(samples, novels.Source, arms.Missing, plan);
-        int parts = arms.All.Sum(arm => arm.Variants.Count) 
+        int parts = arms.All.Sum(arm => arm.Variants.Count)
             + (settings.Quick ? QuickTimings : Timings).Length * samples.Lengths.Count + 2, done = 0;
         foreach (KvpArm arm in arms.All)
         {

@@ -119,7 +119,8 @@ internal static class KvpReport
                 ? null
                 : ModelDifference.Between(new(arm, false, measure.Name, pairs.Arm), new(control, true, measure.Name, pairs.Control)) with
                 {
-                    Metric = measure.Name, LowerIsBetter = measure.LowerIsBetter,
+                    Metric = measure.Name,
+                    LowerIsBetter = measure.LowerIsBetter,
                 };
     }
 

@@ -52,6 +52,7 @@ internal sealed record KvpPlan
     private static DecoderOptions Bytes(int width, int layers, int queryHeads, int kvHeads, int feedForward, int headDim) =>
         DecoderOptions.Uniform(TextBatches.Vocabulary, width, layers, queryHeads, kvHeads, feedForward, headDim) with
         {
-            QueryKeyNorm = true, TiedHead = true,
+            QueryKeyNorm = true,
+            TiedHead = true,
         };
 }

@@ -26,8 +26,9 @@ internal static class ShapeGrid
     public const int Cells = 16, Colours = 4, Steps = 8, Side = 4, VisualTokens = Cells,
         PatchPixels = CellPixels * CellPixels * 3;
 
-    /// <summary>Words: for each step the counts 0 to 16, then four colours as a caption has them, four as a question does, the bridge.</summary>
-    public const int CountWords = Cells + 1, FirstCaption = Steps * CountWords, FirstQuestion = FirstCaption + Colours, Bridge = FirstQuestion + Colours,
+    /// <summary>Words: each step's counts 0 to 16, four colours as a caption has them, four as a question does, the bridge.</summary>
+    public const int CountWords = Cells + 1, FirstCaption = Steps * CountWords, FirstQuestion = FirstCaption + Colours,
+        Bridge = FirstQuestion + Colours,
         Vocabulary = Bridge + 1;
 
     private const int CellPixels = 8, Shapes = 3;

@@ -285,7 +285,8 @@ public class TokenMergeCudaTests
             TokenMerge.Bipartite(
                 TensorView.FromPointer(from, DTypes.Of<T>(), [tokens, depth]),
                 TensorView.FromPointer(bounds, DType.Int32, [segments.Length]), merged,
-                TensorView.FromPointer(places, DType.Int32, [tokens]), TensorView.FromPointer(ends, DType.Int32, [segments.Length]), protect);
+                TensorView.FromPointer(places, DType.Int32, [tokens]), TensorView.FromPointer(ends, DType.Int32, [segments.Length]),
+                protect);
         }
 
         using var devices = new Devices();
