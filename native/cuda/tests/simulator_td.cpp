@@ -7,6 +7,7 @@
 #include "../successor_measure/tabular_td.cuh"
 
 #include "check.h"
+#include "random.h"
 
 #include <algorithm>
 #include <cmath>
@@ -50,12 +51,8 @@ extern "C" void auxcore_pvn_mean(const float* weights, int32_t tasks, int32_t ac
 
 namespace {
 
-uint32_t random_state = 1;
-
-uint32_t next_random() {
-  random_state = random_state * 1664525u + 1013904223u;
-  return random_state >> 8;
-}
+using test::next_random;
+using test::random_state;
 
 /// Multiples of 1/64 within [-2, 2], so that sums of products are exact, and the order of additions does not show.
 float random_value() { return float(int(next_random() % 257) - 128) / 64.0f; }

@@ -7,6 +7,7 @@
 #include "../token_pruning/token_diversity.cuh"
 #include "check.h"
 #include "launch.h"
+#include "random.h"
 #include "token_formulas.h"
 
 namespace auxcore {
@@ -22,12 +23,7 @@ namespace {
 
 using namespace token_diversity;
 
-uint32_t random_state = 1;
-
-float random_value() {
-  random_state = random_state * 1664525u + 1013904223u;
-  return float(int(random_state >> 8) % 2001 - 1000) / 1024.0f;
-}
+float random_value() { return float(int(test::next_random()) % 2001 - 1000) / 1024.0f; }
 
 struct Selection {
   std::vector<int32_t> indices, offsets, slots, nan_counts;

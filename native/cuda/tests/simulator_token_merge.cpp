@@ -8,6 +8,7 @@
 #include "../token_pruning/token_merge.cuh"
 #include "check.h"
 #include "launch.h"
+#include "random.h"
 
 namespace auxcore {
 
@@ -26,12 +27,7 @@ namespace {
 
 using namespace token_merge;
 
-uint32_t random_state = 1;
-
-uint32_t next_random() {
-  random_state = random_state * 1664525u + 1013904223u;
-  return random_state >> 8;
-}
+using test::next_random;
 
 float random_value() { return float(int(next_random() % 2001) - 1000) / 1024.0f; }
 

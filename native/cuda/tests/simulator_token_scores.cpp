@@ -8,6 +8,7 @@
 #include "../token_pruning/token_scores.cuh"
 #include "check.h"
 #include "launch.h"
+#include "random.h"
 
 namespace auxcore {
 
@@ -27,12 +28,7 @@ extern "C" void auxcore_key_rerotate(Arguments arguments);
 
 namespace {
 
-uint32_t random_state = 1;
-
-float random_value() {
-  random_state = random_state * 1664525u + 1013904223u;
-  return float(int(random_state >> 8) % 257 - 128) / 64.0f;
-}
+float random_value() { return float(int(test::next_random()) % 257 - 128) / 64.0f; }
 
 std::vector<float> random_values(size_t count) {
   std::vector<float> values(count);

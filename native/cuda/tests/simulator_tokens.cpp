@@ -11,6 +11,7 @@
 #include "../token_pruning/token_select.cuh"
 #include "check.h"
 #include "launch.h"
+#include "random.h"
 
 namespace auxcore {
 
@@ -31,12 +32,7 @@ extern "C" void auxcore_token_pool_backward(Arguments arguments, int32_t is_sing
 
 namespace {
 
-uint32_t random_state = 1;
-
-uint32_t next_random() {
-  random_state = random_state * 1664525u + 1013904223u;
-  return random_state >> 8;
-}
+using test::next_random;
 
 /// Ties, both zeros, NaN and infinities among them.
 float random_score() {
