@@ -27,6 +27,10 @@ internal sealed class KvpRecipe
 
     private const double LanguageRate = 2e-3, PredictorRate = 1e-3;
 
+    private static readonly string PredictorSettings = string.Create(
+        CultureInfo.InvariantCulture,
+        $"{PredictorSequences} x {PredictorLength}, each {PredictorLongEvery} 1 x {LongLength}, recall 1 of {PredictorRecallEvery}");
+
     private readonly AustenNovels _novels;
     private readonly KvpPlan _plan;
     private readonly KvpCheckpoints _checkpoints;
@@ -102,7 +106,7 @@ internal sealed class KvpRecipe
         });
 
     private Piece Continued(string name, int seed) => new(
-        name, _plan.PredictorSteps, PredictorRate, $"seed {seed}",
+        name, _plan.PredictorSteps, PredictorRate, $"seed {seed}, {PredictorSettings}",
         _plan.PredictorSteps * (double)KvPredictionCost.Parameters(_plan.AuxiliaryOptions) * PredictorSequences, () =>
         {
             CausalDecoder model = _checkpoints.Load("auxiliary", _plan.AuxiliaryOptions);
@@ -114,7 +118,8 @@ internal sealed class KvpRecipe
     private Piece Predictor(
         string name, int seed, DecoderOptions options, string auxiliary, IReadOnlyList<int>? map, bool split, double? cacheWeight) => new(
         name, _plan.PredictorSteps, PredictorRate,
-        $"seed {seed}, {(split ? "split" : "as published")}, cache weight {cacheWeight?.ToString(CultureInfo.InvariantCulture) ?? "1/n"}",
+        $"seed {seed}, {PredictorSettings}, {(split ? "split" : "as published")}, "
+            + $"cache weight {cacheWeight?.ToString(CultureInfo.InvariantCulture) ?? "1/n"}",
         _plan.PredictorSteps * (double)(KvPredictionCost.Parameters(options) + KvPredictionCost.Parameters(_plan.BaseOptions))
             * PredictorSequences,
         () =>

@@ -80,6 +80,8 @@ public class KvWindowScoresCudaTests
             "scores overlaps logits", () => KvWindowScores.Run(logits, BeginningOf(logits), workspace: workspace));
         Refused<BackendUnavailableException>(
             "are on cuda:0", () => KvWindowScores.Run(logits, scores, backend: AuxBackend.Cpu, workspace: workspace));
+        var (queries, keys) = (devices.Add(new float[12], 2, 1, 3, 2), devices.Add(new float[16], 2, 4, 2));
+        Refused<BackendUnavailableException>("it takes logits there", () => KvWindowScores.Run(queries, keys, scores));
         Assert.Throws<ArgumentOutOfRangeException>(() => KvWindowScores.WorkspaceBytes(-1, 1, 1));
         devices.CheckMargins();
 
