@@ -314,6 +314,7 @@ public class LocalTrainerMemoryTests
         using var trainer = new LocalTrainer(
             model, [.. Enumerable.Repeat(2, Blocks)], heads, new() { Input = AuxiliaryInput.Output, Loss = Loss });
         trainer.Backward(x, labels).Dispose(); // what is made once is there after this: gradients, the library's own caches
+        Loss(model.forward(x), labels).Dispose(); // also what the whole model, run end to end, makes once
         held.Clear();
         GC.Collect();
         GC.WaitForPendingFinalizers(); // which free what other tests left
