@@ -22,8 +22,8 @@ internal sealed class KvpRecipe
     /// <summary>A predictor reads less a step than a language model, and takes more steps.</summary>
     private const int PredictorSequences = 1, PredictorLength = 128, PredictorLongEvery = 16, PredictorRecallEvery = 3;
 
-    // Sequences of the held-out book that tell when to end, and what of each is prompt.
-    private const int HeldOutSequences = 16, HeldOutPrompt = 160;
+    // Sequences of the held-out book that tell when to end, as many of recall where that is learnt, and what of each is prompt.
+    private const int HeldOutSequences = 16, HeldOutPrompt = 160, HeldOutSeed = 3;
 
     private const double LanguageRate = 2e-3, PredictorRate = 1e-3;
 
@@ -102,7 +102,7 @@ internal sealed class KvpRecipe
             return new(
                 // The layer-pruned model begins as one that can recall, so it needs no curriculum.
                 new() { ["model"] = model }, step => NextToken(model, RecallBatch(batches, step, pruned ? 1 : (double)step / steps)),
-                () => NextToken(model, HeldOutBatch()), [model]);
+                () => NextToken(model, HeldOutBatchAndRecall()), [model]);
         });
 
     private Piece Continued(string name, int seed) => new(
@@ -112,7 +112,7 @@ internal sealed class KvpRecipe
             CausalDecoder model = _checkpoints.Load("auxiliary", _plan.AuxiliaryOptions);
             var batches = new TextBatches(_novels, 100 + seed);
             return new(new() { ["model"] = model }, step => NextToken(model, PredictorBatch(batches, step)),
-                () => NextToken(model, HeldOutBatch()), [model]);
+                () => NextToken(model, HeldOutBatchAndRecall()), [model]);
         });
 
     private Piece Predictor(
@@ -139,7 +139,7 @@ internal sealed class KvpRecipe
                     return prediction.Loss(ids, new() { CacheWeight = cacheWeight, PromptLength = split ? prompt : null }).Total;
                 },
                 () => prediction.Loss(
-                    HeldOutBatch(), new() { CacheWeight = cacheWeight, PromptLength = split ? HeldOutPrompt : null }).Total,
+                    HeldOutBatchAndRecall(), new() { CacheWeight = cacheWeight, PromptLength = split ? HeldOutPrompt : null }).Total,
                 [predictor, reader, model]);
         });
 
@@ -207,6 +207,13 @@ internal sealed class KvpRecipe
         : batches.Batch(step, PredictorSequences, PredictorLength, TextBatches.MostPairs, PredictorRecallEvery);
 
     private Tensor HeldOutBatch() => TextBatches.Even(_novels.HeldOut, HeldOutSequences, ShortLength);
+
+    // By text alone a model that learns to recall would seem to learn nothing.
+    private Tensor HeldOutBatchAndRecall() => torch.cat(
+    [
+        HeldOutBatch(),
+        new TextBatches(_novels, HeldOutSeed).Batch(0, HeldOutSequences, ShortLength, TextBatches.MostPairs, recallEvery: 1),
+    ]);
 
     private static Tensor NextToken(CausalDecoder model, Tensor ids)
     {

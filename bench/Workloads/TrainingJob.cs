@@ -13,8 +13,11 @@ namespace AuxCore.Bench.Workloads;
 /// </summary>
 internal sealed class TrainingJob : IDisposable
 {
-    /// <summary>Steps from one look at the held-out text to the next, and how many looks without a new best end the training.</summary>
-    public const int EvaluateEvery = 500, Patience = 4;
+    /// <summary>
+    /// Steps from one look at the held-out text to the next, and how many looks without a new best end the training: more than the 2,500
+    /// steps that the plateau before recall can last.
+    /// </summary>
+    public const int EvaluateEvery = 500, Patience = 6;
 
     private const int WarmUp = 100, SaveEvery = 100;
 

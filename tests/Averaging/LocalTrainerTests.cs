@@ -296,7 +296,7 @@ public class LocalTrainerMemoryTests
     {
         Assert.SkipUnless(AllocatedBytes.IsAvailable, "the C library has no mallinfo2");
         using var scope = torch.NewDisposeScope();
-        const int Blocks = 6, Rows = 4096, Width = 64;
+        const int Blocks = 6, Rows = 4096, Width = 64, Rounds = 7;
         const long Map = (long)Rows * Width * sizeof(float);
         using var model = Sequential(Enumerable.Range(0, 2 * Blocks).Select(i => i % 2 == 0
             ? (Module<Tensor, Tensor>)Linear(Width, Width)
@@ -315,18 +315,23 @@ public class LocalTrainerMemoryTests
             model, [.. Enumerable.Repeat(2, Blocks)], heads, new() { Input = AuxiliaryInput.Output, Loss = Loss });
         trainer.Backward(x, labels).Dispose(); // what is made once is there after this: gradients, the library's own caches
         Loss(model.forward(x), labels).Dispose(); // also what the whole model, run end to end, makes once
-        held.Clear();
-        GC.Collect();
-        GC.WaitForPendingFinalizers(); // which free what other tests left
-        start = AllocatedBytes.Now();
-        trainer.Backward(x, labels).Dispose();
-        long[] local = [.. held];
-        Loss(model.forward(x), labels).Dispose();
+        long[][] rounds = [.. Enumerable.Range(0, Rounds).Select(_ =>
+        {
+            held.Clear();
+            GC.Collect();
+            GC.WaitForPendingFinalizers(); // which free what other tests left
+            start = AllocatedBytes.Now();
+            trainer.Backward(x, labels).Dispose();
+            Loss(model.forward(x), labels).Dispose();
+            return held.ToArray();
+        })];
+        // The runtime's own threads allocate too, now and then: the median is what the trainer does.
+        long[] median = [.. Enumerable.Range(0, Blocks + 1).Select(i => rounds.Select(round => round[i]).Order().ElementAt(Rounds / 2))];
 
         // At each loss: the block's input (of the first one: the caller's), its output, which Tanh saves too, and small change. End to end:
         // every layer's output that is saved, of which Linear and Tanh share one.
-        Assert.Equal(Blocks, local.Length);
-        Assert.All(local, bytes => Assert.InRange(bytes, Map, 2.5 * Map));
-        Assert.InRange(held[^1], Blocks * Map, (Blocks + 0.5) * Map);
+        Assert.All(rounds, round => Assert.Equal(Blocks + 1, round.Length));
+        Assert.All(median[..Blocks], bytes => Assert.InRange(bytes, Map, 2.5 * Map));
+        Assert.InRange(median[Blocks], Blocks * Map, (Blocks + 0.5) * Map);
     }
 }
