@@ -64,16 +64,18 @@ public sealed class KvpCheckpointsTests : IDisposable
     [Fact]
     public void A_file_of_other_sizes_or_modules_is_refused_and_nothing_is_read()
     {
-        Write("auxiliary", Plan.AuxiliaryOptions with { Width = 48 }).Dispose();
+        // The first parameter fits: it must not have been read when a later one turns out not to.
+        var wide = Plan.AuxiliaryOptions.Layers.Select(layer => layer with { FeedForward = 80 });
+        Write("auxiliary", Plan.AuxiliaryOptions with { Layers = [.. wide] }).Dispose();
         using var model = new CausalDecoder(Plan.AuxiliaryOptions);
         using var before = model.parameters().First().detach().clone();
 
         var error = Assert.Throws<StateFileException>(() => _checkpoints.Read("auxiliary", new() { ["model"] = model }));
         var other = Assert.Throws<StateFileException>(() => _checkpoints.Read("auxiliary", new() { ["predictor"] = model }));
 
-        Assert.StartsWith("model.", error.Key, StringComparison.Ordinal);
-        Assert.Contains("[256,48]", error.Message, StringComparison.Ordinal);
-        Assert.Contains("[256,32]", error.Message, StringComparison.Ordinal);
+        Assert.StartsWith("model.layers.0.", error.Key, StringComparison.Ordinal);
+        Assert.Contains("[80,32]", error.Message, StringComparison.Ordinal);
+        Assert.Contains("[48,32]", error.Message, StringComparison.Ordinal);
         Assert.StartsWith("predictor.", other.Key, StringComparison.Ordinal);
         Assert.Equal(before.data<float>().ToArray(), model.parameters().First().data<float>().ToArray());
     }

@@ -95,6 +95,25 @@ public class KvpEvaluationTests
     }
 
     [Fact]
+    public void A_system_that_reads_less_reads_the_end()
+    {
+        torch.manual_seed(1);
+        using var scope = torch.NewDisposeScope();
+        using var noGrad = torch.no_grad();
+        using var model = new CausalDecoder(KvpPlan.Quick.BaseOptions with { InitialDeviation = 0.2 });
+        var prompts = new KvpSamples(Noise(600), [64], Excerpts: 2, Questions: 1).Prompts(0, 2, 64).narrow(1, 0, 64);
+        var (few, all) = (new KvpSystem { Generator = model, Reads = _ => 5 }, new KvpSystem { Generator = model });
+
+        using var cache = few.CreateCache(64, 1, 2);
+        using var same = all.CreateCache(5, 1, 2);
+        var read = few.Prefill(prompts, cache).data<float>().ToArray();
+
+        Assert.Equal(all.Prefill(prompts.narrow(1, 59, 5), same).data<float>().ToArray(), read);
+        Assert.True(few.Operations(64) < all.Operations(64));
+        Assert.Equal(all.Operations(5), few.Operations(64));
+    }
+
+    [Fact]
     public void Right_answers_are_counted()
     {
         var samples = new KvpSamples(Noise(2000), [64, 128], Excerpts: 1, Questions: 4);

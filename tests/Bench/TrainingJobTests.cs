@@ -53,7 +53,7 @@ public class TrainingJobTests
     {
         using var folder = new TempFolder();
         using var layer = Layer(1);
-        double[] losses = [3, 2, 2.5, 2.5, 2, 2.5, 1];
+        double[] losses = [3, 2, 2.5, 2.5, 2, 2.5, 2.5, 2.5, 1];
         const int expected = 2 + TrainingJob.Patience; // the best is the second, and one as good is no new best
         using (var job = Long(losses, "rising"))
         {
@@ -61,7 +61,7 @@ public class TrainingJobTests
             Assert.Equal(losses[..expected], job.HeldOut);
         }
 
-        using (var job = Long([7, 6, 5, 4, 3, 2, 1], "falling"))
+        using (var job = Long([9, 8, 7, 6, 5, 4, 3, 2, 1], "falling"))
             Assert.Equal(job.Steps, job.Done);
 
         // What had ended stays so.
