@@ -197,79 +197,6 @@ public abstract partial class KvCache
         return new(keys.MoveToOuterDisposeScope(), values.MoveToOuterDisposeScope(), lengths);
     }
 
-    /// <summary>Evicts from a layer all but some tokens of each head. Heads may keep different numbers; memory follows.</summary>
-    /// <param name="layer">Which layer.</param>
-    /// <param name="offsets">[B · Hkv + 1]: the kept slots of head h of sequence b lie at offsets[b · Hkv + h] up to the next.</param>
-    /// <param name="slots">Within each head, ascending, below its length.</param>
-    /// <exception cref="ArgumentException">Offsets or slots do not ascend, or there is no such slot; the cache is unchanged.</exception>
-    public void Keep(int layer, ReadOnlySpan<int> offsets, ReadOnlySpan<int> slots)
-    {
-        var heads = Slots(layer, 0);
-        var held = _slots[layer];
-        var kept = KeptByStream(held, offsets, slots);
-        Own(layer, [.. Enumerable.Range(0, held.Streams).Where(stream => kept[stream].Length < held.Length(stream))]);
-        for (var stream = 0; stream < held.Streams; stream++)
-        {
-            for (var to = 0; to < kept[stream].Length; to++)
-                Move(layer, stream, kept[stream][to], to);
-            Shrink(layer, stream, kept[stream].Length);
-            Observations?.Keep(layer, stream, kept[stream]);
-        }
-
-        for (var b = 0; b < Layout.Batch; b++)
-            held.Keep(b, kept.AsSpan(b * heads, heads).ToArray());
-    }
-
-    /// <summary>Overwrites the values of a layer, of all its heads: float32 [B, Hkv, n, d], where n is the longest head.</summary>
-    internal unsafe void SetValues(int layer, Tensor values)
-    {
-        using var scope = torch.NewDisposeScope();
-        var (n, depth) = (values.shape[2], Layout.Layers[layer].HeadDim);
-        var contiguous = values.contiguous();
-        Own(layer, [.. Enumerable.Range(0, _slots[layer].Streams)]);
-        for (var stream = 0; stream < _slots[layer].Streams; stream++)
-        {
-            for (var slot = 0; slot < _slots[layer].Length(stream);)
-            {
-                var run = Locate(layer, stream, slot);
-                var count = Math.Min(run.Count, _slots[layer].Length(stream) - slot);
-                var from = (float*)TorchNative.THSTensor_data(contiguous.Handle) + (stream * n + slot) * depth;
-                KvQuantise.Run(
-                    new(from, count * depth), Layout.Values, new(run.Values, checked((int)(count * ValueRowBytes(layer)))),
-                    ScaleOf(Layout.Values, Layout.ValueScale));
-                slot += count;
-            }
-        }
-    }
-
-    private static int[][] KeptByStream(KvSlots held, ReadOnlySpan<int> offsets, ReadOnlySpan<int> slots)
-    {
-        if (offsets.Length != held.Streams + 1 || offsets[0] != 0 || offsets[^1] != slots.Length)
-        {
-            throw new ArgumentException(
-                $"offsets: they are not {held.Streams + 1} numbers from 0 to {slots.Length}", nameof(offsets));
-        }
-
-        var kept = new int[held.Streams][];
-        for (var stream = 0; stream < kept.Length; stream++)
-        {
-            if (offsets[stream + 1] < offsets[stream])
-                throw new ArgumentException($"offsets[{stream + 1}] is below the one before it", nameof(offsets));
-            kept[stream] = slots[offsets[stream]..offsets[stream + 1]].ToArray();
-            for (var i = 0; i < kept[stream].Length; i++)
-            {
-                if (kept[stream][i] <= (i == 0 ? -1 : kept[stream][i - 1]) || kept[stream][i] >= held.Length(stream))
-                {
-                    throw new ArgumentException(
-                        $"slots[{offsets[stream] + i}] is {kept[stream][i]}; those of a head ascend, below {held.Length(stream)} here",
-                        nameof(slots));
-                }
-            }
-        }
-
-        return kept;
-    }
-
     /// <summary>Writes tokens behind those that are there: [B · n, H, d], of each sequence the first rows. Room is reserved.</summary>
     private void Store(int layer, KvAppendTensors tokens, int n, int[] rows, RotaryOptions? rotary = null, double epsilon = 0)
     {
@@ -350,17 +277,6 @@ public abstract partial class KvCache
     }
 
     private static float ScaleOf(KvFormat format, float scale) => format == KvFormat.Fp8E4M3 ? scale : 1;
-
-    private unsafe void Move(int layer, int stream, int from, int to)
-    {
-        if (from == to)
-            return;
-        var (source, target) = (Locate(layer, stream, from), Locate(layer, stream, to));
-        Copy(source.Keys, target.Keys, KeyRowBytes(layer));
-        Copy(source.Values, target.Values, ValueRowBytes(layer));
-    }
-
-    private static unsafe void Copy(byte* from, byte* to, long bytes) => Buffer.MemoryCopy(from, to, bytes, bytes);
 
     private void RequirePositions(int layer, ReadOnlySpan<int> positions, int[] rows, int n)
     {
