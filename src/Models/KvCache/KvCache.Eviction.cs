@@ -11,10 +11,12 @@ public abstract partial class KvCache
     /// <param name="offsets">[B · Hkv + 1]: the kept slots of head h of sequence b lie at offsets[b · Hkv + h] up to the next.</param>
     /// <param name="slots">Within each head, ascending, below its length.</param>
     /// <exception cref="ArgumentException">Offsets or slots do not ascend, or there is no such slot; the cache is unchanged.</exception>
+    /// <exception cref="NotSupportedException">Keys or values are in <see cref="KvFormat.Kivi4"/>.</exception>
     /// <exception cref="KvCapacityException">A page that others share must be copied, and none is free; the cache is unchanged.</exception>
     public void Keep(int layer, ReadOnlySpan<int> offsets, ReadOnlySpan<int> slots)
     {
         Slots(layer, 0);
+        RequireEvictable();
         RequireSlots(_slots[layer], offsets, slots);
         var lengths = _slots[layer].Lengths();
         var (n, counts) = (lengths.Max(), new int[lengths.Length]);
@@ -49,7 +51,7 @@ public abstract partial class KvCache
         fixed (int* length = lengths, slot = slots, count = counts)
         {
             KvEvict.Run(
-                TensorView.FromPointer(score, DType.Float32, [Layout.Batch, heads, n]), OfHeads(length), WithScales(Views(layer)),
+                TensorView.FromPointer(score, DType.Float32, [Layout.Batch, heads, n]), OfHeads(length), Complete(layer),
                 new() { HeadFloor = headFloor }, TensorView.FromPointer(slot, DType.Int32, [Layout.Batch, heads, n]), OfHeads(count));
         }
 
@@ -73,6 +75,17 @@ public abstract partial class KvCache
             return headFloor is null
                 ? counts[stream] < held.Length(stream)
                 : Enumerable.Range(first, heads).Sum(i => (long)counts[i]) < Enumerable.Range(first, heads).Sum(i => (long)held.Length(i));
+        }
+    }
+
+    /// <summary>Refuses KIVI: what its tokens share scales with would have to be restored and rounded again.</summary>
+    internal void RequireEvictable()
+    {
+        if (_residuals is not null)
+        {
+            throw new NotSupportedException(
+                $"{Layout.Keys} keys and {Layout.Values} values: nothing can be evicted from a cache in {KvFormat.Kivi4}, whose tokens share "
+                + $"scales and leave its window in their order; store in {KvFormat.Q4_0} or {KvFormat.Q8_0} what is to be compressed");
         }
     }
 

@@ -27,7 +27,8 @@ public sealed record KvCompressionOptions
 /// <remarks>
 /// What is kept, <see cref="KvEvict"/> decides, in its order: of equal scores the lower slot and, where heads compete, that of the lower
 /// head. Tokens keep the positions at which their keys were rotated. A layer is compressed as soon as it has attended, so that only one layer's
-/// keys are scored at a time. Each prompt, and each part of one, is compressed at its end.
+/// keys are scored at a time. Each prompt, and each part of one, is compressed at its end. A cache in <see cref="KvFormat.Kivi4"/> is refused
+/// by a <see cref="NotSupportedException"/>, and stays as it was.
 /// </remarks>
 public sealed class KvCompression : DecoderHook, IDisposable
 {
@@ -68,6 +69,7 @@ public sealed class KvCompression : DecoderHook, IDisposable
     {
         if (attention.Cache is not { } cache)
             return;
+        cache.RequireEvictable();
         if (_needs.QueryWindow > 0)
             RememberQueries(attention, cache);
         if (attention.Phase != DecoderPhase.Prefill)
@@ -82,6 +84,7 @@ public sealed class KvCompression : DecoderHook, IDisposable
     {
         if (phase != DecoderPhase.Decode || cache is null || !CompressesSteps)
             return;
+        cache.RequireEvictable();
         for (var layer = 0; layer < cache.Layout.Layers.Count; layer++)
             Compress(layer, cache, _options.DecodeInterval, null);
     }
