@@ -217,15 +217,15 @@ public sealed class KiviCacheTests
     [Fact]
     public void Layouts_and_pools_that_do_not_fit_are_refused()
     {
-        Refused("KeyDim or HeadDim: not a multiple of 32", "not a multiple of 32", () => KiviUnderTest.Layout(KvFormat.Kivi4, KvFormat.F32, 5)
-            with { Layers = [new(1, 48)] });
-        Refused("ResidualLength", "ResidualLength", () => KiviUnderTest.Layout(KvFormat.Kivi4, KvFormat.F32, -1));
+        var layout = KiviUnderTest.Layout(KvFormat.Kivi4, KvFormat.F32, 5);
+        Refused("heads of 48 in layer 0 are not a multiple of 32", layout with { Layers = [new(1, 48)] });
+        Refused("ResidualLength", layout with { ResidualLength = -1 });
         Assert.Contains("pageTokens: 16 is not a multiple of 32", Assert.Throws<ArgumentException>(
             () => new KvPagePool(4, 32, KvFormat.Kivi4, KvFormat.F32)).Message, StringComparison.Ordinal);
         using var pool = new KvPagePool(4, 32, KvFormat.F32, KvFormat.Kivi4); // values are blocks of nothing
 
-        static void Refused(string what, string words, Func<KvLayout> layout) => Assert.True(
-            Assert.ThrowsAny<ArgumentException>(() => new ContiguousKvCache(layout())).Message.Contains(words, StringComparison.Ordinal), what);
+        static void Refused(string words, KvLayout layout) => Assert.Contains(
+            words, Assert.ThrowsAny<ArgumentException>(() => new ContiguousKvCache(layout)).Message, StringComparison.Ordinal);
     }
 
     [Theory]
@@ -280,7 +280,7 @@ public sealed class KiviCacheTests
             Assert.Equal(0, TinyDecoder.Distance(model.Decode(ids.select(1, i), untouched), model.Decode(ids.select(1, i), cache)));
     }
 
-    /// <summary>Rows [from 0 to length) of [n, 32]: exact from a row on; before, groups of so many rows and channels, to 15 steps.</summary>
+    /// <summary>Rows of [n, 32]: exact from one on; before it, of groups of so many rows and channels, to half of 15 steps.</summary>
     private static void RequireSteps(Tensor wanted, Tensor got, int length, int quantised, int tokens, int channels)
     {
         float[] w = wanted.contiguous().data<float>().ToArray(), g = got.contiguous().data<float>().ToArray();

@@ -79,7 +79,7 @@ public abstract partial class KvCache : IDisposable
     /// token and to the beginning, at most by 32, and anywhere as long as it had no more than <see cref="KvLayout.ResidualLength"/> + 32.
     /// </remarks>
     /// <param name="position">Of the first token to forget.</param>
-    /// <exception cref="ArgumentOutOfRangeException">It is negative, or further back than KIVI remembers; the cache is unchanged.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">It is negative, or further back than KIVI remembers: nothing changed.</exception>
     public void Rewind(int position)
     {
         var positions = new int[Layout.Batch];
@@ -93,7 +93,7 @@ public abstract partial class KvCache : IDisposable
     /// <inheritdoc cref="Rewind(int)" path="/remarks"/>
     /// <param name="positions">[B].</param>
     /// <exception cref="ArgumentException">Not one number a sequence.</exception>
-    /// <exception cref="ArgumentOutOfRangeException">One is negative, or further back than KIVI remembers; the cache is unchanged.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">One is negative, or further back than KIVI remembers: nothing changed.</exception>
     public void Rewind(ReadOnlySpan<int> positions)
     {
         RequireLive();

@@ -35,7 +35,8 @@ public sealed class KvPagePool : IDisposable
         if (keys == KvFormat.Kivi4 && pageTokens % KiviGroup.Elements != 0)
         {
             throw new ArgumentException(
-                $"pageTokens: {pageTokens} is not a multiple of {KiviGroup.Elements}, the tokens of a block of {keys} keys", nameof(pageTokens));
+                $"pageTokens: {pageTokens} is not a multiple of {KiviGroup.Elements}, the tokens of a block of {keys} keys",
+                nameof(pageTokens));
         }
 
         (PageCount, HeadDim, Keys, Values, PageTokens) = (pages, headDim, keys, values, pageTokens);

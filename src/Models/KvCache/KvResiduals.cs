@@ -29,7 +29,8 @@ internal sealed class KvResiduals : IDisposable
     {
         if (layout.Keys != KvFormat.Kivi4 && layout.Values != KvFormat.Kivi4)
             return null;
-        return new(layout, Rings(layout.Keys), Rings(layout.Values), [.. layout.Layers.Select(layer => new int[layout.Batch * layer.KvHeads])]);
+        int[][] reached = [.. layout.Layers.Select(layer => new int[layout.Batch * layer.KvHeads])];
+        return new(layout, Rings(layout.Keys), Rings(layout.Values), reached);
 
         Tensor?[] Rings(KvFormat format) =>
         [
