@@ -142,7 +142,8 @@ public class KvEvictCudaTests
         KvEvict.Run(
             pinned.View(scores, Batch, Heads, Capacity), pinned.View(kept, Batch, Heads),
             Cache(pinned.View(keys, Shape()), pinned.View(values, Shape()), pinned.View, pinned.View), options,
-            pinned.View(numbers, Batch, Heads, Capacity), counts is null ? default : pinned.View(counts, Batch, Heads), AuxBackend.Reference);
+            pinned.View(numbers, Batch, Heads, Capacity), counts is null ? default : pinned.View(counts, Batch, Heads),
+            AuxBackend.Reference);
         Assert.Equal(kept, Devices.Read<int>(l));
         Assert.Equal(numbers, Devices.Read<int>(n));
         Assert.Equal(keys, Devices.Read<byte>(k));

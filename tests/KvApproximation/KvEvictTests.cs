@@ -279,7 +279,8 @@ public sealed class KvEvictTests : IDisposable
         runner.Run(backend => KvEvict.Run(
             _pinned.View(scores, batch, heads, capacity), _pinned.View(lengths, batch, heads),
             new() { Keys = _pinned.View(keys, batch, heads, capacity, dim), Values = _pinned.View(values, batch, heads, capacity, dim) },
-            options, _pinned.View(numbers, batch, heads, capacity), counts is null ? default : _pinned.View(counts, batch, heads), backend));
+            options, _pinned.View(numbers, batch, heads, capacity), counts is null ? default : _pinned.View(counts, batch, heads),
+            backend));
         var kept = new List<int>();
         for (var head = 0; head < batch * heads; head++)
         {

@@ -109,7 +109,7 @@ public sealed class KvCompressionTests
             for (var b = 0; b < 2; b++)
             {
                 var (heads, length) = (cache.Layout.Layers[layer].KvHeads, b == 0 ? 30 : 19);
-                var all = Enumerable.Range(0, heads).SelectMany(head => Enumerable.Range(0, length).Select(slot => (Head: head, Slot: slot)));
+                var all = Enumerable.Range(0, heads * length).Select(i => (Head: i / length, Slot: i % length));
                 var ranked = all.OrderByDescending(x => Tied.ScoreOf(x.Head, x.Slot)).ThenBy(x => x.Head).ThenBy(x => x.Slot).ToList();
                 if (shares) // half of its budget is each head's own
                 {
@@ -120,7 +120,9 @@ public sealed class KvCompressionTests
                 var total = Enumerable.Range(0, heads).Sum(head => 3 + 4 * head);
                 for (var head = 0; head < heads; head++)
                 {
-                    var wanted = shares ? ranked.Take(total).Where(x => x.Head == head) : ranked.Where(x => x.Head == head).Take(3 + 4 * head);
+                    var wanted = shares
+                        ? ranked.Take(total).Where(x => x.Head == head)
+                        : ranked.Where(x => x.Head == head).Take(3 + 4 * head);
                     Assert.Equal(wanted.Select(x => x.Slot).Order(), cache.Positions(layer, b, head).ToArray());
                 }
             }

@@ -26,8 +26,8 @@ public sealed record KvCompressionOptions
 /// </summary>
 /// <remarks>
 /// What is kept, <see cref="KvEvict"/> decides, in its order: of equal scores the lower slot and, where heads compete, that of the lower
-/// head. Tokens keep the positions at which their keys were rotated. A layer is compressed as soon as it has attended, so that only one layer's
-/// keys are scored at a time. Each prompt, and each part of one, is compressed at its end.
+/// head. Tokens keep the positions at which their keys were rotated. A layer is compressed as soon as it has attended, so that only one
+/// layer's keys are scored at a time. Each prompt, and each part of one, is compressed at its end.
 /// </remarks>
 public sealed class KvCompression : DecoderHook, IDisposable
 {
