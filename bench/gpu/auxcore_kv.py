@@ -96,7 +96,8 @@ class KvEviction(c.Structure):
         ("struct_size", c.c_uint32), ("rule", c.c_int32), ("count", c.c_int32), ("minimum", c.c_int32), ("maximum", c.c_int32),
         ("pool_width", c.c_int32), ("value", c.c_double), ("sinks", c.c_int32), ("recent", c.c_int32), ("head_floor", c.c_double),
         ("heads_share", c.c_uint32), ("reserved", c.c_uint32), ("score_positions", c.c_int32), ("number_positions", c.c_int32),
-        ("scores", c.c_uint64), ("lengths", c.c_uint64), ("numbers", c.c_uint64), ("workspace", c.c_uint64), ("workspace_bytes", c.c_int64),
+        ("scores", c.c_uint64), ("lengths", c.c_uint64), ("numbers", c.c_uint64), ("counts", c.c_uint64), ("workspace", c.c_uint64),
+        ("workspace_bytes", c.c_int64),
     ]
 
 

@@ -33,11 +33,12 @@ public unsafe class NativeKvAbiTests
         Assert.Equal(64, sizeof(Native.KvWindow));
         Assert.Equal(24, Offset<Native.KvWindow>(nameof(Native.KvWindow.Scale)));
         Assert.Equal(56, Offset<Native.KvWindow>(nameof(Native.KvWindow.WorkspaceBytes)));
-        Assert.Equal(104, sizeof(Native.KvEviction));
+        Assert.Equal(112, sizeof(Native.KvEviction));
         Assert.Equal(24, Offset<Native.KvEviction>(nameof(Native.KvEviction.Value)));
         Assert.Equal(40, Offset<Native.KvEviction>(nameof(Native.KvEviction.HeadFloor)));
         Assert.Equal(64, Offset<Native.KvEviction>(nameof(Native.KvEviction.Scores)));
-        Assert.Equal(96, Offset<Native.KvEviction>(nameof(Native.KvEviction.WorkspaceBytes)));
+        Assert.Equal(88, Offset<Native.KvEviction>(nameof(Native.KvEviction.Counts)));
+        Assert.Equal(104, Offset<Native.KvEviction>(nameof(Native.KvEviction.WorkspaceBytes)));
     }
 
     [Fact]

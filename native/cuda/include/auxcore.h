@@ -648,6 +648,8 @@ typedef struct auxcore_kv_eviction {
   uint64_t scores;      /* [batch, kv_heads, score_positions], float32 */
   uint64_t lengths;     /* [batch, kv_heads], int32: filled positions, held within what there is room for; becomes those kept */
   uint64_t numbers;     /* [batch, kv_heads, number_positions], int32: they move with the rows; or 0 */
+  uint64_t counts;      /* [batch, kv_heads], int32: how many each head keeps, all where it has fewer, and the rule is
+                         * a count of 0 without limits; or 0 */
   uint64_t workspace;   /* aligned to 256 bytes */
   int64_t workspace_bytes;
 } auxcore_kv_eviction;

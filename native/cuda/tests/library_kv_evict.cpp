@@ -90,6 +90,12 @@ void evictions_agree() {
     given.floor = 0.2;
     evicted(memory, given, i % 2 == 0 ? 16 : 0, false);
   }
+  for (const double floor : {-1.0, 0.0, 0.3}) {  // heads with counts of their own
+    EvictionCase each({2, 4, 2, 64, 60, AUXCORE_KV_BF16, AUXCORE_KV_F32, {60, 33, 7, 48}}, AUXCORE_BUDGET_COUNT, 0);
+    each.counts = {20, 3, 40, 0};
+    each.floor = floor;
+    evicted(memory, each, floor == 0 ? 16 : 0, floor == 0);
+  }
   EvictionCase tall({1, 1, 1, 64, 3000, AUXCORE_KV_BF16, AUXCORE_KV_Q4_0, {3000}}, AUXCORE_BUDGET_COUNT, 1500);
   evicted(memory, tall, 0, false);
 }
@@ -102,6 +108,16 @@ void what_memory_says_is_held_within() {
   call.eviction.lengths = memory.add(std::vector<int32_t>{1 << 30, -5});
   OK(auxcore_kv_evict(context, nullptr, &call.cache, &call.eviction));
   CHECK(read<int32_t>(call.eviction.lengths, 2) == (std::vector<int32_t>{20, 0}));
+  EvictionCall counted(memory, given, 16);
+  counted.eviction.count = 0;
+  counted.eviction.counts = memory.add(std::vector<int32_t>{-1, INT32_MAX});
+  OK(auxcore_kv_evict(context, nullptr, &counted.cache, &counted.eviction));
+  CHECK(read<int32_t>(counted.eviction.lengths, 2) == (std::vector<int32_t>{0, 32}));
+  counted.eviction.lengths = memory.add(std::vector<int32_t>{32, 32});
+  counted.eviction.counts = memory.add(std::vector<int32_t>{INT32_MAX, INT32_MAX});  // whose sum is beyond 32 bits
+  counted.eviction.heads_share = 1;
+  OK(auxcore_kv_evict(context, nullptr, &counted.cache, &counted.eviction));
+  CHECK(read<int32_t>(counted.eviction.lengths, 2) == (std::vector<int32_t>{32, 32}));
   call.eviction.lengths = memory.add(std::vector<int32_t>{7, 32});
   call.cache.pages = memory.add(std::vector<int32_t>{1 << 20, -1});
   const std::vector<uint8_t> before = read<uint8_t>(call.cache.keys.first, given.cache.keys.size());
@@ -154,6 +170,14 @@ void evicting_is_checked() {
   wrong("values overlaps keys", [](C& c, E&) { c.values.first = c.keys.first; });
   wrong("overlaps", [](C& c, E& e) { e.scores = c.keys.first; });
   wrong("overlaps", [](C&, E& e) { e.lengths = e.numbers; });
+  const uint64_t counts = memory.add(std::vector<int32_t>{1, 1, 1, 1});
+  wrong("counts: they say how many", [=](C&, E& e) { e.counts = counts; });  // beside a ratio
+  const auto counted = [](E& e, uint64_t address) { e.rule = AUXCORE_BUDGET_COUNT, e.count = 0, e.counts = address; };
+  wrong("counts: they say how many", [=](C&, E& e) { counted(e, counts), e.count = 1; });
+  wrong("counts: they say how many", [=](C&, E& e) { counted(e, counts), e.minimum = 1; });
+  wrong("counts: they say how many", [=](C&, E& e) { counted(e, counts), e.maximum = 9; });
+  wrong("counts: 0x4", [=](C&, E& e) { counted(e, 4); });
+  wrong("overlaps", [=](C&, E& e) { counted(e, e.lengths); });
   wrong("workspace: ", [](C&, E& e) { e.workspace_bytes -= 1; });
   wrong("is not aligned to 256", [](C&, E& e) { e.workspace += 128; });
   wrong("workspace: 0x0", [](C&, E& e) { e.workspace = 0; });

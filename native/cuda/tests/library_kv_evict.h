@@ -44,6 +44,8 @@ struct EvictionCall {
     eviction.scores = memory.add(given.scores);
     eviction.lengths = memory.add(given.cache.lengths);
     eviction.numbers = memory.add(given.numbers);
+    if (!given.counts.empty())
+      eviction.counts = memory.add(given.counts);
     OK(auxcore_kv_evict_workspace(cache.batch, cache.kv_heads, eviction.score_positions, &eviction.workspace_bytes));
     eviction.workspace = memory.add(std::vector<uint8_t>(static_cast<std::size_t>(eviction.workspace_bytes), 0xff));
   }

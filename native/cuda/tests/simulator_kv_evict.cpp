@@ -93,12 +93,14 @@ void evicts(const EvictionCase& given, int page, bool pages_are_of_heads, bool h
   arguments.scores = given.scores.data();
   arguments.lengths = lengths.data();
   arguments.numbers = has_numbers ? numbers.data() : nullptr;
+  arguments.counts = given.counts.empty() ? nullptr : given.counts.data();
   arguments.means = means.data();
   arguments.indices = indices.data();
   arguments.always = always.data();
   arguments.heads = of_heads.data();
   arguments.budget = budget(given, 1, true);
   arguments.own = budget(given, given.floor, false);
+  arguments.head_floor = given.floor;
   arguments.score_positions = cache.capacity;
   arguments.number_positions = has_numbers ? cache.capacity : 0;
   arguments.pool_width = given.pool_width;
@@ -150,6 +152,15 @@ void evictions_agree() {
   EvictionCase tall({1, 1, 1, 8, 700, AUXCORE_KV_E4M3, AUXCORE_KV_F32, {700}}, AUXCORE_BUDGET_RATIO, 0.9);
   tall.pool_width = 5;
   evicts(tall, 0, false, true);
+  // Heads with counts of their own: none, some, more than there are; shared, what one cannot keep goes to others.
+  for (const double floor : {-1.0, 0.0, 0.3, 1.0}) {
+    EvictionCase each({2, 3, 3, 8, 50, AUXCORE_KV_F32, AUXCORE_KV_BF16, {50, 20, 33, 32, 47, 12}}, AUXCORE_BUDGET_COUNT, 0);
+    each.counts = {7, 30, 0, 32, 5, 11};
+    each.floor = floor;
+    each.pool_width = 3;
+    each.recent = floor == 0 ? 2 : 0;
+    evicts(each, floor == 0.3 ? 16 : 0, floor == 0.3, true);
+  }
   for (const int32_t rule : {AUXCORE_BUDGET_COUNT, AUXCORE_BUDGET_RATIO, AUXCORE_BUDGET_THRESHOLD}) {
     EvictionCase given({2, 3, 3, 8, 50, AUXCORE_KV_F32, AUXCORE_KV_BF16, {50, 0, 1, 32, 47, 12}}, rule,
         rule == AUXCORE_BUDGET_COUNT ? 12 : 0.25);
