@@ -465,14 +465,15 @@ AUXCORE_API auxcore_status auxcore_info_nce_loss(auxcore_context context, void* 
  * with nothing else. Calls can be captured in graphs, but where it is said. */
 
 /* How elements are stored; the numbers are those of AuxCore.Kernels.KvFormat. Q8_0 and Q4_0 are llama.cpp's: groups of 32 elements in 34
- * and 18 bytes. Addresses are aligned to the elements, those of groups to 2 bytes. */
+ * and 18 bytes; KIVI-4 has groups of 32 in 20 bytes. Addresses are aligned to the elements, those of groups to 2 bytes, of KIVI-4 to 4. */
 enum {
   AUXCORE_KV_F32 = 0,
   AUXCORE_KV_F16 = 1,
   AUXCORE_KV_BF16 = 2,
   AUXCORE_KV_E4M3 = 3,
   AUXCORE_KV_Q8_0 = 4,
-  AUXCORE_KV_Q4_0 = 5
+  AUXCORE_KV_Q4_0 = 5,
+  AUXCORE_KV_KIVI4 = 6
 };
 
 typedef struct auxcore_kv_elements {

@@ -24,6 +24,8 @@ void check_plane(const char* name, const auxcore_kv_cache& cache, const auxcore_
   char label[64];
   std::snprintf(label, sizeof label, "%s.format", name);
   check_format(label, plane.format);
+  if (plane.format == AUXCORE_KV_KIVI4)
+    fail(AUXCORE_E_ARGUMENT, "%s.format: KIVI-4 is for elements, not for caches", name);
   if (cache.head_dim % group_of(plane.format) != 0)
     fail(AUXCORE_E_ARGUMENT, "%s.format: head_dim %d is not a multiple of %d, its groups", name, cache.head_dim, group_of(plane.format));
   if (plane.outer_count < 1 || plane.outer_count > std::numeric_limits<int32_t>::max())

@@ -10,7 +10,8 @@
 namespace auxcore::kv {
 
 static_assert(int{kF32} == AUXCORE_KV_F32 && int{kF16} == AUXCORE_KV_F16 && int{kBF16} == AUXCORE_KV_BF16 &&
-              int{kE4M3} == AUXCORE_KV_E4M3 && int{kQ8} == AUXCORE_KV_Q8_0 && int{kQ4} == AUXCORE_KV_Q4_0);
+              int{kE4M3} == AUXCORE_KV_E4M3 && int{kQ8} == AUXCORE_KV_Q8_0 &&
+              int{kQ4} == AUXCORE_KV_Q4_0 && int{kKivi} == AUXCORE_KV_KIVI4);
 
 constexpr int kVector = 8;  ///< elements of a head that kernels take at a time
 

@@ -67,7 +67,7 @@ __device__ __forceinline__ void rotate(float* row, const float* cosines, const f
 /// Groups of a row, eight lanes each.
 template <int kFormat>
 __device__ __forceinline__ void store_groups(const float* row, uint64_t to, int d, int lane) {
-  constexpr int kBytes = group_bytes_of(kFormat), kGroupLanes = kGroup / 4;
+  constexpr int kBytes = group_bytes_of(kFormat);
   for (int from = 0; from < d; from += 4 * kWarp) {
     const int at = from + lane * 4, lane_of_group = lane % kGroupLanes;
     Four four = {};
@@ -75,23 +75,10 @@ __device__ __forceinline__ void store_groups(const float* row, uint64_t to, int 
     for (int i = 0; i < 4; ++i)
       if (at < d)
         four.x[i] = row[at + i];
-    GroupScale scale;
-    uint32_t packed;
-    if constexpr (kFormat == kQ8) {
-      packed = quantise_q8(four, scale);
-    } else {
-      packed = quantise_q4(four, lane_of_group, scale);
-      packed |= __shfl_xor_sync(kAllLanes, packed, kGroupLanes / 2) << 4;
-    }
-    if (at >= d)
-      continue;
-    AUXCORE_GLOBAL uint16_t* const group = global<uint16_t>(to + uint64_t(at / kGroup * kBytes));
-    if (lane_of_group == 0)
-      group[0] = uint16_t(scale.stored);
-    if (kFormat == kQ8 || lane_of_group < kGroupLanes / 2) {
-      group[1 + 2 * lane_of_group] = uint16_t(packed);
-      group[2 + 2 * lane_of_group] = uint16_t(packed >> 16);
-    }
+    uint32_t scales;
+    const uint32_t packed = quantise_group<kFormat>(four, lane_of_group, scales);
+    if (at < d)
+      store_group<kFormat>(global<uint16_t>(to + uint64_t(at / kGroup * kBytes)), lane_of_group, scales, packed);
   }
 }
 

@@ -15,12 +15,12 @@ constexpr int kStoredFormats[] = {
     AUXCORE_KV_F32, AUXCORE_KV_F16, AUXCORE_KV_BF16, AUXCORE_KV_E4M3, AUXCORE_KV_Q8_0, AUXCORE_KV_Q4_0};
 constexpr int kAttentionFormats[] = {AUXCORE_KV_F32, AUXCORE_KV_F16, AUXCORE_KV_BF16, AUXCORE_KV_Q8_0, AUXCORE_KV_Q4_0};
 
-inline bool is_grouped(int format) { return format == AUXCORE_KV_Q8_0 || format == AUXCORE_KV_Q4_0; }
+inline bool is_grouped(int format) { return format == AUXCORE_KV_Q8_0 || format == AUXCORE_KV_Q4_0 || format == AUXCORE_KV_KIVI4; }
 
 inline std::size_t group_size(int format) { return is_grouped(format) ? 32 : 1; }
 
 inline std::size_t group_bytes(int format) {
-  constexpr std::size_t kBytes[] = {4, 2, 2, 1, 34, 18};
+  constexpr std::size_t kBytes[] = {4, 2, 2, 1, 34, 18, 20};
   return kBytes[format];
 }
 
@@ -75,7 +75,54 @@ inline uint8_t to_eighth(float x) {
   return static_cast<uint8_t>(sign | (static_cast<int>(std::nearbyint(std::ldexp(magnitude, 3 - exponent))) + ((exponent + 6) << 3)));
 }
 
+/// The greatest binary16 that is at most x, among the finite ones; found by trying.
+inline uint16_t half_at_most(double x) {
+  const auto of_order = [](int order) { return of_half(static_cast<uint16_t>(order < 0 ? 0x8000 | -order : order)); };
+  int low = -0x7bff, high = 0x7bff;
+  while (low < high) {
+    const int middle = (low + high + 1) >> 1;
+    if (of_order(middle) <= x)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return static_cast<uint16_t>(low < 0 ? 0x8000 | -low : low);
+}
+
+inline uint16_t half_at_least(double x) {
+  const uint16_t bits = half_at_most(-x);
+  return static_cast<uint16_t>(bits == 0 ? 0 : bits ^ 0x8000);
+}
+
+/// KIVI-4, with x[i * step].
+inline void store_kivi(const float* x, std::size_t step, uint8_t* y) {
+  float least = x[0], greatest = x[0];
+  bool is_finite = true;
+  for (std::size_t i = 0; i < 32; ++i) {
+    least = std::min(least, x[i * step]);
+    greatest = std::max(greatest, x[i * step]);
+    is_finite = is_finite && std::isfinite(x[i * step]);
+  }
+  uint16_t halves[2] = {0xfe00, 0};
+  if (is_finite) {
+    halves[1] = half_at_most(double{least});
+    halves[0] = half_at_least(double{(greatest - static_cast<float>(of_half(halves[1]))) / 15});
+  }
+  std::memcpy(y, halves, 4);
+  const auto shift = static_cast<float>(of_half(halves[1])), s = static_cast<float>(of_half(halves[0]));
+  const auto four = [&](std::size_t i) {
+    if (!is_finite || halves[0] == 0)
+      return 0;
+    const volatile float product = (x[i * step] - shift) * (1 / s);  // rounded apart from what follows
+    return static_cast<int>(std::clamp(std::floor(product + 0.5f), 0.0f, 15.0f));
+  };
+  for (std::size_t i = 0; i < 16; ++i)
+    y[4 + i] = static_cast<uint8_t>(four(i) | four(16 + i) << 4);
+}
+
 inline void store_group(int format, const float* x, uint8_t* y) {
+  if (format == AUXCORE_KV_KIVI4)
+    return store_kivi(x, 1, y);
   float extreme = 0;
   bool is_finite = true;
   for (int i = 0; i < 32; ++i) {
@@ -137,6 +184,8 @@ inline double restored(int format, const uint8_t* bytes, std::size_t i, float sc
       return of_eighth(*group) * double{scale};
     case AUXCORE_KV_Q8_0:
       return of_half(half) * static_cast<int8_t>(group[2 + e]);
+    case AUXCORE_KV_KIVI4:
+      return of_half(half) * (e < 16 ? group[4 + e] & 15 : group[e - 12] >> 4) + of_half(static_cast<uint16_t>(word >> 16));
     default:
       return of_half(half) * ((e < 16 ? group[2 + e] & 15 : group[e - 14] >> 4) - 8);
   }

@@ -6,7 +6,9 @@ using namespace auxcore::test;
 namespace {
 
 void formats_agree_with_the_formula() {
-  for (const int format : kStoredFormats) {
+  std::vector<int> formats(std::begin(kStoredFormats), std::end(kStoredFormats));
+  formats.push_back(AUXCORE_KV_KIVI4);
+  for (const int format : formats) {
     Memory memory;
     std::vector<float> x = pattern(32 * 150, 3);
     for (std::size_t i = 0; i < x.size(); ++i)
@@ -107,7 +109,7 @@ void formats_are_checked() {
   REFUSED(AUXCORE_E_HANDLE, "no open context", auxcore_kv_quantise(0, nullptr, &good));
   REFUSED(AUXCORE_E_ARGUMENT, "elements is NULL", auxcore_kv_quantise(context, nullptr, nullptr));
   wrong(AUXCORE_E_ABI, "struct_size is 4", [](Elements& e) { e.struct_size = 4; });
-  for (const int format : {-1, 6})
+  for (const int format : {-1, 7})
     wrong(AUXCORE_E_ARGUMENT, "none of AUXCORE_KV_F32", [=](Elements& e) { e.format = format; });
   wrong(AUXCORE_E_ARGUMENT, "count is -32", [](Elements& e) { e.count = -32; });
   wrong(AUXCORE_E_ARGUMENT, "33 elements are not a multiple of 32", [](Elements& e) { e.count = 33; });
@@ -156,7 +158,8 @@ void attention_is_checked() {
   wrong("page_count is -1", [](C& c) { c.cache.page_count = -1; }, &paged);
   wrong("page_offsets: 0x", [](C& c) { c.cache.page_offsets = 4; }, &paged);
   wrong("pages: 0x0", [](C& c) { c.cache.pages = 0; }, &paged);
-  wrong("keys.format is 6", [](C& c) { c.cache.keys.format = 6; });
+  wrong("keys.format is 7", [](C& c) { c.cache.keys.format = 7; });
+  wrong("keys.format: KIVI-4 is for elements", [](C& c) { c.cache.keys.format = AUXCORE_KV_KIVI4; });
   wrong("values.format is -1", [](C& c) { c.cache.values.format = -1; });
   wrong("values.format: head_dim 40 is not a multiple of 32", [](C& c) {
     c.cache.head_dim = 40;

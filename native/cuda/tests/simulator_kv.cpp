@@ -15,15 +15,17 @@ extern "C" void auxcore_kv_quantise_bf16(Arguments arguments);
 extern "C" void auxcore_kv_quantise_e4m3(Arguments arguments);
 extern "C" void auxcore_kv_quantise_q8(Arguments arguments);
 extern "C" void auxcore_kv_quantise_q4(Arguments arguments);
+extern "C" void auxcore_kv_quantise_kivi(Arguments arguments);
 extern "C" void auxcore_kv_dequantise_f16(Arguments arguments);
 extern "C" void auxcore_kv_dequantise_bf16(Arguments arguments);
 extern "C" void auxcore_kv_dequantise_e4m3(Arguments arguments);
 extern "C" void auxcore_kv_dequantise_q8(Arguments arguments);
 extern "C" void auxcore_kv_dequantise_q4(Arguments arguments);
+extern "C" void auxcore_kv_dequantise_kivi(Arguments arguments);
 constexpr Kernel kQuantise[] = {nullptr, auxcore_kv_quantise_f16, auxcore_kv_quantise_bf16, auxcore_kv_quantise_e4m3,
-    auxcore_kv_quantise_q8, auxcore_kv_quantise_q4};
+    auxcore_kv_quantise_q8, auxcore_kv_quantise_q4, auxcore_kv_quantise_kivi};
 constexpr Kernel kDequantise[] = {nullptr, auxcore_kv_dequantise_f16, auxcore_kv_dequantise_bf16, auxcore_kv_dequantise_e4m3,
-    auxcore_kv_dequantise_q8, auxcore_kv_dequantise_q4};
+    auxcore_kv_dequantise_q8, auxcore_kv_dequantise_q4, auxcore_kv_dequantise_kivi};
 }  // namespace kv_quantise
 
 namespace kv_decode_attention {
@@ -82,6 +84,10 @@ std::vector<float> samples(std::size_t count) {
       x[i] = i % 32 == 9 ? 1e-41f : 0;
     if (group % 13 == 9)
       x[i] = i % 3 == 0 ? 3e38f : -2e38f;
+    if (group % 13 == 4)  // far from zero, and all but constant
+      x[i] = 1000.3f + static_cast<float>(i % 3 == 0) * 0x1p-10f;
+    if (group % 13 == 6)  // constant: one that binary16 has, and ones that it does not
+      x[i] = std::vector{-2.5f, 1e-9f, -1e-9f, 70000.0f, -70000.0f}[i / 416 % 5];
     if (group % 17 == 11 && i % 32 == 13)
       x[i] = group % 2 == 0 ? bits_as<float>(0xffa12345u) : -HUGE_VALF;
     if (group % 17 == 12)
@@ -92,7 +98,7 @@ std::vector<float> samples(std::size_t count) {
 
 void quantise_agrees() {
   using namespace kv_quantise;
-  for (const int format : {AUXCORE_KV_F16, AUXCORE_KV_BF16, AUXCORE_KV_E4M3, AUXCORE_KV_Q8_0, AUXCORE_KV_Q4_0})
+  for (const int format : {AUXCORE_KV_F16, AUXCORE_KV_BF16, AUXCORE_KV_E4M3, AUXCORE_KV_Q8_0, AUXCORE_KV_Q4_0, AUXCORE_KV_KIVI4})
     for (const std::size_t size : {1u, 3u, 4u, 5u, 127u, 128u, 129u, 1023u, 4095u, 4096u, 4101u})
       for (const std::size_t offset : {0u, 1u}) {
         const std::size_t count = is_grouped(format) ? (size % 300 + 1) * 32 : size;
