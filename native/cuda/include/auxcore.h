@@ -492,7 +492,10 @@ AUXCORE_API auxcore_status auxcore_kv_quantise(auxcore_context context, void* st
 /* elements <- stored. */
 AUXCORE_API auxcore_status auxcore_kv_dequantise(auxcore_context context, void* stream, const auxcore_kv_elements* elements);
 
-/* The keys, or the values, of a cache. The positions of a head within a sequence, or page, lie side by side. */
+/* The keys, or the values, of a cache. The positions of a head within a sequence, or page, lie side by side. In KIVI-4 the latest are in
+ * the residual, each at its position's remainder: of n positions all but the first n - W or, of keys, the multiple of 32 below. Those are
+ * stored: values a row of groups each; keys in blocks of 32 positions, a group for each element of a head, one after the other, so that
+ * positions is a multiple of 32. */
 typedef struct auxcore_kv_plane {
   int32_t format;      /* AUXCORE_KV_F32, … */
   int32_t scale_count; /* of E4M3: 1, or kv_heads; 0 for all others */
@@ -501,6 +504,9 @@ typedef struct auxcore_kv_plane {
   int64_t outer_step;  /* bytes from one of them to the next */
   int64_t head_step;   /* bytes from one head to the next; not looked at where a page holds one head */
   uint64_t scales;     /* [scale_count], float32, finite and above 0; or 0 */
+  uint64_t residual;   /* of KIVI-4: [batch, kv_heads, residual_positions, head_dim], float32; or 0 */
+  int32_t residual_positions; /* of KIVI-4: W + 32; 0 for all others */
+  uint32_t reserved;   /* 0 */
 } auxcore_kv_plane;
 
 /* The KV cache of one layer: contiguous, or in pages. What page tables say is held within the pool: a page that is none is read as page 0,
@@ -602,7 +608,7 @@ typedef struct auxcore_kv_predict {
   const double* frequencies;
 } auxcore_kv_predict;
 
-/* Bias, norm, rotation and storing of some tokens in the caches of some layers: a launch for each fourteen. Caches of layers share no
+/* Bias, norm, rotation and storing of some tokens in the caches of some layers: a launch for each twelve. Caches of layers share no
  * memory, but may interleave in one pool. */
 AUXCORE_API auxcore_status auxcore_kv_predict_write(auxcore_context context, void* stream, const auxcore_kv_predict* predict);
 

@@ -27,8 +27,8 @@ int64_t sum(const char* name, int64_t a, int64_t b);
 /// The bytes of elements, a multiple of the format's groups.
 int64_t bytes_of(const char* name, int32_t format, int64_t elements);
 
-/// Refuses sizes, formats and steps that no cache has.
-void check_cache(const auxcore_kv_cache& cache);
+/// Refuses sizes, formats and steps that no cache has; and KIVI-4, where an op takes only rows that stand for themselves.
+void check_cache(const auxcore_kv_cache& cache, bool takes_residual = false);
 
 /// The rest of the checks of a cache that is read, or written: its memory, which is added to that of the call.
 Cache cache_of(const auxcore_kv_cache& cache, bool is_written, td::Memory& memory, const Context& context);

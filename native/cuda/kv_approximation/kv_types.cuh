@@ -36,8 +36,10 @@ struct Plane {
   const float* scales;
   int32_t scale_count;  ///< 0, 1, or one a head
   int32_t format;
-  int32_t row_bytes;
+  int32_t row_bytes;  ///< of KIVI-4's keys, of which 32 rows are a block, one channel's group after the other: a 32nd of the block
   int32_t outer_count;
+  float* ring = nullptr;  ///< of KIVI-4: [batch, kv_heads, ring_positions, head_dim], the latest rows, each at its position's remainder
+  int32_t ring_positions = 0;  ///< a window that is never quantised, and a group
 };
 
 struct Cache {

@@ -68,6 +68,10 @@ void attention_agrees_with_the_formula() {
   const std::vector<float> first = read<float>(call.attention.output, many.query.size());
   OK(auxcore_kv_decode_attention(context, nullptr, &call.cache, &call.attention));
   CHECK(read<float>(call.attention.output, many.query.size()) == first, "repeated calls give the same bits");
+  for (const int length : {37, 1999}) {
+    const AttentionCase latest(1, 8, 1, 64, 2048, AUXCORE_KV_KIVI4, AUXCORE_KV_KIVI4, {length});
+    attended(latest, AttentionCall(memory, latest, length == 37 ? 64 : 0, false, true));
+  }
   const AttentionCase ragged(2, 4, 2, 80, 300, AUXCORE_KV_F16, AUXCORE_KV_E4M3, {300, 17, 0, 129});
   attended(ragged, AttentionCall(memory, ragged, 16, true));
 }
@@ -135,6 +139,8 @@ void attention_is_checked() {
   Memory memory;
   const AttentionCase given(2, 4, 2, 64, 32, AUXCORE_KV_E4M3, AUXCORE_KV_BF16, {32, 5});
   const AttentionCall contiguous(memory, given, 0, false, true), paged(memory, given, 16);
+  const AttentionCase latest(2, 4, 2, 64, 64, AUXCORE_KV_KIVI4, AUXCORE_KV_KIVI4, {64, 5});
+  const AttentionCall ringed(memory, latest);
   const auto call = [](const AttentionCall& wrong) {
     return auxcore_kv_decode_attention(context, nullptr, &wrong.cache, &wrong.attention);
   };
@@ -159,7 +165,17 @@ void attention_is_checked() {
   wrong("page_offsets: 0x", [](C& c) { c.cache.page_offsets = 4; }, &paged);
   wrong("pages: 0x0", [](C& c) { c.cache.pages = 0; }, &paged);
   wrong("keys.format is 7", [](C& c) { c.cache.keys.format = 7; });
-  wrong("keys.format: KIVI-4 is for elements", [](C& c) { c.cache.keys.format = AUXCORE_KV_KIVI4; });
+  wrong("keys.residual_positions is 0, below 32", [](C& c) { c.cache.keys.format = AUXCORE_KV_KIVI4; });
+  wrong("keys.residual: 0x0", [](C& c) { c.cache.keys.residual = 0; }, &ringed);
+  wrong("keys.residual: 0x", [](C& c) { c.cache.keys.residual_positions = 1 << 28; }, &ringed);
+  wrong("values.residual_positions is 31", [](C& c) { c.cache.values.residual_positions = 31; }, &ringed);
+  wrong("keys.residual is there; only KIVI-4", [](C& c) { c.cache.keys.residual = c.attention.query; });
+  wrong("values.residual is there; only KIVI-4", [](C& c) { c.cache.values.residual_positions = 37; });
+  wrong("keys.reserved is 1", [](C& c) { c.cache.keys.reserved = 1; });
+  wrong("positions is 33, not a multiple of 32", [](C& c) { c.cache.positions = 33; }, &ringed);
+  wrong("keys: a step of", [](C& c) { c.cache.keys.outer_step += 2; }, &ringed);
+  wrong("keys.first: 0x", [](C& c) { c.cache.keys.first += 2; }, &ringed);
+  wrong("output overlaps", [](C& c) { c.attention.output = c.cache.values.residual; }, &ringed);
   wrong("values.format is -1", [](C& c) { c.cache.values.format = -1; });
   wrong("values.format: head_dim 40 is not a multiple of 32", [](C& c) {
     c.cache.head_dim = 40;

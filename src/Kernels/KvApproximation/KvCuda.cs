@@ -15,8 +15,12 @@ internal static unsafe class KvCuda
     /// <summary>A cache as <c>auxcore.h</c> has it.</summary>
     public static Native.KvCache Describe(in KvCacheWork cache, string op)
     {
-        RequireFormat(cache.Keys.Format, op);
-        RequireFormat(cache.Values.Format, op);
+        if (op != nameof(KvDecodeAttention))
+        {
+            RequireFormat(cache.Keys.Format, op);
+            RequireFormat(cache.Values.Format, op);
+        }
+
         return new()
         {
             StructSize = (uint)sizeof(Native.KvCache),
@@ -47,5 +51,7 @@ internal static unsafe class KvCuda
         OuterStep = plane.OuterStep,
         HeadStep = plane.HeadStep,
         Scales = plane.ScaleCount == 0 ? null : plane.Scales,
+        Residual = plane.Ring,
+        ResidualPositions = plane.RingPositions,
     };
 }
