@@ -579,7 +579,8 @@ typedef struct auxcore_kv_append {
   const double* frequencies; /* [rotated / 2], in host memory: radians a position, at most 1024; read before the call returns */
 } auxcore_kv_append;
 
-/* Norm, rotation and storing of some tokens of one layer, in one launch. */
+/* Norm, rotation and storing of some tokens of one layer, in one launch, or two in KIVI-4. There the slots of a sequence's tokens follow
+ * each other one by one, from call to call too. */
 AUXCORE_API auxcore_status auxcore_kv_append_tokens(
     auxcore_context context, void* stream, const auxcore_kv_cache* cache, const auxcore_kv_append* append);
 
@@ -608,8 +609,8 @@ typedef struct auxcore_kv_predict {
   const double* frequencies;
 } auxcore_kv_predict;
 
-/* Bias, norm, rotation and storing of some tokens in the caches of some layers: a launch for each twelve. Caches of layers share no
- * memory, but may interleave in one pool. */
+/* Bias, norm, rotation and storing of some tokens in the caches of some layers: a launch for each twelve, and one more for each in
+ * KIVI-4. Caches of layers share no memory, but may interleave in one pool. */
 AUXCORE_API auxcore_status auxcore_kv_predict_write(auxcore_context context, void* stream, const auxcore_kv_predict* predict);
 
 /* ---- KvWindowScores (kv_approximation/kv_window_scores.cu) ---- */

@@ -184,8 +184,8 @@ __device__ __forceinline__ void load_weights(const float* from, float (&weight)[
   }
 }
 
-/// scores[position, head] of a tile of a block of KIVI's keys, in device memory. 32 positions of one channel are a group, so scores are sums
-/// of groups that the queries weigh. A lane has four positions, and some lanes a channel.
+/// scores[position, head] of a tile of a block of KIVI's keys, in device memory. 32 positions of one channel are a group, so scores are
+/// sums of groups that the queries weigh. A lane has four positions, and some lanes a channel.
 template <int kHeads>
 __device__ AUXCORE_KV_INLINE void score_block(
     uint64_t block, int begin, int count, int d, const float* queries, float* scores, int lane) {
