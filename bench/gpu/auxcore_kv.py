@@ -19,7 +19,8 @@ class KvPlane(c.Structure):
 
     _fields_ = [
         ("format", c.c_int32), ("scale_count", c.c_int32), ("first", c.c_uint64), ("outer_count", c.c_int64), ("outer_step", c.c_int64),
-        ("head_step", c.c_int64), ("scales", c.c_uint64),
+        ("head_step", c.c_int64), ("scales", c.c_uint64), ("residual", c.c_uint64), ("residual_positions", c.c_int32),
+        ("reserved", c.c_uint32),
     ]
 
 

@@ -10,7 +10,7 @@ public static partial class KvEvict
     /// </summary>
     private static unsafe void RunCuda(in KvEvictWork work, in TensorView workspace, AuxDevice device, nint stream)
     {
-        var cache = KvCuda.Describe(work.Cache, nameof(KvEvict));
+        var cache = KvCuda.Describe(work.Cache);
         TensorArguments.RequireWorkspace(
             workspace, nameof(workspace), WorkspaceBytes(work.Cache.Batch, work.Cache.KvHeads, checked((int)work.ScorePositions)), device);
         var options = work.Options;
