@@ -124,7 +124,7 @@ internal sealed partial class PtxInterpreter
             var (a, b, c) = (Value(instruction, 1), Value(instruction, 2), Value(instruction, 3));
             return instruction.Name switch
             {
-                "mov.b32" or "mov.b64" or "mov.f32" or "mov.f64" or "mov.pred" or "cvta.to.global.u64" => a,
+                "mov.b16" or "mov.b32" or "mov.b64" or "mov.f32" or "mov.f64" or "mov.pred" or "cvta.to.global.u64" => a,
                 "add.s32" => (uint)((int)a + (int)b),
                 "sub.s32" => (uint)((int)a - (int)b),
                 "min.s32" => (uint)Math.Min((int)a, (int)b),
@@ -154,9 +154,10 @@ internal sealed partial class PtxInterpreter
                 "cvt.s32.s64" or "cvt.u32.u64" or "cvt.u64.u32" => (uint)a,
                 "cvt.s64.s32" => (ulong)(int)a,
                 "cvt.s32.u16" or "cvt.u16.u32" => (ushort)a,
-                "cvt.s32.u8" => (byte)a,
+                "cvt.s32.u8" or "cvt.u8.u32" => (byte)a,
                 "cvt.s16.s32" => (uint)(short)a, // sign extended, as a register wider than its type is
                 "cvt.s8.s32" => (uint)(sbyte)a,
+                "cvt.rn.f32.s8" => Bits((float)(sbyte)a),
                 "cvt.rn.f32.s32" => Bits((float)(int)a),
                 "cvt.rn.f64.s32" => Bits((double)(int)a),
                 "cvt.rn.f64.u64" => Bits((double)a),
@@ -176,6 +177,7 @@ internal sealed partial class PtxInterpreter
                 "sub.f64" => Bits(Double(a) - Double(b)),
                 "mul.f64" or "mul.rn.f64" => Bits(Double(a) * Double(b)),
                 "div.rn.f64" => Bits(Double(a) / Double(b)),
+                "neg.s32" => (uint)-(int)a,
                 "neg.f64" => Bits(-Double(a)),
                 "testp.notanumber.f64" => double.IsNaN(Double(a)) ? 1ul : 0,
                 "testp.notanumber.f32" => float.IsNaN(Float(a)) ? 1ul : 0,
