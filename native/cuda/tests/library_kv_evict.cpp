@@ -99,7 +99,7 @@ void window_products_are_checked() {
   wrong("queries: 0x0", [](P& p) { p.queries = 0; });
   wrong("keys: 0x0", [](P& p) { p.keys = 0; });
   wrong("scores: 0x0", [](P& p) { p.scores = 0; });
-  wrong("overlaps", [](P& p) { p.scores = p.queries; });
+  wrong("overlaps", [](P& p) { p.queries = p.scores; });
   wrong("overlaps", [](P& p) { p.scores = p.keys; });
   wrong("are needed", [](P& p) { --p.workspace_bytes; });
   wrong("is not aligned to 256", [](P& p) { p.workspace += 128; });
