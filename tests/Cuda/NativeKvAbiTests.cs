@@ -33,6 +33,10 @@ public unsafe class NativeKvAbiTests
         Assert.Equal(64, sizeof(Native.KvWindow));
         Assert.Equal(24, Offset<Native.KvWindow>(nameof(Native.KvWindow.Scale)));
         Assert.Equal(56, Offset<Native.KvWindow>(nameof(Native.KvWindow.WorkspaceBytes)));
+        Assert.Equal(96, sizeof(Native.KvWindowProduct));
+        Assert.Equal(32, Offset<Native.KvWindowProduct>(nameof(Native.KvWindowProduct.Scale)));
+        Assert.Equal(56, Offset<Native.KvWindowProduct>(nameof(Native.KvWindowProduct.KeyStep)));
+        Assert.Equal(88, Offset<Native.KvWindowProduct>(nameof(Native.KvWindowProduct.WorkspaceBytes)));
         Assert.Equal(112, sizeof(Native.KvEviction));
         Assert.Equal(24, Offset<Native.KvEviction>(nameof(Native.KvEviction.Value)));
         Assert.Equal(40, Offset<Native.KvEviction>(nameof(Native.KvEviction.HeadFloor)));

@@ -5,7 +5,8 @@ using AuxCore.Tests.SuccessorMeasure;
 
 namespace AuxCore.Tests.KvApproximation;
 
-/// <summary>KvQuantise on device memory: the bytes of the CPU backend.</summary>
+/// <summary>KvQuantise on device memory: the bytes of the CPU backend. One test counts the launches of the whole process.</summary>
+[Collection(ProcessWide.Name)]
 public class KvQuantiseCudaTests
 {
     public KvQuantiseCudaTests() => CudaDriver.Require();

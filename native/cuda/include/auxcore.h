@@ -635,6 +635,32 @@ AUXCORE_API auxcore_status auxcore_kv_window_workspace(const auxcore_kv_window* 
 /* Two launches. */
 AUXCORE_API auxcore_status auxcore_kv_window_scores(auxcore_context context, void* stream, const auxcore_kv_window* window);
 
+typedef struct auxcore_kv_window_product {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_window_product) */
+  int32_t heads;        /* as above, as far as causal */
+  int32_t group;
+  int32_t window;
+  int32_t positions;
+  uint32_t causal;
+  int32_t depth;        /* elements of a key */
+  uint32_t reserved;    /* 0 */
+  double scale;         /* of the products: finite */
+  uint64_t queries;     /* [heads, group, window, depth], float32 */
+  uint64_t keys;        /* [heads, positions, depth], float32, with these steps */
+  int64_t key_step;     /* elements from one key to the next, at least 0 */
+  int64_t head_step;    /* likewise */
+  uint64_t scores;      /* [heads, positions], float32, written */
+  uint64_t workspace;   /* aligned to 256 bytes */
+  int64_t workspace_bytes;
+} auxcore_kv_window_product;
+
+/* The bytes of workspace that these need: 4 a logit, and 8 for each 64 of a row; addresses may be 0. */
+AUXCORE_API auxcore_status auxcore_kv_window_product_workspace(const auxcore_kv_window_product* product, int64_t* bytes);
+
+/* The same scores from queries and keys, which are read once. A row with a NaN makes all scores of its head NaN. Three launches. */
+AUXCORE_API auxcore_status auxcore_kv_window_scores_of_product(
+    auxcore_context context, void* stream, const auxcore_kv_window_product* product);
+
 /* ---- KvEvict (kv_approximation/kv_evict.cu) ---- */
 
 /* What is kept: TokenSelect's ranking (below) of each head's positions, by means of their scores. */

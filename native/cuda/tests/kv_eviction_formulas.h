@@ -51,6 +51,42 @@ struct WindowCase {
   }
 };
 
+/// The same of queries [heads, group, window, depth] and keys [heads, positions, depth], which lie apart; between them there are NaN.
+struct WindowProductCase {
+  WindowCase scored;
+  int depth;
+  std::size_t key_step, head_step;
+  std::vector<float> queries, keys;
+
+  WindowProductCase(int heads, int group, int window, int positions, int depth_, bool causal)
+      : scored(heads, group, window, positions, causal), depth(depth_), key_step(static_cast<std::size_t>(depth) + 3),
+        head_step(static_cast<std::size_t>(positions) * key_step + 5),
+        queries(static_cast<std::size_t>(heads * group * window * depth)), keys(static_cast<std::size_t>(heads) * head_step, NAN) {
+    uint32_t seed = static_cast<uint32_t>(positions + depth);
+    const auto next = [&] {
+      seed = seed * 1664525u + 1013904223u;
+      return static_cast<float>(seed >> 8 & 0xffff) / 16384.0f - 2;
+    };
+    std::generate(queries.begin(), queries.end(), next);
+    for (std::size_t head = 0; head < static_cast<std::size_t>(heads); ++head)
+      for (std::size_t key = 0; key < static_cast<std::size_t>(positions); ++key)
+        std::generate_n(keys.begin() + static_cast<std::ptrdiff_t>(head * head_step + key * key_step), depth, next);
+    multiply();
+  }
+
+  /// Makes the logits.
+  void multiply() {
+    const auto rows = static_cast<std::size_t>(scored.group * scored.window), columns = static_cast<std::size_t>(scored.positions);
+    for (std::size_t i = 0; i < scored.logits.size(); ++i) {
+      const std::size_t row = i / columns, key = row / rows * head_step + i % columns * key_step;
+      double sum = 0;
+      for (std::size_t k = 0; k < static_cast<std::size_t>(depth); ++k)
+        sum += double{queries[row * static_cast<std::size_t>(depth) + k]} * double{keys[key + k]};
+      scored.logits[i] = static_cast<float>(sum);
+    }
+  }
+};
+
 /// What is evicted from a cache, by a sort. Scores have ties, and NaN among them.
 struct EvictionCase {
   AttentionCase cache;

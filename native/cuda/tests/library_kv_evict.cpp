@@ -57,6 +57,65 @@ void window_scores_are_checked() {
   }
 }
 
+void window_product_scores_agree() {
+  Memory memory;
+  for (const bool causal : {false, true}) {
+    const WindowProductCase given(3, 2, 7, 1000, 24, causal);
+    const auxcore_kv_window_product product = window_product_call(memory, given);
+    OK(auxcore_kv_window_scores_of_product(context, nullptr, &product));
+    const std::vector<float> first = read<float>(product.scores, 3000);
+    given.scored.check(first);
+    OK(auxcore_kv_window_scores_of_product(context, nullptr, &product));
+    CHECK(read<float>(product.scores, 3000) == first, "repeated calls give the same bits");
+  }
+}
+
+void window_products_are_checked() {
+  Memory memory;
+  const auxcore_kv_window_product good = window_product_call(memory, {2, 2, 3, 40, 4, true});
+  using P = auxcore_kv_window_product;
+  const auto wrong = [&](const char* text, auto change, auxcore_status status = AUXCORE_E_ARGUMENT) {
+    P spoilt = good;
+    change(spoilt);
+    REFUSED(status, text, auxcore_kv_window_scores_of_product(context, nullptr, &spoilt));
+  };
+  REFUSED(AUXCORE_E_HANDLE, "no open context", auxcore_kv_window_scores_of_product(0, nullptr, &good));
+  REFUSED(AUXCORE_E_ARGUMENT, "product is NULL", auxcore_kv_window_scores_of_product(context, nullptr, nullptr));
+  wrong("product->struct_size is 4", [](P& p) { p.struct_size = 4; }, AUXCORE_E_ABI);
+  wrong("heads is -1", [](P& p) { p.heads = -1; });
+  wrong("group is 0", [](P& p) { p.group = 0; });
+  wrong("window is 0", [](P& p) { p.window = 0; });
+  wrong("positions is -1", [](P& p) { p.positions = -1; });
+  wrong("causal is 2", [](P& p) { p.causal = 2; });
+  wrong("window is 41, more than 40 positions", [](P& p) { p.window = 41; });
+  wrong("depth is 0", [](P& p) { p.depth = 0; });
+  wrong("reserved is 1", [](P& p) { p.reserved = 1; });
+  wrong("key_step is -1", [](P& p) { p.key_step = -1; });
+  wrong("head_step is -1", [](P& p) { p.head_step = -1; });
+  wrong("more than", [](P& p) { p.head_step = INT64_MAX; });
+  wrong("more than", [](P& p) { p.heads = p.group = p.positions = INT32_MAX; });
+  for (const double scale : {HUGE_VAL, std::nan("")})
+    wrong("not finite", [=](P& p) { p.scale = scale; });
+  wrong("queries: 0x0", [](P& p) { p.queries = 0; });
+  wrong("keys: 0x0", [](P& p) { p.keys = 0; });
+  wrong("scores: 0x0", [](P& p) { p.scores = 0; });
+  wrong("overlaps", [](P& p) { p.queries = p.scores; });
+  wrong("overlaps", [](P& p) { p.scores = p.keys; });
+  wrong("are needed", [](P& p) { --p.workspace_bytes; });
+  wrong("is not aligned to 256", [](P& p) { p.workspace += 128; });
+  wrong("workspace: 0x0", [](P& p) { p.workspace = 0; });
+  CHECK(read<float>(good.scores, 80) == std::vector<float>(80, -7.0f), "what was refused was not done");
+  int64_t bytes = -1;
+  REFUSED(AUXCORE_E_ARGUMENT, "product or bytes is NULL", auxcore_kv_window_product_workspace(&good, nullptr));
+  REFUSED(AUXCORE_E_ARGUMENT, "product or bytes is NULL", auxcore_kv_window_product_workspace(nullptr, &bytes));
+  for (const bool has_heads : {false, true}) {
+    P none = good;
+    none.causal = 0;
+    (has_heads ? none.positions : none.heads) = 0;
+    OK(auxcore_kv_window_scores_of_product(context, nullptr, &none));
+  }
+}
+
 void evicted(Memory& memory, const EvictionCase& given, int page, bool pages_are_of_heads) {
   const EvictionCall call(memory, given, page, pages_are_of_heads);
   OK(auxcore_kv_evict(context, nullptr, &call.cache, &call.eviction));
@@ -200,6 +259,8 @@ int main() {
   skip_without_device_code();
   window_scores_agree();
   window_scores_are_checked();
+  window_product_scores_agree();
+  window_products_are_checked();
   evictions_agree();
   what_memory_says_is_held_within();
   evicting_is_checked();

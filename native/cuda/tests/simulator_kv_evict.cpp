@@ -12,6 +12,9 @@ namespace auxcore {
 namespace kv_window_scores {
 extern "C" void auxcore_kv_window_softmaxes(Arguments arguments);
 extern "C" void auxcore_kv_window_means(Arguments arguments);
+extern "C" void auxcore_kv_window_products(ProductArguments arguments);
+extern "C" void auxcore_kv_window_shares(ProductArguments arguments);
+extern "C" void auxcore_kv_window_collect(ProductArguments arguments);
 }  // namespace kv_window_scores
 
 namespace kv_evict {
@@ -54,6 +57,56 @@ void window_scores_agree() {
     }
     std::fill(odd.logits.begin() + 80, odd.logits.begin() + 120, -HUGE_VALF);
     CHECK(std::isnan(window_scores(odd)[40]), "a row of nothing");
+  }
+}
+
+std::vector<float> window_product_scores(const WindowProductCase& given) {
+  using namespace kv_window_scores;
+  const WindowCase& scored = given.scored;
+  const int rows = scored.group * scored.window, key_tiles = (scored.positions + kTileKeys - 1) / kTileKeys;
+  std::vector<float> scores(std::size_t(scored.heads * scored.positions) + 2, -7.0f);
+  std::vector<float> weights(std::size_t(scored.heads * rows * scored.positions), NAN);
+  std::vector<TilePart> parts(std::size_t(scored.heads * rows * key_tiles), TilePart{NAN, NAN});
+  ProductArguments arguments = {given.queries.data(), given.keys.data(), scores.data() + 1, weights.data(), parts.data(),
+      int64_t(given.key_step), int64_t(given.head_step), float(scored.scale * 1.4426950408889634), scored.heads, rows, scored.window,
+      scored.positions, given.depth, scored.causal, key_tiles};
+  const int row_tiles = (rows + kTileRows - 1) / kTileRows, blocks = (scored.positions + kThreads - 1) / kThreads;
+  simt::launch(auxcore_kv_window_products, {unsigned(scored.heads * key_tiles * row_tiles), kProductThreads, 0}, arguments);
+  const int shares = (scored.heads * rows + kRowsOfBlock - 1) / kRowsOfBlock;
+  simt::launch(auxcore_kv_window_shares, {unsigned(shares), kRowsOfBlock * 32, 0}, arguments);
+  simt::launch(auxcore_kv_window_collect, {unsigned(scored.heads * blocks), kThreads, 0}, arguments);
+  CHECK(scores.front() == -7.0f && scores.back() == -7.0f, "writes beyond the scores");
+  return {scores.begin() + 1, scores.end() - 1};
+}
+
+void window_product_scores_agree() {
+  for (const bool causal : {false, true}) {
+    // Around a tile of keys and of rows, a block's positions, and the elements that a tile takes at a time.
+    for (const auto& [group, window, positions, depth] : {std::tuple(1, 1, 1, 1), {3, 1, 63, 15}, {1, 5, 64, 16}, {2, 5, 65, 17},
+             {9, 7, 66, 8}, {16, 4, 130, 4}, {5, 13, 257, 33}}) {
+      const WindowProductCase given(2, group, window, positions, depth, causal);
+      given.scored.check(window_product_scores(given));
+    }
+    // What is no number in a row that sees it, or a row of nothing, makes NaN of all scores of its head, and of no other's.
+    for (const float bad : {NAN, HUGE_VALF}) {
+      WindowProductCase odd(2, 1, 2, 70, 4, causal);
+      odd.queries[8] = 1;
+      odd.keys[odd.head_step] = bad;
+      const std::vector<float> scores = window_product_scores(odd);
+      CHECK(std::none_of(scores.begin(), scores.begin() + 70, [](float x) { return std::isnan(x); }));
+      CHECK(std::all_of(scores.begin() + 70, scores.end(), [](float x) { return std::isnan(x); }));
+    }
+    WindowProductCase none(2, 1, 2, 70, 1, causal);
+    none.queries.assign(4, 1);
+    for (std::size_t key = 0; key < 64; ++key)  // a tile of -infinity counts nothing, unless all are like it
+      none.keys[none.head_step + key * none.key_step] = -HUGE_VALF;
+    none.multiply();
+    none.scored.check(window_product_scores(none));
+    for (std::size_t key = 64; key < 70; ++key)
+      none.keys[none.head_step + key * none.key_step] = -HUGE_VALF;
+    const std::vector<float> scores = window_product_scores(none);
+    CHECK(std::none_of(scores.begin(), scores.begin() + 70, [](float x) { return std::isnan(x); }));
+    CHECK(std::all_of(scores.begin() + 70, scores.end(), [](float x) { return std::isnan(x); }));
   }
 }
 
@@ -186,6 +239,7 @@ int main() {
   for (const uint32_t order : {0u, 1u, 4711u}) {
     simt::set_thread_order(order);
     auxcore::window_scores_agree();
+    auxcore::window_product_scores_agree();
     auxcore::evictions_agree();
   }
   return auxcore::test::result();
