@@ -86,8 +86,9 @@ public class KvpEvaluationTests
         double[] quarter = Bytes(new() { Generator = model, Scorer = new StreamingLlm(), Keep = 0.25 });
         double[] narrow = Bytes(new() { Generator = model, Format = KvFormat.Q4_0 });
 
-        var (layers, width) = (model.Options.Layers.Count, model.Options.Layers[0].KvHeads * model.Options.HeadDim);
-        Assert.Equal([64.0 * 2 * layers * width * sizeof(float), 128.0 * 2 * layers * width * sizeof(float)], all); // of one sequence
+        // Of one sequence: keys, values and a position of each head of each layer.
+        var token = model.Options.Layers.Sum(layer => layer.KvHeads * (2 * model.Options.HeadDim * sizeof(float) + sizeof(int)));
+        Assert.Equal([64.0 * token, 128.0 * token], all);
         Assert.Equal([all[0] / 64, all[0] / 64], last);
         Assert.Equal([all[0] / 4, all[1] / 4], quarter);
         Assert.All(narrow.Zip(all), pair => Assert.True(pair.First < pair.Second / 4));

@@ -12,9 +12,9 @@ public unsafe class NativeKvAbiTests
     {
         Assert.Equal(40, sizeof(Native.KvElements));
         Assert.Equal(24, Offset<Native.KvElements>(nameof(Native.KvElements.Elements)));
-        Assert.Equal(48, sizeof(Native.KvPlane));
+        Assert.Equal(64, sizeof(Native.KvPlane));
         Assert.Equal(40, Offset<Native.KvPlane>(nameof(Native.KvPlane.Scales)));
-        Assert.Equal(144, sizeof(Native.KvCache));
+        Assert.Equal(176, sizeof(Native.KvCache));
         Assert.Equal(24, Offset<Native.KvCache>(nameof(Native.KvCache.PageOffsets)));
         Assert.Equal(48, Offset<Native.KvCache>(nameof(Native.KvCache.Keys)));
         Assert.Equal(80, sizeof(Native.KvAttention));
@@ -26,7 +26,7 @@ public unsafe class NativeKvAbiTests
         Assert.Equal(136, Offset<Native.KvAppend>(nameof(Native.KvAppend.RotatedQuery)));
         Assert.Equal(176, Offset<Native.KvAppend>(nameof(Native.KvAppend.NormEpsilon)));
         Assert.Equal(192, Offset<Native.KvAppend>(nameof(Native.KvAppend.Frequencies)));
-        Assert.Equal(224, sizeof(Native.KvPredictLayer));
+        Assert.Equal(256, sizeof(Native.KvPredictLayer));
         Assert.Equal(72, sizeof(Native.KvPredict));
         Assert.Equal(16, Offset<Native.KvPredict>(nameof(Native.KvPredict.Layers)));
         Assert.Equal(64, Offset<Native.KvPredict>(nameof(Native.KvPredict.Frequencies)));
