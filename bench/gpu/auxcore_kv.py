@@ -19,7 +19,8 @@ class KvPlane(c.Structure):
 
     _fields_ = [
         ("format", c.c_int32), ("scale_count", c.c_int32), ("first", c.c_uint64), ("outer_count", c.c_int64), ("outer_step", c.c_int64),
-        ("head_step", c.c_int64), ("scales", c.c_uint64),
+        ("head_step", c.c_int64), ("scales", c.c_uint64), ("residual", c.c_uint64), ("residual_positions", c.c_int32),
+        ("reserved", c.c_uint32),
     ]
 
 
@@ -89,6 +90,17 @@ class KvWindow(c.Structure):
     ]
 
 
+class KvWindowProduct(c.Structure):
+    """auxcore_kv_window_product."""
+
+    _fields_ = [
+        ("struct_size", c.c_uint32), ("heads", c.c_int32), ("group", c.c_int32), ("window", c.c_int32), ("positions", c.c_int32),
+        ("causal", c.c_uint32), ("depth", c.c_int32), ("reserved", c.c_uint32), ("scale", c.c_double), ("queries", c.c_uint64),
+        ("keys", c.c_uint64), ("key_step", c.c_int64), ("head_step", c.c_int64), ("scores", c.c_uint64), ("workspace", c.c_uint64),
+        ("workspace_bytes", c.c_int64),
+    ]
+
+
 class KvEviction(c.Structure):
     """auxcore_kv_eviction."""
 
@@ -96,14 +108,16 @@ class KvEviction(c.Structure):
         ("struct_size", c.c_uint32), ("rule", c.c_int32), ("count", c.c_int32), ("minimum", c.c_int32), ("maximum", c.c_int32),
         ("pool_width", c.c_int32), ("value", c.c_double), ("sinks", c.c_int32), ("recent", c.c_int32), ("head_floor", c.c_double),
         ("heads_share", c.c_uint32), ("reserved", c.c_uint32), ("score_positions", c.c_int32), ("number_positions", c.c_int32),
-        ("scores", c.c_uint64), ("lengths", c.c_uint64), ("numbers", c.c_uint64), ("workspace", c.c_uint64), ("workspace_bytes", c.c_int64),
+        ("scores", c.c_uint64), ("lengths", c.c_uint64), ("numbers", c.c_uint64), ("counts", c.c_uint64), ("workspace", c.c_uint64),
+        ("workspace_bytes", c.c_int64),
     ]
 
 
 STRUCTURES = {
     "auxcore_kv_elements": KvElements, "auxcore_kv_plane": KvPlane, "auxcore_kv_cache": KvCache, "auxcore_kv_attention": KvAttention,
     "auxcore_kv_rows": KvRows, "auxcore_kv_append": KvAppend, "auxcore_kv_predict_layer": KvPredictLayer,
-    "auxcore_kv_predict": KvPredict, "auxcore_kv_window": KvWindow, "auxcore_kv_eviction": KvEviction,
+    "auxcore_kv_predict": KvPredict, "auxcore_kv_window": KvWindow, "auxcore_kv_window_product": KvWindowProduct,
+    "auxcore_kv_eviction": KvEviction,
 }
 
 _context, _stream, _cache, _bytes = c.c_uint64, c.c_void_p, c.POINTER(KvCache), c.POINTER(c.c_int64)
@@ -116,6 +130,8 @@ FUNCTIONS = {
     "auxcore_kv_predict_write": [_context, _stream, c.POINTER(KvPredict)],
     "auxcore_kv_window_workspace": [c.POINTER(KvWindow), _bytes],
     "auxcore_kv_window_scores": [_context, _stream, c.POINTER(KvWindow)],
+    "auxcore_kv_window_product_workspace": [c.POINTER(KvWindowProduct), _bytes],
+    "auxcore_kv_window_scores_of_product": [_context, _stream, c.POINTER(KvWindowProduct)],
     "auxcore_kv_evict_workspace": [c.c_int32, c.c_int32, c.c_int32, _bytes],
     "auxcore_kv_evict": [_context, _stream, _cache, c.POINTER(KvEviction)],
 }

@@ -12,9 +12,9 @@ public unsafe class NativeKvAbiTests
     {
         Assert.Equal(40, sizeof(Native.KvElements));
         Assert.Equal(24, Offset<Native.KvElements>(nameof(Native.KvElements.Elements)));
-        Assert.Equal(48, sizeof(Native.KvPlane));
+        Assert.Equal(64, sizeof(Native.KvPlane));
         Assert.Equal(40, Offset<Native.KvPlane>(nameof(Native.KvPlane.Scales)));
-        Assert.Equal(144, sizeof(Native.KvCache));
+        Assert.Equal(176, sizeof(Native.KvCache));
         Assert.Equal(24, Offset<Native.KvCache>(nameof(Native.KvCache.PageOffsets)));
         Assert.Equal(48, Offset<Native.KvCache>(nameof(Native.KvCache.Keys)));
         Assert.Equal(80, sizeof(Native.KvAttention));
@@ -26,18 +26,23 @@ public unsafe class NativeKvAbiTests
         Assert.Equal(136, Offset<Native.KvAppend>(nameof(Native.KvAppend.RotatedQuery)));
         Assert.Equal(176, Offset<Native.KvAppend>(nameof(Native.KvAppend.NormEpsilon)));
         Assert.Equal(192, Offset<Native.KvAppend>(nameof(Native.KvAppend.Frequencies)));
-        Assert.Equal(224, sizeof(Native.KvPredictLayer));
+        Assert.Equal(256, sizeof(Native.KvPredictLayer));
         Assert.Equal(72, sizeof(Native.KvPredict));
         Assert.Equal(16, Offset<Native.KvPredict>(nameof(Native.KvPredict.Layers)));
         Assert.Equal(64, Offset<Native.KvPredict>(nameof(Native.KvPredict.Frequencies)));
         Assert.Equal(64, sizeof(Native.KvWindow));
         Assert.Equal(24, Offset<Native.KvWindow>(nameof(Native.KvWindow.Scale)));
         Assert.Equal(56, Offset<Native.KvWindow>(nameof(Native.KvWindow.WorkspaceBytes)));
-        Assert.Equal(104, sizeof(Native.KvEviction));
+        Assert.Equal(96, sizeof(Native.KvWindowProduct));
+        Assert.Equal(32, Offset<Native.KvWindowProduct>(nameof(Native.KvWindowProduct.Scale)));
+        Assert.Equal(56, Offset<Native.KvWindowProduct>(nameof(Native.KvWindowProduct.KeyStep)));
+        Assert.Equal(88, Offset<Native.KvWindowProduct>(nameof(Native.KvWindowProduct.WorkspaceBytes)));
+        Assert.Equal(112, sizeof(Native.KvEviction));
         Assert.Equal(24, Offset<Native.KvEviction>(nameof(Native.KvEviction.Value)));
         Assert.Equal(40, Offset<Native.KvEviction>(nameof(Native.KvEviction.HeadFloor)));
         Assert.Equal(64, Offset<Native.KvEviction>(nameof(Native.KvEviction.Scores)));
-        Assert.Equal(96, Offset<Native.KvEviction>(nameof(Native.KvEviction.WorkspaceBytes)));
+        Assert.Equal(88, Offset<Native.KvEviction>(nameof(Native.KvEviction.Counts)));
+        Assert.Equal(104, Offset<Native.KvEviction>(nameof(Native.KvEviction.WorkspaceBytes)));
     }
 
     [Fact]

@@ -113,17 +113,6 @@ public unsafe class KvDecodeAttentionArgumentTests : IDisposable
             text, () => KvDecodeAttention.Run(q, k, KvFormat.Q8_0, v, KvFormat.BF16, [1, 1], o));
     }
 
-    [Theory]
-    [InlineData(AuxBackend.Ilgpu)]
-    public void A_backend_without_a_kernel_says_so(AuxBackend backend)
-    {
-        var error = Assert.Throws<BackendUnavailableException>(() => Run(backend: backend));
-        Assert.Contains("kernel yet", error.Message, StringComparison.Ordinal);
-        Assert.False(KvDecodeAttention.IsSupported(backend, out var reason));
-        Assert.Contains("keep the cache on the host", reason, StringComparison.Ordinal);
-        Assert.All(_output, value => Assert.Equal(Canary, value));
-    }
-
     private TensorView View(DType dtype, int offset, ReadOnlySpan<long> shape) =>
         TensorView.FromPointer((void*)(_memory + offset), dtype, shape);
 

@@ -117,7 +117,8 @@ public class KvEvictCudaTests
         return buffer.View(buffer.Length);
     }
 
-    private static void RequireReference(KvEvictOptions options, KvFormat format, bool isPaged, int[] lengths, int seed = 1)
+    private static void RequireReference(
+        KvEvictOptions options, KvFormat format, bool isPaged, int[] lengths, int seed = 1, int[]? counts = null)
     {
         var random = new Random(seed);
         var row = (int)format.ByteCount(D);
@@ -133,6 +134,7 @@ public class KvEvictCudaTests
         var (n, l) = (devices.Add(numbers, Batch, Heads, Capacity), devices.Add(lengths, Batch, Heads));
         KvEvict.Run(
             devices.Add(scores, Batch, Heads, Capacity), l, Cache(k, v, devices.Add, devices.Add), options, n,
+            counts is null ? default : devices.Add(counts, Batch, Heads),
             workspace: Workspace(devices, Batch, Heads, Capacity));
 
         using var pinned = new PinnedArrays();
@@ -140,7 +142,8 @@ public class KvEvictCudaTests
         KvEvict.Run(
             pinned.View(scores, Batch, Heads, Capacity), pinned.View(kept, Batch, Heads),
             Cache(pinned.View(keys, Shape()), pinned.View(values, Shape()), pinned.View, pinned.View), options,
-            pinned.View(numbers, Batch, Heads, Capacity), AuxBackend.Reference);
+            pinned.View(numbers, Batch, Heads, Capacity), counts is null ? default : pinned.View(counts, Batch, Heads),
+            AuxBackend.Reference);
         Assert.Equal(kept, Devices.Read<int>(l));
         Assert.Equal(numbers, Devices.Read<int>(n));
         Assert.Equal(keys, Devices.Read<byte>(k));

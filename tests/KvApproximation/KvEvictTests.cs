@@ -19,8 +19,7 @@ public sealed class KvEvictTests : IDisposable
             var random = new Random(round);
             var (batch, heads, capacity) = (random.Next(1, 3), random.Next(1, 4), random.Next(1, 90));
             int[] lengths = [.. Enumerable.Range(0, batch * heads).Select(_ => random.Next(0, capacity + 1))];
-            float[] scores = [.. Enumerable.Range(0, batch * heads * capacity)
-                .Select(_ => random.Next(40) == 0 ? float.NaN : random.Next(-4, 5) / 4f)];
+            var scores = Ties(random, batch * heads * capacity);
             var options = new KvEvictOptions
             {
                 Budget = random.Next(3) == 0 ? Budget.Threshold(0.3f) : Budget.Ratio(random.NextDouble()),
@@ -66,6 +65,58 @@ public sealed class KvEvictTests : IDisposable
 
             Assert.Equal(expected, kept);
             Assert.Equal(batch * heads * 10, lengths.Sum());
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Runners))]
+    public void Each_head_keeps_a_count_of_its_own(Runner runner)
+    {
+        for (var round = 0; round < 200; round++)
+        {
+            var random = new Random(round);
+            var (batch, heads, capacity) = (random.Next(1, 3), random.Next(1, 4), random.Next(1, 60));
+            int[] lengths = [.. Enumerable.Range(0, batch * heads).Select(_ => random.Next(0, capacity + 1))];
+            int[] counts = [.. lengths.Select(length => random.Next(4) == 0 ? int.MaxValue : random.Next(0, length + 3))];
+            var scores = Ties(random, batch * heads * capacity);
+            var options = new KvEvictOptions { PoolWidth = random.Next(2) * 2 + 1, Sinks = random.Next(3), Recent = random.Next(3) };
+            int[] expected = [.. Enumerable.Range(0, batch * heads).SelectMany(head => Expect(
+                scores.AsSpan(head * capacity, capacity), lengths[head], With(options, counts[head])).Select(t => head * capacity + t))];
+
+            Assert.Equal(expected, Run(runner, batch, heads, capacity, scores, lengths, options, counts: counts));
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Runners))]
+    public void Heads_share_the_sum_of_their_counts_whatever_each_of_them_has(Runner runner)
+    {
+        for (var round = 0; round < 200; round++)
+        {
+            var random = new Random(round);
+            var (batch, heads, capacity) = (random.Next(1, 3), random.Next(1, 5), random.Next(1, 40));
+            int[] lengths = [.. Enumerable.Range(0, batch * heads).Select(_ => random.Next(0, capacity + 1))];
+            int[] counts = [.. lengths.Select(_ => random.Next(9) == 0 ? int.MaxValue : random.Next(0, 2 * capacity / 3 + 1))];
+            var scores = Ties(random, batch * heads * capacity);
+            var floor = random.Next(3) / 2.0;
+            var options = new KvEvictOptions { HeadFloor = floor, Recent = random.Next(3) };
+            var expected = new List<int>();
+            for (var b = 0; b < batch; b++)
+            {
+                var (all, total) = (new List<(int Place, bool IsSafe)>(), 0L);
+                for (var head = b * heads; head < (b + 1) * heads; head++)
+                {
+                    total += Math.Max(counts[head], Math.Min(options.Recent, lengths[head]));
+                    var own = Expect(scores.AsSpan(head * capacity, capacity), lengths[head], With(options, (int)(floor * counts[head])));
+                    all.AddRange(Enumerable.Range(0, lengths[head]).Select(t => (head * capacity + t, own.Contains(t))));
+                }
+
+                var chosen = all.OrderBy(x => x.IsSafe ? 0 : 1)
+                    .ThenBy(x => float.IsNaN(scores[x.Place]) ? double.PositiveInfinity : -scores[x.Place]).ThenBy(x => x.Place);
+                expected.AddRange(chosen.Take((int)Math.Min(total, all.Count)).Select(x => x.Place).Order());
+            }
+
+            Assert.Equal(expected, Run(runner, batch, heads, capacity, scores, lengths, options, counts: counts));
         }
     }
 
@@ -171,6 +222,12 @@ public sealed class KvEvictTests : IDisposable
         Refused<ArgumentOutOfRangeException>("options.Recent is not negative", new() { Budget = options.Budget, Recent = -1 });
         Refused<ArgumentOutOfRangeException>("options.HeadFloor lies within", new() { Budget = options.Budget, HeadFloor = double.NaN });
         Refused<ArgumentException>("heads share a Budget.Count or Ratio", new() { Budget = Budget.Threshold(1), HeadFloor = 0.2 });
+        Refused<ArgumentException>("or pass counts", new());
+        Refused<ArgumentException>("Ratio(0.5), but counts say", options, n: _pinned.View([1, 1], 1, 2));
+        Refused<ArgumentException>("counts: float32", new(), n: _pinned.View([1f, 1f], 1, 2));
+        Refused<ArgumentException>("counts: int32[2, 1]", new(), n: _pinned.View([1, 1], 2, 1));
+        Refused<ArgumentOutOfRangeException>("counts[0, 1] is negative", new(), n: _pinned.View([1, -1], 1, 2));
+        Refused<ArgumentException>("lengths overlaps counts", new(), n: _pinned.View(lengths, 1, 2));
         Refused<ArgumentException>("5 positions of each head, but lengths[0, 1] is 4", new() { Budget = Budget.Count(5) });
         lengths[1] = 6;
         Refused<ArgumentOutOfRangeException>("lengths[0, 1] is not within 0 and 5", options);
@@ -196,11 +253,12 @@ public sealed class KvEvictTests : IDisposable
                 () => KvEvict.Run(scores, _pinned.View(lengths, 1, 2), cache, options, backend: backend));
         }
 
-        void Refused<TException>(string text, KvEvictOptions o, TensorView? s = null, TensorView p = default, KvCacheViews? c = null)
+        void Refused<TException>(
+            string text, KvEvictOptions o, TensorView? s = null, TensorView p = default, KvCacheViews? c = null, TensorView n = default)
             where TException : ArgumentException
         {
             var before = (int[])lengths.Clone();
-            var error = Assert.Throws<TException>(() => KvEvict.Run(s ?? scores, _pinned.View(lengths, 1, 2), c ?? cache, o, p));
+            var error = Assert.Throws<TException>(() => KvEvict.Run(s ?? scores, _pinned.View(lengths, 1, 2), c ?? cache, o, p, n));
             Assert.Contains(text, error.Message, StringComparison.Ordinal);
             Assert.Equal(before, lengths);
             Assert.All(keys, x => Assert.Equal(3, x));
@@ -211,7 +269,8 @@ public sealed class KvEvictTests : IDisposable
 
     /// <summary>What is kept, as numbers b, h, t in row-major order; the cache's rows hold these numbers.</summary>
     private int[] Run(
-        Runner runner, int batch, int heads, int capacity, float[] scores, int[] lengths, KvEvictOptions options, int dim = 2)
+        Runner runner, int batch, int heads, int capacity, float[] scores, int[] lengths, KvEvictOptions options, int dim = 2,
+        int[]? counts = null)
     {
         var (keys, values) = (new float[batch * heads * capacity * dim], new float[batch * heads * capacity * dim]);
         for (var i = 0; i < keys.Length; i++)
@@ -220,7 +279,8 @@ public sealed class KvEvictTests : IDisposable
         runner.Run(backend => KvEvict.Run(
             _pinned.View(scores, batch, heads, capacity), _pinned.View(lengths, batch, heads),
             new() { Keys = _pinned.View(keys, batch, heads, capacity, dim), Values = _pinned.View(values, batch, heads, capacity, dim) },
-            options, _pinned.View(numbers, batch, heads, capacity), backend));
+            options, _pinned.View(numbers, batch, heads, capacity), counts is null ? default : _pinned.View(counts, batch, heads),
+            backend));
         var kept = new List<int>();
         for (var head = 0; head < batch * heads; head++)
         {
@@ -235,6 +295,15 @@ public sealed class KvEvictTests : IDisposable
 
         return [.. kept];
     }
+
+    /// <summary>Few different scores, some of them NaN.</summary>
+    private static float[] Ties(Random random, int count) =>
+        [.. Enumerable.Range(0, count).Select(_ => random.Next(40) == 0 ? float.NaN : random.Next(-4, 5) / 4f)];
+
+    private static KvEvictOptions With(KvEvictOptions options, int count) => new()
+    {
+        Budget = Budget.Count(count), PoolWidth = options.PoolWidth, Sinks = options.Sinks, Recent = options.Recent,
+    };
 
     private static int[] Expect(ReadOnlySpan<float> scores, int length, KvEvictOptions options)
     {

@@ -55,13 +55,6 @@ public class KvPredictWriteCudaTests
         Refused<ArgumentException>("layers[0].Cache overlaps layers[1].Cache", [layer, layer]);
         Refused<ArgumentException>("layers[0].KeyBias: float32[32]", [layer with { KeyBias = devices.Add(new float[32], 32) }]);
         Refused<BackendUnavailableException>("are on cuda:0", [layer], AuxBackend.Cpu);
-        var kivi = new KvCacheViews
-        {
-            Keys = devices.Add(new byte[32 * 40], 1, 1, 32, 40), Values = devices.Add(new byte[32 * 40], 1, 1, 32, 40),
-            KeyFormat = KvFormat.Kivi4, ValueFormat = KvFormat.Kivi4,
-            KeyResidual = devices.Add(new float[64 * D], 1, 1, 64, D), ValueResidual = devices.Add(new float[64 * D], 1, 1, 64, D),
-        };
-        Refused<BackendUnavailableException>("Kivi4 has no CUDA kernel yet", [layer, layer with { Cache = kivi }]);
         devices.CheckMargins();
 
         void Refused<TException>(string text, KvPredictLayer[] layers, AuxBackend backend = AuxBackend.Auto) where TException : Exception

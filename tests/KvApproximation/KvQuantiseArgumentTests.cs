@@ -97,17 +97,6 @@ public unsafe class KvQuantiseArgumentTests : IDisposable
             "destination overlaps source", () => KvQuantise.Run(x, KvFormat.Q8_0, View(DType.UInt8, 0, [2, 34])));
     }
 
-    [Theory]
-    [InlineData(AuxBackend.Ilgpu)]
-    public void A_backend_without_a_kernel_says_so(AuxBackend backend)
-    {
-        var error = Assert.Throws<BackendUnavailableException>(() => KvQuantise.Run(_x, KvFormat.Q8_0, _bytes, backend: backend));
-        Assert.Contains("kernel yet", error.Message, StringComparison.Ordinal);
-        Assert.False(KvQuantise.IsSupported(backend, out var reason));
-        Assert.Contains("quantise on the host", reason, StringComparison.Ordinal);
-        Assert.Equal(new byte[68], _bytes);
-    }
-
     private TensorView View(DType dtype, int offset, ReadOnlySpan<long> shape) =>
         TensorView.FromPointer((void*)(_memory + offset), dtype, shape);
 

@@ -251,7 +251,6 @@ public sealed class KvCacheTests
         Refused("layer 1", () => new ContiguousKvCache(new([new(1, 32), new(1, 40)], 1, 8, KvFormat.F32, KvFormat.Q4_0)));
         Refused("KeyScale", () => new ContiguousKvCache(
             new([new(1, 32)], 1, 8, KvFormat.Fp8E4M3, KvFormat.F32) { KeyScale = float.NaN }));
-        Refused("Values: Kivi4", () => new ContiguousKvCache(new([new(1, 32)], 1, 32, KvFormat.F32, KvFormat.Kivi4)));
         Refused("Capacity", () => new ContiguousKvCache(new([new(1, 32)], 1, 0, KvFormat.F32, KvFormat.F32)));
         pool.Dispose();
         Assert.Throws<ObjectDisposedException>(() => new PagedKvCache(pool, new([new(1, 32)], 1, 8, KvFormat.F32, KvFormat.Q8_0)));

@@ -90,6 +90,45 @@ public sealed class KvCompressionTests
         Assert.InRange(TinyDecoder.Distance(alone.select(1, 6), logits), 0, 1e-4);
     }
 
+    [Theory]
+    [InlineData(false, false)]
+    [InlineData(false, true)]
+    [InlineData(true, false)]
+    [InlineData(true, true)]
+    public void What_a_rule_of_ones_own_keeps_is_what_a_sort_keeps(bool paged, bool shares)
+    {
+        using var scope = torch.NewDisposeScope();
+        using var model = TinyDecoder.Model();
+        using var pool = new KvPagePool(300, 32, KvFormat.F32, KvFormat.F32, pageTokens: 4);
+        using KvCache cache = paged ? model.CreateCache(pool, 30, batch: 2) : model.CreateCache(30, batch: 2);
+        using (model.CompressKv(shares ? new AdaKv(new Tied(), floor: 0.5) : new Tied(), new Uneven()))
+            model.Prefill(TinyDecoder.Tokens(2, 30), cache, [30, 19]);
+
+        for (var layer = 0; layer < 3; layer++)
+        {
+            for (var b = 0; b < 2; b++)
+            {
+                var (heads, length) = (cache.Layout.Layers[layer].KvHeads, b == 0 ? 30 : 19);
+                var all = Enumerable.Range(0, heads * length).Select(i => (Head: i / length, Slot: i % length));
+                var ranked = all.OrderByDescending(x => Tied.ScoreOf(x.Head, x.Slot)).ThenBy(x => x.Head).ThenBy(x => x.Slot).ToList();
+                if (shares) // half of its budget is each head's own
+                {
+                    var own = ranked.GroupBy(x => x.Head).SelectMany(group => group.Take((3 + 4 * group.Key) / 2)).ToHashSet();
+                    ranked = [.. ranked.OrderBy(x => own.Contains(x) ? 0 : 1)];
+                }
+
+                var total = Enumerable.Range(0, heads).Sum(head => 3 + 4 * head);
+                for (var head = 0; head < heads; head++)
+                {
+                    var wanted = shares
+                        ? ranked.Take(total).Where(x => x.Head == head)
+                        : ranked.Where(x => x.Head == head).Take(3 + 4 * head);
+                    Assert.Equal(wanted.Select(x => x.Slot).Order(), cache.Positions(layer, b, head).ToArray());
+                }
+            }
+        }
+    }
+
     [Fact]
     public void After_the_scope_nothing_is_compressed()
     {
@@ -222,6 +261,26 @@ public sealed class KvCompressionTests
         Assert.Equal(0, cache.Length(0, 0));
         model.Prefill(TinyDecoder.Tokens(1, 8), cache);
         Assert.Equal(8, cache.Length(0, 0));
+    }
+
+    /// <summary>Scores of few values.</summary>
+    private sealed class Tied : IKvScorer
+    {
+        public KvScorerNeeds Needs => default;
+
+        public static int ScoreOf(int head, int slot) => (slot * 7 + head) % 5;
+
+        public void Score(in KvScoreContext context, Span<float> scores)
+        {
+            for (var i = 0; i < scores.Length; i++)
+                scores[i] = ScoreOf(i / context.Length, i % context.Length);
+        }
+    }
+
+    /// <summary>3 tokens of the first head, 4 more of each other.</summary>
+    private sealed class Uneven : KvBudget
+    {
+        public override int Keep(KvHeadPlace place) => 3 + 4 * place.Head;
     }
 
     private static int Held(KvCache cache, int layer, int sequence) =>

@@ -1,3 +1,4 @@
+using AuxCore.Kernels;
 using AuxCore.Models;
 using TorchSharp;
 
@@ -28,7 +29,7 @@ public sealed class KvScorerTests
             var (scorer, reference) = Of(rule, naive);
             var scores = ScoresOf(scorer, naive);
             var budget = 1 + seed % naive.Length;
-            var kept = KvSelection.ByHead(scores, [.. Enumerable.Repeat(budget, naive.Heads)]);
+            var kept = Kept(scores, [.. Enumerable.Repeat(budget, naive.Heads)]);
             for (var head = 0; head < naive.Heads; head++)
             {
                 var wanted = NaiveScores.Best(reference(head), budget);
@@ -52,8 +53,7 @@ public sealed class KvScorerTests
             var (inner, reference) = Of(rule, naive);
             var scorer = new AdaKv(inner, floor: 0.2);
             var budget = 1 + seed % naive.Length;
-            var kept = KvSelection.Jointly(
-                ScoresOf(scorer, naive), [.. Enumerable.Repeat(budget, naive.Heads)], scorer.Allocation.Floor!.Value);
+            var kept = Kept(ScoresOf(scorer, naive), [.. Enumerable.Repeat(budget, naive.Heads)], scorer.Allocation.Floor);
 
             // The floor first, then the best of all heads.
             var all = Enumerable.Range(0, naive.Heads).SelectMany(head =>
@@ -77,9 +77,11 @@ public sealed class KvScorerTests
     public void Ties_are_won_by_the_earlier_token_and_the_lower_head()
     {
         float[][] scores = [[1, 1, 0, 1], [1, 2, 1, float.NaN]];
-        Assert.Equal([[0, 1], [0, 1]], KvSelection.ByHead(scores, [2, 2]));
-        Assert.Equal([[0, 1], [1]], KvSelection.Jointly(scores, [2, 1], 0));
-        Assert.Equal([[0], [0, 1]], KvSelection.Jointly(scores, [1, 2], 1));
+        Assert.Equal([[0, 1], [0, 1]], Kept(scores, [2, 2]));
+        Assert.Equal([[0, 1, 2, 3], []], Kept(scores, [9, 0]));
+        Assert.Equal([[0, 1], [1]], Kept(scores, [2, 1], floor: 0));
+        Assert.Equal([[0], [0, 1]], Kept(scores, [1, 2], floor: 1));
+        Assert.Equal([[0, 1, 2, 3], [0, 1]], Kept(scores, [6, 0], floor: 1)); // what a head cannot keep, the other does
     }
 
     [Fact]
@@ -149,6 +151,16 @@ public sealed class KvScorerTests
         "ExpectedAttention" => (new ExpectedAttention(20, 2), head => naive.ExpectedAttention(head, 20, 2, RotaryBase)),
         _ => (new LagKv(6, 3), head => naive.LagKv(head, 6, 3)),
     };
+
+    /// <summary>What heads of equal length keep, by the path of the caches.</summary>
+    private static int[][] Kept(float[][] scores, int[] counts, double? floor = null)
+    {
+        var (heads, n) = (scores.Length, scores[0].Length);
+        using var cache = new ContiguousKvCache(new([new(heads, 1)], 1, n, KvFormat.F32, KvFormat.F32));
+        using var rows = torch.zeros(1, heads, n, 1);
+        cache.Append(0, rows, rows, [.. Enumerable.Range(0, n)]);
+        return cache.Evict(0, [.. scores.SelectMany(row => row)], counts, floor);
+    }
 
     private static double[] Each(NaiveScores naive, Func<int, double> score) => [.. Enumerable.Range(0, naive.Length).Select(score)];
 

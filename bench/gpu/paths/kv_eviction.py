@@ -77,7 +77,7 @@ class Evicted:
             "f32", 4 * shape.d, device.address(self.keys), device.address(self.values), 1, shape.kv_heads, shape.d, shape.positions)
         eviction = KvEviction(
             c.sizeof(KvEviction), COUNT, shape.kept, 0, MOST, shape.pool, 0.0, 0, shape.window, 0.0, 0, 0, shape.positions, 0,
-            device.address(self.scores), device.address(self.lengths), 0, 0, 0)
+            device.address(self.scores), device.address(self.lengths), 0, 0, 0, 0)
         sizes = [c.c_int64(), c.c_int64()]
         context.library.call("auxcore_kv_window_workspace", c.byref(window), c.byref(sizes[0]))
         context.library.call("auxcore_kv_evict_workspace", 1, shape.kv_heads, shape.positions, c.byref(sizes[1]))

@@ -465,14 +465,15 @@ AUXCORE_API auxcore_status auxcore_info_nce_loss(auxcore_context context, void* 
  * with nothing else. Calls can be captured in graphs, but where it is said. */
 
 /* How elements are stored; the numbers are those of AuxCore.Kernels.KvFormat. Q8_0 and Q4_0 are llama.cpp's: groups of 32 elements in 34
- * and 18 bytes. Addresses are aligned to the elements, those of groups to 2 bytes. */
+ * and 18 bytes; KIVI-4 has groups of 32 in 20 bytes. Addresses are aligned to the elements, those of groups to 2 bytes, of KIVI-4 to 4. */
 enum {
   AUXCORE_KV_F32 = 0,
   AUXCORE_KV_F16 = 1,
   AUXCORE_KV_BF16 = 2,
   AUXCORE_KV_E4M3 = 3,
   AUXCORE_KV_Q8_0 = 4,
-  AUXCORE_KV_Q4_0 = 5
+  AUXCORE_KV_Q4_0 = 5,
+  AUXCORE_KV_KIVI4 = 6
 };
 
 typedef struct auxcore_kv_elements {
@@ -491,7 +492,10 @@ AUXCORE_API auxcore_status auxcore_kv_quantise(auxcore_context context, void* st
 /* elements <- stored. */
 AUXCORE_API auxcore_status auxcore_kv_dequantise(auxcore_context context, void* stream, const auxcore_kv_elements* elements);
 
-/* The keys, or the values, of a cache. The positions of a head within a sequence, or page, lie side by side. */
+/* The keys, or the values, of a cache. The positions of a head within a sequence, or page, lie side by side. In KIVI-4 the latest are in
+ * the residual, each at its position's remainder: of n positions all but the first n - W or, of keys, the multiple of 32 below. Those are
+ * stored: values a row of groups each; keys in blocks of 32 positions, a group for each element of a head, one after the other, so that
+ * positions is a multiple of 32. */
 typedef struct auxcore_kv_plane {
   int32_t format;      /* AUXCORE_KV_F32, … */
   int32_t scale_count; /* of E4M3: 1, or kv_heads; 0 for all others */
@@ -500,6 +504,9 @@ typedef struct auxcore_kv_plane {
   int64_t outer_step;  /* bytes from one of them to the next */
   int64_t head_step;   /* bytes from one head to the next; not looked at where a page holds one head */
   uint64_t scales;     /* [scale_count], float32, finite and above 0; or 0 */
+  uint64_t residual;   /* of KIVI-4: [batch, kv_heads, residual_positions, head_dim], float32; or 0 */
+  int32_t residual_positions; /* of KIVI-4: W + 32; 0 for all others */
+  uint32_t reserved;   /* 0 */
 } auxcore_kv_plane;
 
 /* The KV cache of one layer: contiguous, or in pages. What page tables say is held within the pool: a page that is none is read as page 0,
@@ -572,7 +579,8 @@ typedef struct auxcore_kv_append {
   const double* frequencies; /* [rotated / 2], in host memory: radians a position, at most 1024; read before the call returns */
 } auxcore_kv_append;
 
-/* Norm, rotation and storing of some tokens of one layer, in one launch. */
+/* Norm, rotation and storing of some tokens of one layer, in one launch, or two in KIVI-4. There the slots of a sequence's tokens follow
+ * each other one by one, from call to call too. */
 AUXCORE_API auxcore_status auxcore_kv_append_tokens(
     auxcore_context context, void* stream, const auxcore_kv_cache* cache, const auxcore_kv_append* append);
 
@@ -601,8 +609,8 @@ typedef struct auxcore_kv_predict {
   const double* frequencies;
 } auxcore_kv_predict;
 
-/* Bias, norm, rotation and storing of some tokens in the caches of some layers: a launch for each fourteen. Caches of layers share no
- * memory, but may interleave in one pool. */
+/* Bias, norm, rotation and storing of some tokens in the caches of some layers: a launch for each twelve, and one more for each in
+ * KIVI-4. Caches of layers share no memory, but may interleave in one pool. */
 AUXCORE_API auxcore_status auxcore_kv_predict_write(auxcore_context context, void* stream, const auxcore_kv_predict* predict);
 
 /* ---- KvWindowScores (kv_approximation/kv_window_scores.cu) ---- */
@@ -627,6 +635,32 @@ AUXCORE_API auxcore_status auxcore_kv_window_workspace(const auxcore_kv_window* 
 /* Two launches. */
 AUXCORE_API auxcore_status auxcore_kv_window_scores(auxcore_context context, void* stream, const auxcore_kv_window* window);
 
+typedef struct auxcore_kv_window_product {
+  uint32_t struct_size; /* set by the caller: sizeof(auxcore_kv_window_product) */
+  int32_t heads;        /* as above, as far as causal */
+  int32_t group;
+  int32_t window;
+  int32_t positions;
+  uint32_t causal;
+  int32_t depth;        /* elements of a key */
+  uint32_t reserved;    /* 0 */
+  double scale;         /* of the products: finite */
+  uint64_t queries;     /* [heads, group, window, depth], float32 */
+  uint64_t keys;        /* [heads, positions, depth], float32, with these steps */
+  int64_t key_step;     /* elements from one key to the next, at least 0 */
+  int64_t head_step;    /* likewise */
+  uint64_t scores;      /* [heads, positions], float32, written */
+  uint64_t workspace;   /* aligned to 256 bytes */
+  int64_t workspace_bytes;
+} auxcore_kv_window_product;
+
+/* The bytes of workspace that these need: 4 a logit, and 8 for each 64 of a row; addresses may be 0. */
+AUXCORE_API auxcore_status auxcore_kv_window_product_workspace(const auxcore_kv_window_product* product, int64_t* bytes);
+
+/* The same scores from queries and keys, which are read once. A row with a NaN makes all scores of its head NaN. Three launches. */
+AUXCORE_API auxcore_status auxcore_kv_window_scores_of_product(
+    auxcore_context context, void* stream, const auxcore_kv_window_product* product);
+
 /* ---- KvEvict (kv_approximation/kv_evict.cu) ---- */
 
 /* What is kept: TokenSelect's ranking (below) of each head's positions, by means of their scores. */
@@ -648,6 +682,8 @@ typedef struct auxcore_kv_eviction {
   uint64_t scores;      /* [batch, kv_heads, score_positions], float32 */
   uint64_t lengths;     /* [batch, kv_heads], int32: filled positions, held within what there is room for; becomes those kept */
   uint64_t numbers;     /* [batch, kv_heads, number_positions], int32: they move with the rows; or 0 */
+  uint64_t counts;      /* [batch, kv_heads], int32: how many each head keeps, all where it has fewer, and the rule is
+                         * a count of 0 without limits; or 0 */
   uint64_t workspace;   /* aligned to 256 bytes */
   int64_t workspace_bytes;
 } auxcore_kv_eviction;

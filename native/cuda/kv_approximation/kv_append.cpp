@@ -12,6 +12,7 @@ constexpr const char* kOp = "KvAppend";
 
 AUXCORE_DECLARE_IMAGE(kv_approximation);
 const Kernel kAppend{kOp, &image_kv_approximation, "auxcore_kv_append"};
+const Kernel kLeaving{kOp, &image_kv_approximation, "auxcore_kv_append_leaving"};
 
 int size_of(auxcore_dtype type) { return type == AUXCORE_FLOAT32 ? 4 : 2; }
 
@@ -39,7 +40,7 @@ void check_rows(const char* name, const auxcore_kv_cache& cache, const auxcore_k
 }  // namespace
 
 void check_numbers(const auxcore_kv_cache& cache, const auxcore_kv_append& given) {
-  kv::check_cache(cache);
+  kv::check_cache(cache, true);
   td::check_struct_size("append", given.struct_size, sizeof given);
   if (given.tokens < 0)
     fail(AUXCORE_E_ARGUMENT, "tokens is %d", given.tokens);
@@ -147,6 +148,25 @@ kv::Tokens tokens_of(const auxcore_kv_append& given) {
   return tokens;
 }
 
+unsigned leaving_blocks(const kv::Cache& cache, int32_t tokens) {
+  if (cache.keys.format != kv::kKivi && cache.values.format != kv::kKivi)
+    return 0;
+  return td::blocks_for(kv::product("tokens", {tokens, cache.kv_heads}), 1);
+}
+
+void store_leaving(const kv::Cache& cache, const auxcore_kv_append& given, Context& context, CUstream stream) {
+  const unsigned blocks = leaving_blocks(cache, given.tokens);
+  if (blocks == 0)
+    return;
+  Arguments arguments = {};
+  arguments.cache = cache;
+  arguments.keys = rows_of(given.keys);
+  arguments.values = rows_of(given.values);
+  arguments.tokens = tokens_of(given);
+  const auto shared = static_cast<unsigned>(kv::kGroup * (cache.head_dim + 1)) * 4u;
+  context.launch(kLeaving, Grid{blocks, kv::kHeadThreads, shared}, stream, arguments);
+}
+
 namespace {
 
 void run(const kv::Cache& cache, const auxcore_kv_append& given, Context& context, CUstream stream) {
@@ -161,7 +181,9 @@ void run(const kv::Cache& cache, const auxcore_kv_append& given, Context& contex
   arguments.tokens = tokens_of(given);
   const int64_t heads = int64_t{given.query.heads} + 2 * int64_t{cache.kv_heads};
   const int64_t blocks = kv::product("tokens", {given.tokens, kv::blocks_of_token(heads)});
-  context.launch(kAppend, Grid{td::blocks_for(blocks, 1), kv::kHeadThreads}, stream, arguments);
+  const Grid grid{td::blocks_for(blocks, 1), kv::kHeadThreads};
+  store_leaving(cache, given, context, stream);
+  context.launch(kAppend, grid, stream, arguments);
 }
 
 static_assert(int{kv::kFloat32} == AUXCORE_FLOAT32 && int{kv::kFloat16} == AUXCORE_FLOAT16 && int{kv::kBFloat16} == AUXCORE_BFLOAT16);

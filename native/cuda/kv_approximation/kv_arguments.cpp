@@ -20,10 +20,27 @@ int64_t extent(const char* name, const auxcore_kv_cache& cache, const auxcore_kv
   return sum(name, product(name, {plane.outer_count - 1, plane.outer_step}), inner_extent(name, cache, plane));
 }
 
-void check_plane(const char* name, const auxcore_kv_cache& cache, const auxcore_kv_plane& plane) {
+void check_residual(const char* name, const auxcore_kv_cache& cache, const auxcore_kv_plane& plane, bool takes_residual) {
+  if (plane.reserved != 0)
+    fail(AUXCORE_E_ARGUMENT, "%s.reserved is %u, not 0", name, plane.reserved);
+  if (plane.format != AUXCORE_KV_KIVI4) {
+    if (plane.residual != 0 || plane.residual_positions != 0)
+      fail(AUXCORE_E_ARGUMENT, "%s.residual is there; only KIVI-4 has one", name);
+    return;
+  }
+  if (!takes_residual)
+    fail(AUXCORE_E_ARGUMENT, "%s.format: this op does not take KIVI-4", name);
+  if (plane.residual_positions < kGroup)
+    fail(AUXCORE_E_ARGUMENT, "%s.residual_positions is %d, below %d", name, plane.residual_positions, kGroup);
+  if (&plane == &cache.keys && cache.positions % kGroup != 0)
+    fail(AUXCORE_E_ARGUMENT, "positions is %d, not a multiple of %d, as keys in KIVI-4 have blocks", cache.positions, kGroup);
+}
+
+void check_plane(const char* name, const auxcore_kv_cache& cache, const auxcore_kv_plane& plane, bool takes_residual) {
   char label[64];
   std::snprintf(label, sizeof label, "%s.format", name);
   check_format(label, plane.format);
+  check_residual(name, cache, plane, takes_residual);
   if (cache.head_dim % group_of(plane.format) != 0)
     fail(AUXCORE_E_ARGUMENT, "%s.format: head_dim %d is not a multiple of %d, its groups", name, cache.head_dim, group_of(plane.format));
   if (plane.outer_count < 1 || plane.outer_count > std::numeric_limits<int32_t>::max())
@@ -53,6 +70,8 @@ Plane plane_of(const auxcore_kv_cache& cache, const auxcore_kv_plane& given) {
   plane.format = given.format;
   plane.row_bytes = static_cast<int32_t>(row_bytes_of(cache, given));
   plane.outer_count = static_cast<int32_t>(given.outer_count);
+  plane.ring = td::pointer<float>(given.residual);
+  plane.ring_positions = given.residual_positions;
   return plane;
 }
 
@@ -130,7 +149,7 @@ int64_t bytes_of(const char* name, int32_t format, int64_t elements) {
   return product(name, {elements / group, group_bytes_of(format)});
 }
 
-void check_cache(const auxcore_kv_cache& cache) {
+void check_cache(const auxcore_kv_cache& cache, bool takes_residual) {
   td::check_struct_size("cache", cache.struct_size, sizeof cache);
   td::check_at_least_one("batch", cache.batch);
   td::check_at_least_one("kv_heads", cache.kv_heads);
@@ -142,8 +161,8 @@ void check_cache(const auxcore_kv_cache& cache) {
     fail(AUXCORE_E_ARGUMENT, "page_offsets is 0, but there are pages");
   if (cache.page_count < 0 || cache.page_count > std::numeric_limits<int32_t>::max())
     fail(AUXCORE_E_ARGUMENT, "page_count is %lld", static_cast<long long>(cache.page_count));
-  check_plane("keys", cache, cache.keys);
-  check_plane("values", cache, cache.values);
+  check_plane("keys", cache, cache.keys, takes_residual);
+  check_plane("values", cache, cache.values, takes_residual);
 }
 
 Cache cache_of(const auxcore_kv_cache& given, bool is_written, td::Memory& memory, const Context& context) {
@@ -158,6 +177,13 @@ Cache cache_of(const auxcore_kv_cache& given, bool is_written, td::Memory& memor
   check_corners("values", given, given.values, context);
   memory.read("keys.scales", given.keys.scales, given.keys.scale_count, 4);
   memory.read("values.scales", given.values.scales, given.values.scale_count, 4);
+  for (const auto& [name, plane] : {std::pair("keys.residual", &given.keys), {"values.residual", &given.values}}) {
+    const int64_t count = product(name, {given.batch, given.kv_heads, plane->residual_positions, given.head_dim});
+    if (is_written && count > 0)
+      memory.write(name, plane->residual, count, 4);
+    else
+      memory.read(name, plane->residual, count, 4);
+  }
   if (given.page_offsets != 0) {
     const int64_t tables = product("batch", {given.batch, given.pages_are_of_heads != 0 ? given.kv_heads : 1});
     memory.read("page_offsets", given.page_offsets, tables + 1, 4);

@@ -10,7 +10,8 @@
 namespace auxcore::kv {
 
 static_assert(int{kF32} == AUXCORE_KV_F32 && int{kF16} == AUXCORE_KV_F16 && int{kBF16} == AUXCORE_KV_BF16 &&
-              int{kE4M3} == AUXCORE_KV_E4M3 && int{kQ8} == AUXCORE_KV_Q8_0 && int{kQ4} == AUXCORE_KV_Q4_0);
+              int{kE4M3} == AUXCORE_KV_E4M3 && int{kQ8} == AUXCORE_KV_Q8_0 &&
+              int{kQ4} == AUXCORE_KV_Q4_0 && int{kKivi} == AUXCORE_KV_KIVI4);
 
 constexpr int kVector = 8;  ///< elements of a head that kernels take at a time
 
@@ -26,8 +27,8 @@ int64_t sum(const char* name, int64_t a, int64_t b);
 /// The bytes of elements, a multiple of the format's groups.
 int64_t bytes_of(const char* name, int32_t format, int64_t elements);
 
-/// Refuses sizes, formats and steps that no cache has.
-void check_cache(const auxcore_kv_cache& cache);
+/// Refuses sizes, formats and steps that no cache has; and KIVI-4, where an op takes only rows that stand for themselves.
+void check_cache(const auxcore_kv_cache& cache, bool takes_residual = false);
 
 /// The rest of the checks of a cache that is read, or written: its memory, which is added to that of the call.
 Cache cache_of(const auxcore_kv_cache& cache, bool is_written, td::Memory& memory, const Context& context);

@@ -45,6 +45,20 @@ struct HeadTable {
   }
 };
 
+/// How many of a head's first positions are stored in the plane's format. Those after them are in its ring.
+__device__ __forceinline__ int32_t stored_of(const Plane& plane, bool is_keys, int32_t length) {
+  if (plane.format != kKivi)
+    return length;
+  const int32_t left = length - (plane.ring_positions - kGroup);
+  return left <= 0 ? 0 : is_keys ? left / kGroup * kGroup : left;
+}
+
+/// Where the ring has a position, which is not negative.
+__device__ __forceinline__ uint64_t ring_row(const Cache& cache, const Plane& plane, int32_t sequence, int32_t kv_head, int32_t position) {
+  const int64_t row = (int64_t{sequence} * cache.kv_heads + kv_head) * plane.ring_positions + position % plane.ring_positions;
+  return reinterpret_cast<uint64_t>(plane.ring) + uint64_t(row * cache.head_dim) * sizeof(float);
+}
+
 __device__ __forceinline__ float scale_of_head(const Plane& plane, int32_t kv_head) {
   return plane.scale_count == 0
       ? 1.0f

@@ -121,11 +121,101 @@ __device__ __forceinline__ uint32_t quantise_q4(const Four& four, int lane_of_gr
   return packed;
 }
 
+/// x rounded down to binary16, within those that are finite; -0 becomes +0.
+__device__ __forceinline__ uint32_t half_at_most(float x) {
+  uint32_t bits = narrow_to(float16{}, fminf(fmaxf(x, -65504.0f), 65504.0f)).bits;
+  if (widen(float16{uint16_t(bits)}) > x && bits != 0xfbffu)
+    bits = (bits & 0x8000u) != 0 ? bits + 1 : bits - 1;
+  return (bits & 0x7fffu) == 0 ? 0 : bits;
+}
+
+/// x rounded up, likewise.
+__device__ __forceinline__ uint32_t half_at_least(float x) {
+  const uint32_t bits = half_at_most(-x);
+  return bits == 0 ? 0 : bits ^ 0x8000u;
+}
+
+/// What a group of KIVI-4 shares.
+struct KiviScale {
+  uint32_t stored;  ///< the scale, and above it the zero point
+  float shift;      ///< what is taken from elements, and
+  float inverse;    ///< what they are then multiplied with
+  bool is_finite;
+};
+
+/// What four elements of each of eight neighbouring lanes share.
+__device__ __forceinline__ KiviScale kivi_scale_of(const Four& four) {
+  const bool is_finite = largest_of_group(four) < kInfinity;
+  float least = fminf(fminf(four.x[0], four.x[1]), fminf(four.x[2], four.x[3]));
+  float greatest = fmaxf(fmaxf(four.x[0], four.x[1]), fmaxf(four.x[2], four.x[3]));
+#pragma unroll
+  for (int with = 4; with > 0; with /= 2) {
+    least = fminf(least, __shfl_xor_sync(kAllLanes, least, with));
+    greatest = fmaxf(greatest, __shfl_xor_sync(kAllLanes, greatest, with));
+  }
+  if (!is_finite)
+    return {0xfe00u, 0.0f, 0.0f, false};
+  const uint32_t m = half_at_most(least);
+  const float shift = widen(float16{uint16_t(m)});
+  const uint32_t s = half_at_least(__fadd_rn(greatest, -shift) / 15.0f);
+  return {s | m << 16, shift, s == 0 ? 0.0f : 1.0f / widen(float16{uint16_t(s)}), true};
+}
+
+/// KIVI-4: four half bytes, each in a byte of its own.
+__device__ __forceinline__ uint32_t quantise_kivi(const Four& four, KiviScale& scale) {
+  scale = kivi_scale_of(four);
+  uint32_t packed = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float x = __fadd_rn(__fmul_rn(__fadd_rn(scale.is_finite ? four.x[i] : 0.0f, -scale.shift), scale.inverse), 0.5f);
+    packed |= uint32_t(fminf(fmaxf(x, 0.0f), 15.0f)) << (8 * i);
+  }
+  return packed;
+}
+
+constexpr int kGroupLanes = kGroup / 4;
+
+/// A lane's part of a group as it is stored, and the scales that the group has in front.
+template <int kFormat>
+__device__ __forceinline__ uint32_t quantise_group(const Four& four, int lane_of_group, uint32_t& scales) {
+  uint32_t packed;
+  if constexpr (kFormat == kKivi) {
+    KiviScale scale;
+    packed = quantise_kivi(four, scale);
+    scales = scale.stored;
+  } else {
+    GroupScale scale;
+    packed = kFormat == kQ8 ? quantise_q8(four, scale) : quantise_q4(four, lane_of_group, scale);
+    scales = scale.stored;
+  }
+  if constexpr (kFormat != kQ8)
+    packed |= __shfl_xor_sync(kAllLanes, packed, kGroupLanes / 2) << 4;  // elements 16 … 31 are the upper halves
+  return packed;
+}
+
+/// Writes a lane's part of a group, and the first lane the scales. Group: a pointer to 16 bits, in any memory.
+template <int kFormat, class Group>
+__device__ __forceinline__ void store_group(Group group, int lane_of_group, uint32_t scales, uint32_t packed) {
+  constexpr int kScales = kFormat == kKivi ? 2 : 1;
+  if (lane_of_group == 0) {
+    group[0] = uint16_t(scales);
+    if (kScales == 2)
+      group[1] = uint16_t(scales >> 16);
+  }
+  if (kFormat == kQ8 || lane_of_group < kGroupLanes / 2) {
+    group[kScales + 2 * lane_of_group] = uint16_t(packed);
+    group[kScales + 1 + 2 * lane_of_group] = uint16_t(packed >> 16);
+  }
+}
+
 /// Byte i of a word, as a whole number of 0 to 255 plus 2^23: one instruction, where a conversion takes the time of four.
 __device__ __forceinline__ float shifted_byte(uint32_t word, int i) { return as_float(__byte_perm(word, 0x4b000000u, 0x7540u | i)); }
 
 /// Signed byte i of a word whose sign bits were flipped.
 __device__ __forceinline__ float of_q8(uint32_t flipped, int i) { return shifted_byte(flipped, i) - 8388736.0f; }
+
+/// Byte i of a word of half bytes.
+__device__ __forceinline__ float of_kivi(uint32_t halves, int i) { return shifted_byte(halves, i) - 8388608.0f; }
 
 /// Byte i of a word of half bytes, less 8.
 __device__ __forceinline__ float of_q4(uint32_t halves, int i) { return shifted_byte(halves, i) - 8388616.0f; }

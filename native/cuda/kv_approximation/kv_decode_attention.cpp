@@ -23,7 +23,7 @@ const Kernel kSums{kOp, &image_kv_approximation, "auxcore_kv_decode_attention_su
 constexpr int64_t kBlocks = 1056;  // eight for each multiprocessor of an H100: enough of them for any device at hand
 
 void check_numbers(const auxcore_kv_cache& cache, const auxcore_kv_attention& given) {
-  kv::check_cache(cache);
+  kv::check_cache(cache, true);
   td::check_struct_size("attention", given.struct_size, sizeof given);
   td::check_at_least_one("query_heads", given.query_heads);
   if (given.query_heads % cache.kv_heads != 0)
@@ -120,7 +120,7 @@ void run(const kv::Cache& cache, const auxcore_kv_attention& given, const Plan& 
   const Arguments arguments = arguments_of(cache, given, plan);
   const int32_t heads = plan.heads <= 1 ? 1 : plan.heads <= 2 ? 2 : plan.heads <= 4 ? 4 : 8;
   const Kernel& kernel = heads == 1 ? kAttend1 : heads == 2 ? kAttend2 : heads == 4 ? kAttend4 : kAttend8;
-  const Layout layout(cache.keys.row_bytes, cache.values.row_bytes, cache.head_dim, heads);
+  const Layout layout(cache, heads);
   const int64_t units = kv::product("batch", {cache.batch, cache.kv_heads, plan.head_blocks, plan.splits});
   const int64_t sum_blocks =
       kv::product("batch", {cache.batch, cache.kv_heads, (int64_t{given.sum_positions} + kSumThreads - 1) / kSumThreads});

@@ -56,6 +56,34 @@ struct Range {
   }
 };
 
+/// Positions of a split that a warp works on at a time.
+struct Tile {
+  int32_t from;  ///< after the split's first
+  int32_t count;
+  bool is_latest;  ///< rows of KIVI-4 are read in float32
+};
+
+/// The tiles of a split, which its warps take in turn: of all that whole blocks before the ring have, then of the rest.
+struct Tiles {
+  const Layout& layout;
+  int32_t whole, whole_tiles, end, count;
+
+  __device__ __forceinline__ Tiles(const Layout& layout_, const Range& range, int32_t stored)
+      : layout(layout_), whole(range.count), end(range.count) {
+    if (layout.latest_tile != 0)
+      whole = HeadTable::within(stored / kGroup * kGroup - range.first, 0, range.count);
+    whole_tiles = (whole + layout.tile - 1) / layout.tile;
+    count = whole_tiles + (whole == end ? 0 : (end - whole - 1) / layout.latest_tile + 1);
+  }
+
+  __device__ __forceinline__ Tile operator[](int32_t which) const {
+    const bool is_latest = which >= whole_tiles;
+    const int32_t from = is_latest ? whole + (which - whole_tiles) * layout.latest_tile : which * layout.tile;
+    const int32_t left = (is_latest ? end : whole) - from, most = is_latest ? layout.latest_tile : layout.tile;
+    return {from, left < most ? left : most, is_latest};
+  }
+};
+
 /// A lane's place in a warp that reads rows.
 struct Place {
   int lane;
@@ -153,6 +181,58 @@ __device__ __forceinline__ void load_weights(const float* from, float (&weight)[
 #pragma unroll
     for (int h = 0; h < kHeads; ++h)
       weight[h] = from[h];
+  }
+}
+
+/// scores[position, head] of a tile of a block of KIVI's keys, in device memory. 32 positions of one channel are a group, so scores are
+/// sums of groups that the queries weigh. A lane has four positions, and some lanes a channel.
+template <int kHeads>
+__device__ AUXCORE_KV_INLINE void score_block(
+    uint64_t block, int begin, int count, int d, const float* queries, float* scores, int lane) {
+  const int lanes = count >= 4 ? count / 4 : 1;  // of a channel
+  const int first = (begin & ~3) + lane % lanes * 4;
+  constexpr int kAtOnce = 4;  // channels of a lane whose loads are on their way together
+  const int step = kWarp / lanes;
+  float partial[4][kHeads] = {};
+  for (int from = lane / lanes; from < d; from += kAtOnce * step) {
+    uint32_t scales[kAtOnce], words[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k)
+      if (from + k * step < d) {
+        const AUXCORE_GLOBAL uint32_t* const group = global<const uint32_t>(block + uint64_t((from + k * step) * kKiviBytes));
+        scales[k] = group[0];
+        words[k] = group[1 + first % 16 / 4];
+      }
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      if (from + k * step >= d)
+        continue;
+      const uint32_t halves = kivi_halves(words[k], first);
+      const float s = widen(float16{uint16_t(scales[k])}), m = widen(float16{uint16_t(scales[k] >> 16)});
+      float query[kHeads];
+      load_weights<kHeads>(queries + (from + k * step) * kHeads, query);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float x = fmaf(of_kivi(halves, i), s, m);
+#pragma unroll
+        for (int h = 0; h < kHeads; ++h)
+          partial[i][h] = fmaf(query[h], x, partial[i][h]);
+      }
+    }
+  }
+  for (int with = lanes; with < kWarp; with *= 2)
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h)
+        partial[i][h] += __shfl_xor_sync(kAllLanes, partial[i][h], with);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int position = first + i - begin;
+    if (lane < lanes && position >= 0 && position < count)
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h)
+        scores[position * kHeads + h] = partial[i][h];
   }
 }
 
@@ -294,7 +374,7 @@ template <int kHeads>
 __device__ __forceinline__ void attend(const Arguments& arguments) {
   AUXCORE_DYNAMIC_SHARED(unsigned char, memory);
   const Cache& cache = arguments.cache;
-  const Layout layout(cache.keys.row_bytes, cache.values.row_bytes, cache.head_dim, kHeads);
+  const Layout layout(cache, kHeads);
   const Place place(arguments);
   const int d = cache.head_dim, warp = int(threadIdx.x) / kWarp;
   // Splits of a head are neighbours.
@@ -306,7 +386,8 @@ __device__ __forceinline__ void attend(const Arguments& arguments) {
   const int heads = per_group - first_head < arguments.heads ? per_group - first_head : arguments.heads;
   const int64_t first_row = int64_t{table.sequence} * arguments.query_heads + table.kv_head * per_group + first_head;
 
-  const Range range(length_of(arguments, table), arguments.splits, split);
+  const int32_t length = length_of(arguments, table);
+  const Range range(length, arguments.splits, split);
   if (range.count == 0) {
     if (arguments.splits == 1)
       for (int i = int(threadIdx.x); i < heads * d; i += kThreads)
@@ -319,19 +400,30 @@ __device__ __forceinline__ void attend(const Arguments& arguments) {
   float* const scores = reinterpret_cast<float*>(own + kStages * (layout.key_slot + layout.value_slot));
   AUXCORE_GLOBAL float* const kept = arguments.scores == nullptr
       ? nullptr : global<float>(reinterpret_cast<uint64_t>(arguments.scores)) + first_row * arguments.sum_positions + range.first;
-  const int32_t step = layout.tile * kWarps;
+  const bool has_blocks = cache.keys.format == kKivi, has_rows = cache.values.format == kKivi;  // of KIVI-4
+  const int32_t stored_keys = stored_of(cache.keys, true, length), stored_values = stored_of(cache.values, false, length);
+  const Tiles tiles(layout, range, stored_keys < stored_values ? stored_keys : stored_values);
 
   int key_phase = 0, value_phase = 0, next_key_phase = 0, next_value_phase = 0;
-  const auto fetch = [&](int32_t from, int stage) {
-    if (from < range.count) {
-      const int32_t some = range.count - from < layout.tile ? range.count - from : layout.tile;
-      unsigned char* const slot = own + stage * (layout.key_slot + layout.value_slot);
-      next_key_phase = keys.copy(slot, range.first + from, some, place.lane);
-      next_value_phase = values.copy(slot + layout.key_slot, range.first + from, some, place.lane);
+  const auto fetch = [&](int32_t which, int stage) {
+    if (which < tiles.count) {
+      const Tile tile = tiles[which];
+      const int32_t position = range.first + tile.from;
+      unsigned char* const key_slot = own + stage * (layout.key_slot + layout.value_slot);
+      unsigned char* const value_slot = key_slot + layout.key_slot;
+      if (!has_blocks)
+        next_key_phase = keys.copy(key_slot, position, tile.count, place.lane);
+      else if (tile.is_latest)
+        keys.copy_latest(key_slot, position, tile.count, stored_keys, true, place.lane);
+      next_value_phase = 0;
+      if (has_rows && tile.is_latest)
+        values.copy_latest(value_slot, position, tile.count, stored_values, false, place.lane);
+      else
+        next_value_phase = values.copy(value_slot, position, tile.count, place.lane);
     }
     copy_async_commit();
   };
-  fetch(warp * layout.tile, 0);
+  fetch(warp, 0);
 
   float query[kHeads][kVector];
   const double factor = arguments.factor * double(scale_of_head(cache.keys, table.kv_head));
@@ -343,27 +435,46 @@ __device__ __forceinline__ void attend(const Arguments& arguments) {
       query[h][e] = h < heads && place.has_part ? float(double(arguments.query[(first_row + h) * d + column]) * factor) : 0.0f;
     }
 
+  float* const queries = reinterpret_cast<float*>(memory + layout.queries);  // of blocks: channel by channel
+  if (has_blocks) {
+    for (int i = int(threadIdx.x); i < kHeads * d; i += kThreads) {
+      const int h = i % kHeads;
+      queries[i] = h < heads ? float(double(arguments.query[(first_row + h) * d + i / kHeads]) * factor) : 0.0f;
+    }
+    __syncthreads();
+  }
+
   float sums[kHeads][kVector] = {};
   Running running;
   int stage = 0;
-  for (int32_t from = warp * layout.tile; from < range.count; from += step, stage ^= 1) {
+  for (int32_t which = warp; which < tiles.count; which += kWarps, stage ^= 1) {
     key_phase = next_key_phase;
     value_phase = next_value_phase;
-    fetch(from + step, stage ^ 1);
+    fetch(which + kWarps, stage ^ 1);
     copy_async_wait<1>();
     __syncwarp();  // what other lanes copied is here too
-    const int count = range.count - from < layout.tile ? range.count - from : layout.tile;
+    const Tile tile = tiles[which];
+    const int32_t count = tile.count;
     const unsigned char* const slot = own + stage * (layout.key_slot + layout.value_slot);
-#define AUXCORE_KV_SCORE(format) \
-  score<kHeads, format>(slot, key_phase, cache.keys.row_bytes, count, place, query, scores)
-    AUXCORE_KV_BY_FORMAT(cache.keys.format, AUXCORE_KV_SCORE)
+    if (has_blocks && !tile.is_latest) {
+      const int32_t position = range.first + tile.from;
+      score_block<kHeads>(keys.block(position), position % kGroup, count, d, queries, scores, place.lane);
+    } else {
+      const int row_bytes = has_blocks ? d * int(sizeof(float)) : cache.keys.row_bytes;
+#define AUXCORE_KV_SCORE(format) score<kHeads, format>(slot, key_phase, row_bytes, count, place, query, scores)
+      AUXCORE_KV_BY_FORMAT(has_blocks ? int32_t{kF32} : cache.keys.format, AUXCORE_KV_SCORE)
 #undef AUXCORE_KV_SCORE
+    }
     __syncwarp();
-    weigh<kHeads>(scores, count, place.lane, running, sums, heads, kept == nullptr ? nullptr : kept + from, arguments.sum_positions);
+    weigh<kHeads>(scores, count, place.lane, running, sums, heads, kept == nullptr ? nullptr : kept + tile.from, arguments.sum_positions);
     __syncwarp();
-#define AUXCORE_KV_MIX(format) \
-  mix<kHeads, format>(slot + layout.key_slot, value_phase, cache.values.row_bytes, count, place, scores, sums)
-    AUXCORE_KV_BY_FORMAT(cache.values.format, AUXCORE_KV_MIX)
+    const int row_bytes = has_rows && tile.is_latest ? d * int(sizeof(float)) : cache.values.row_bytes;
+#define AUXCORE_KV_MIX(format) mix<kHeads, format>(slot + layout.key_slot, value_phase, row_bytes, count, place, scores, sums)
+    if (has_rows && !tile.is_latest) {
+      AUXCORE_KV_MIX(kKivi);
+    } else {
+      AUXCORE_KV_BY_FORMAT(has_rows ? int32_t{kF32} : cache.values.format, AUXCORE_KV_MIX)
+    }
 #undef AUXCORE_KV_MIX
     __syncwarp();  // before slot and scores are written anew
   }

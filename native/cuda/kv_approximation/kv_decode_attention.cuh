@@ -22,28 +22,40 @@ constexpr int kLeastPositions = 256;  ///< of the capacity, that a split is for
 #  define AUXCORE_KV_BOTH
 #endif
 
-/// The shared memory of a block: for each warp a slot of keys and one of values in each stage, then its scores. At the end of the kernel,
-/// in the same place, what its warps found.
+/// The shared memory of a block: for each warp a slot of keys and one of values in each stage, then its scores; after those of all warps,
+/// for keys in KIVI-4, the queries. At the end of the kernel, in the same place, what its warps found.
 struct Layout {
   int32_t tile;         ///< positions that a warp works on at a time: a power of two
+  int32_t latest_tile;  ///< likewise where rows of KIVI-4 are read in float32; 0 for other formats
   int32_t key_slot;     ///< bytes
   int32_t value_slot;
+  int32_t queries;      ///< bytes before the queries [head_dim, heads]
   int32_t bytes;        ///< of a block
 
-  AUXCORE_KV_BOTH constexpr Layout(int32_t key_row, int32_t value_row, int32_t head_dim, int32_t heads)
-      : tile(kv::kWarp), key_slot(0), value_slot(0), bytes(0) {
+  AUXCORE_KV_BOTH constexpr Layout(const kv::Cache& cache, int32_t heads)
+      : tile(kv::kWarp), latest_tile(0), key_slot(0), value_slot(0), queries(0), bytes(0) {
     constexpr int32_t kTileBytes = 4608;
-    while (tile > 1 && tile * (key_row + value_row) > kTileBytes)
+    const bool has_blocks = cache.keys.format == kv::kKivi, has_ring = has_blocks || cache.values.format == kv::kKivi;
+    const int32_t wide = cache.head_dim * 4;
+    const int32_t key_row = has_blocks ? 0 : cache.keys.row_bytes, latest_key = has_blocks ? wide : key_row;  // blocks go to registers
+    const int32_t value_row = cache.values.row_bytes, latest_value = cache.values.format == kv::kKivi ? wide : value_row;
+    if (has_ring)
+      latest_tile = kv::kWarp;
+    while (latest_tile > 1 && latest_tile * (latest_key + latest_value) > kTileBytes / 2)
+      latest_tile /= 2;
+    while (tile > 1 && larger(tile * key_row, latest_tile * latest_key) + larger(tile * value_row, latest_tile * latest_value) > kTileBytes)
       tile /= 2;
-    key_slot = slot(tile * key_row);
-    value_slot = slot(tile * value_row);
-    const int32_t work = kWarps * warp_bytes(heads), result = kWarps * heads * (head_dim + 2) * 4;
-    bytes = work > result ? work : result;
+    key_slot = slot(larger(tile * key_row, latest_tile * latest_key));
+    value_slot = slot(larger(tile * value_row, latest_tile * latest_value));
+    queries = kWarps * warp_bytes(heads);
+    bytes = larger(queries + (has_blocks ? wide * heads : 0), kWarps * heads * (cache.head_dim + 2) * 4);
   }
 
   AUXCORE_KV_BOTH constexpr int32_t warp_bytes(int32_t heads) const {
     return kStages * (key_slot + value_slot) + (tile * heads * 4 + 15) / 16 * 16;
   }
+
+  AUXCORE_KV_BOTH static constexpr int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
 
   AUXCORE_KV_BOTH static constexpr int32_t slot(int32_t rows) { return (rows + 15) / 16 * 16 + kSlack; }
 };

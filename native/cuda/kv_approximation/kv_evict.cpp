@@ -40,6 +40,8 @@ void check_numbers(const auxcore_kv_cache& cache, const auxcore_kv_eviction& giv
     fail(AUXCORE_E_ARGUMENT, "head_floor is %g; it is within 0 and 1, and 0 where heads do not share", given.head_floor);
   if (given.heads_share != 0 && given.rule != AUXCORE_BUDGET_COUNT && given.rule != AUXCORE_BUDGET_RATIO)
     fail(AUXCORE_E_ARGUMENT, "heads_share: heads share a count or a ratio, not rule %d", given.rule);
+  if (given.counts != 0 && (given.rule != AUXCORE_BUDGET_COUNT || given.count != 0 || given.minimum != 0 || given.maximum != INT32_MAX))
+    fail(AUXCORE_E_ARGUMENT, "counts: they say how many each head keeps; the rule is %d, with count 0 and no limits", AUXCORE_BUDGET_COUNT);
   tokens::check_not_negative("score_positions", given.score_positions);
   tokens::check_not_negative("number_positions", given.number_positions);
   if ((given.numbers == 0) != (given.number_positions == 0))
@@ -68,6 +70,8 @@ kv::Cache check_memory(const auxcore_kv_cache& cache, const auxcore_kv_eviction&
   td::Memory memory(context);
   memory.read("scores", given.scores, plan.positions, 4);
   memory.write("lengths", given.lengths, plan.heads, 4);
+  if (given.counts != 0)
+    memory.read("counts", given.counts, plan.heads, 4);
   memory.write_if_wanted("numbers", given.numbers, kv::product("number_positions", {plan.heads, given.number_positions}), 4);
   const kv::Cache seen = kv::cache_of(cache, true, memory, context);
   pairs::add_workspace(memory, given.workspace, given.workspace_bytes, plan.bytes);
@@ -89,12 +93,14 @@ Arguments arguments_of(const kv::Cache& cache, const auxcore_kv_eviction& given,
   arguments.scores = td::pointer<const float>(given.scores);
   arguments.lengths = td::pointer<int32_t>(given.lengths);
   arguments.numbers = td::pointer<int32_t>(given.numbers);
+  arguments.counts = td::pointer<const int32_t>(given.counts);
   arguments.means = td::pointer<float>(part(plan.means));
   arguments.indices = td::pointer<int32_t>(part(plan.indices));
   arguments.always = td::pointer<uint8_t>(part(plan.always));
   arguments.heads = td::pointer<Head>(part(plan.of_heads));
   arguments.budget = budget_of(given);
   arguments.own = own_budget_of(given);
+  arguments.head_floor = given.head_floor;
   arguments.score_positions = given.score_positions;
   arguments.number_positions = given.number_positions;
   arguments.pool_width = given.pool_width;

@@ -23,6 +23,19 @@ __device__ __forceinline__ int32_t length_of(const Arguments& arguments, int32_t
   return most(0, least(arguments.lengths[int64_t{sequence} * arguments.cache.kv_heads + kv_head], room));
 }
 
+/// How many a head is to keep, where heads have counts of their own.
+__device__ __forceinline__ int32_t count_of(const Arguments& arguments, int64_t head) { return most(0, arguments.counts[head]); }
+
+/// What a head is cut by before heads share: what it keeps, or what it keeps whatever the others have.
+__device__ __forceinline__ Budget budget_of(const Arguments& arguments, int64_t head) {
+  Budget budget = arguments.heads_share != 0 ? arguments.own : arguments.budget;
+  if (arguments.counts != nullptr) {
+    const int32_t count = count_of(arguments, head);
+    budget.count = arguments.heads_share != 0 ? int32_t(__dmul_rn(arguments.head_floor, double(count))) : count;
+  }
+  return budget;
+}
+
 /// Where a sequence's part of the workspace begins.
 __device__ __forceinline__ int64_t part_of(const Arguments& arguments, int32_t sequence) {
   return int64_t{sequence} * arguments.cache.kv_heads * arguments.score_positions;
@@ -123,7 +136,7 @@ extern "C" __global__ void __launch_bounds__(kRankThreads) auxcore_kv_evict_rank
   uint8_t* const always = arguments.always + part;
   smooth(arguments, blockIdx.x, length, arguments.means + part, always);
   const Scores scores = {arguments.means + part, always, kFloat32, length};
-  const Cut cut = cut_of(scores, arguments.heads_share != 0 ? arguments.own : arguments.budget, nullptr, space);
+  const Cut cut = cut_of(scores, budget_of(arguments, blockIdx.x), nullptr, space);
   int32_t* const indices = arguments.indices + part;
   emit_kept(scores, cut, space, [&](int32_t i, int32_t place) {
     if (place >= 0 && arguments.heads_share != 0)
@@ -141,17 +154,20 @@ extern "C" __global__ void __launch_bounds__(kRankThreads) auxcore_kv_evict_shar
   AUXCORE_RANK_SPACE(space);
   const int32_t kv_heads = arguments.cache.kv_heads;
   Head* const heads = arguments.heads + int64_t{blockIdx.x} * kv_heads;
-  unsigned own = 0;
+  uint64_t own = 0;  // counts may be far beyond what there is
   for (int32_t head = int32_t(threadIdx.x); head < kv_heads; head += kRankThreads) {
     const int32_t length = heads[head].length, others = most(0, length - arguments.recent);
     const int32_t always = length - others + least(arguments.sinks, others);
-    own += unsigned(limited(arguments.budget, least(most_of(arguments.budget, length), length), length, always));
+    own += uint64_t(
+        arguments.counts != nullptr ? most(always, count_of(arguments, int64_t{blockIdx.x} * kv_heads + head))
+                                    : limited(arguments.budget, least(most_of(arguments.budget, length), length), length, always));
   }
-  const int32_t total = int32_t(block_sum<kRankThreads>(own, space.words));
+  const uint64_t total = block_sum<kRankThreads>(own, space.sums);
   const int64_t part = part_of(arguments, int32_t(blockIdx.x));
   const int32_t length = heads[kv_heads - 1].begin + heads[kv_heads - 1].length;
   const Scores scores = {arguments.means + part, arguments.always + part, kFloat32, length};
-  const Cut cut = cut_of(scores, Budget{0, kCount, total, 0, 0x7fffffff}, nullptr, space);
+  const int32_t count = total < uint64_t(length) ? int32_t(total) : length;
+  const Cut cut = cut_of(scores, Budget{0, kCount, count, 0, 0x7fffffff}, nullptr, space);
   int32_t* const indices = arguments.indices + part;
   emit_kept(scores, cut, space, [&](int32_t i, int32_t place) {
     if (place >= 0)

@@ -21,12 +21,14 @@ struct Arguments {
   const float* scores;      ///< [heads of all sequences, score_positions]
   int32_t* lengths;         ///< [heads of all sequences]
   int32_t* numbers;         ///< [heads of all sequences, number_positions]; null where there are none
+  const int32_t* counts;    ///< [heads of all sequences]: how many each keeps, whatever the budgets below; null where there are none
   float* means;             ///< workspace, as the rest: [batch, kv_heads * score_positions]
   int32_t* indices;         ///< likewise: what is kept, numbered within its sequence, ascending
   uint8_t* always;          ///< likewise: what is kept whatever its score
   Head* heads;              ///< [heads of all sequences]
   tokens::Budget budget;    ///< of a head
   tokens::Budget own;       ///< what a head keeps whatever the others have, where heads share
+  double head_floor;        ///< what part of its count is a head's own, where heads share and there are counts
   int32_t score_positions;
   int32_t number_positions;
   int32_t pool_width;

@@ -119,6 +119,8 @@ int32_t fill(const auxcore_kv_predict& given, const std::vector<kv::Cache>& cach
 void run(const auxcore_kv_predict& given, const std::vector<kv::Cache>& caches, Context& context, CUstream stream) {
   Arguments arguments = {};
   arguments.tokens = kv_append::tokens_of(append_of(given, given.layers[0]));
+  for (int32_t i = 0; i < given.layer_count; ++i)
+    kv_append::store_leaving(caches[static_cast<std::size_t>(i)], append_of(given, given.layers[i]), context, stream);
   for (int32_t from = 0; from < given.layer_count;) {
     int64_t blocks;
     from = fill(given, caches, from, arguments, blocks);
@@ -143,8 +145,10 @@ extern "C" auxcore_status auxcore_kv_predict_write(auxcore_context context, void
     const CUstream on = static_cast<CUstream>(stream);
     opened->check_stream(on);
     const std::vector<kv::Cache> caches = kv_predict_write::check_memory(*predict, *opened);
-    for (int32_t i = 0; i < predict->layer_count; ++i)  // what one launch cannot have is refused before the first
+    for (int32_t i = 0; i < predict->layer_count; ++i) {  // what one launch cannot have is refused before the first
       td::blocks_for(kv_predict_write::blocks_of(*predict, i), 1);
+      kv_append::leaving_blocks(caches[static_cast<std::size_t>(i)], predict->tokens);
+    }
     kv_predict_write::run(*predict, caches, *opened, on);
   });
 }

@@ -27,7 +27,8 @@ __device__ __forceinline__ Plane chosen(bool is_first, const Plane& first, const
   return {chosen(is_first, first.first, second.first), chosen(is_first, first.outer_step, second.outer_step),
       chosen(is_first, first.head_step, second.head_step), chosen(is_first, first.scales, second.scales),
       chosen(is_first, first.scale_count, second.scale_count), chosen(is_first, first.format, second.format),
-      chosen(is_first, first.row_bytes, second.row_bytes), chosen(is_first, first.outer_count, second.outer_count)};
+      chosen(is_first, first.row_bytes, second.row_bytes), chosen(is_first, first.outer_count, second.outer_count),
+      chosen(is_first, first.ring, second.ring), chosen(is_first, first.ring_positions, second.ring_positions)};
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 
 namespace auxcore::kv_predict_write {
 
-constexpr int kLayers = 14;  ///< in one launch: the table is a parameter of the kernel, of 4 KB at most
+constexpr int kLayers = 12;  ///< in one launch: the table is a parameter of the kernel, of 4 KB at most
 
 struct Layer {
   kv::Cache cache;

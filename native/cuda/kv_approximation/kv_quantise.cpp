@@ -15,10 +15,12 @@ AUXCORE_DECLARE_IMAGE(kv_approximation);
 // By format; float32 is copied.
 const Kernel kQuantise[kv::kFormats] = {{}, {kOp, &image_kv_approximation, "auxcore_kv_quantise_f16"},
     {kOp, &image_kv_approximation, "auxcore_kv_quantise_bf16"}, {kOp, &image_kv_approximation, "auxcore_kv_quantise_e4m3"},
-    {kOp, &image_kv_approximation, "auxcore_kv_quantise_q8"}, {kOp, &image_kv_approximation, "auxcore_kv_quantise_q4"}};
+    {kOp, &image_kv_approximation, "auxcore_kv_quantise_q8"}, {kOp, &image_kv_approximation, "auxcore_kv_quantise_q4"},
+    {kOp, &image_kv_approximation, "auxcore_kv_quantise_kivi"}};
 const Kernel kDequantise[kv::kFormats] = {{}, {kOp, &image_kv_approximation, "auxcore_kv_dequantise_f16"},
     {kOp, &image_kv_approximation, "auxcore_kv_dequantise_bf16"}, {kOp, &image_kv_approximation, "auxcore_kv_dequantise_e4m3"},
-    {kOp, &image_kv_approximation, "auxcore_kv_dequantise_q8"}, {kOp, &image_kv_approximation, "auxcore_kv_dequantise_q4"}};
+    {kOp, &image_kv_approximation, "auxcore_kv_dequantise_q8"}, {kOp, &image_kv_approximation, "auxcore_kv_dequantise_q4"},
+    {kOp, &image_kv_approximation, "auxcore_kv_dequantise_kivi"}};
 
 void check(const auxcore_kv_elements& given, const Context& context, bool restores) {
   td::check_struct_size("elements", given.struct_size, sizeof given);

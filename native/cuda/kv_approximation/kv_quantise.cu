@@ -1,6 +1,6 @@
 // KvQuantise on CUDA. The formulas are in src/Kernels/KvApproximation/KvQuantise.cs; kv_codec.cuh has them for four elements at a time.
 //
-// Elements are read and written 16 bytes a lane. Groups of 34 and 18 bytes lie across all boundaries, so a block forms those of 4096
+// Elements are read and written 16 bytes a lane. Groups of 34, 18 and 20 bytes lie across all boundaries, so a block forms those of 4096
 // elements, whose bytes are a multiple of 16, in shared memory, and moves them from there or to there in wide accesses too.
 #include "kv_quantise.cuh"
 
@@ -11,7 +11,6 @@ namespace {
 
 using namespace kv;
 
-constexpr int kGroupLanes = kGroup / 4;
 constexpr int kRounds = kTile / (4 * kThreads);
 
 using Elements = AUXCORE_GLOBAL float;
@@ -176,23 +175,10 @@ __device__ __forceinline__ void quantise_groups(const Arguments& arguments) {
 #pragma unroll
   for (int round = 0; round < kRounds; ++round) {
     const int group = round * (kThreads / kGroupLanes) + own;
-    GroupScale scale;
-    uint32_t packed;
-    if constexpr (kFormat == kQ8) {
-      packed = quantise_q8(four[round], scale);
-    } else {
-      packed = quantise_q4(four[round], lane, scale);
-      packed |= __shfl_xor_sync(kAllLanes, packed, kGroupLanes / 2) << 4;  // elements 16 … 31 are the upper halves
-    }
-    if (group >= groups)
-      continue;
-    uint16_t* const to = reinterpret_cast<uint16_t*>(bytes + group * kBytes);
-    if (lane == 0)
-      to[0] = uint16_t(scale.stored);
-    if (kFormat == kQ8 || lane < kGroupLanes / 2) {
-      to[1 + 2 * lane] = uint16_t(packed);
-      to[2 + 2 * lane] = uint16_t(packed >> 16);
-    }
+    uint32_t scales;
+    const uint32_t packed = quantise_group<kFormat>(four[round], lane, scales);
+    if (group < groups)
+      store_group<kFormat>(reinterpret_cast<uint16_t*>(bytes + group * kBytes), lane, scales, packed);
   }
   __syncthreads();
   move_groups<true>(arguments, bytes, first / kGroup * kBytes, groups * kBytes);
@@ -216,9 +202,20 @@ __device__ __forceinline__ void restore_groups(const Arguments& arguments) {
     const int group = round * (kThreads / kGroupLanes) + own;
     if (group >= groups)
       continue;
+    const int place = kFormat == kQ8 ? lane : lane % (kGroupLanes / 2);
+    if constexpr (kFormat == kKivi) {
+      const uint32_t* const from = reinterpret_cast<const uint32_t*>(bytes + group * kBytes);
+      const float s = widen(float16{uint16_t(from[0])}), m = widen(float16{uint16_t(from[0] >> 16)});
+      const uint32_t halves = from[1 + place] >> (lane / (kGroupLanes / 2) * 4) & 0x0f0f0f0fu;
+      Four four;
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        four.x[i] = fmaf(of_kivi(halves, i), s, m);
+      store_four(elements, group * kGroup + lane * 4, 4, arguments.is_aligned, four);
+      continue;
+    }
     const uint16_t* const from = reinterpret_cast<const uint16_t*>(bytes + group * kBytes);
     const float scale = widen(float16{from[0]});
-    const int place = kFormat == kQ8 ? lane : lane % (kGroupLanes / 2);
     uint32_t packed = uint32_t(from[1 + 2 * place]) | uint32_t(from[2 + 2 * place]) << 16;
     packed = kFormat == kQ8 ? packed ^ 0x80808080u : packed >> (lane / (kGroupLanes / 2) * 4) & 0x0f0f0f0fu;
     Four four;
@@ -240,11 +237,13 @@ AUXCORE_KV_KERNEL(auxcore_kv_quantise_bf16, quantise_elements<kBF16>)
 AUXCORE_KV_KERNEL(auxcore_kv_quantise_e4m3, quantise_elements<kE4M3>)
 AUXCORE_KV_KERNEL(auxcore_kv_quantise_q8, quantise_groups<kQ8>)
 AUXCORE_KV_KERNEL(auxcore_kv_quantise_q4, quantise_groups<kQ4>)
+AUXCORE_KV_KERNEL(auxcore_kv_quantise_kivi, quantise_groups<kKivi>)
 AUXCORE_KV_KERNEL(auxcore_kv_dequantise_f16, restore_elements<kF16>)
 AUXCORE_KV_KERNEL(auxcore_kv_dequantise_bf16, restore_elements<kBF16>)
 AUXCORE_KV_KERNEL(auxcore_kv_dequantise_e4m3, restore_elements<kE4M3>)
 AUXCORE_KV_KERNEL(auxcore_kv_dequantise_q8, restore_groups<kQ8>)
 AUXCORE_KV_KERNEL(auxcore_kv_dequantise_q4, restore_groups<kQ4>)
+AUXCORE_KV_KERNEL(auxcore_kv_dequantise_kivi, restore_groups<kKivi>)
 #undef AUXCORE_KV_KERNEL
 
 }  // namespace auxcore::kv_quantise

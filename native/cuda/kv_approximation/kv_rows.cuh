@@ -15,6 +15,9 @@ __device__ __forceinline__ int column_of(int32_t format, int r, int e) {
 template <int kFormat>
 constexpr bool kIsScaled = kFormat == kQ8 || kFormat == kQ4;
 
+/// The halves of a word of KIVI-4 that are elements 0 … 15 of a group, or those that are 16 … 31.
+__device__ __forceinline__ uint32_t kivi_halves(uint32_t word, int element) { return word >> (element / (kGroup / 2) * 4) & 0x0f0f0f0fu; }
+
 /// Two words from an even address on, which are in three words.
 __device__ __forceinline__ void load_words(const unsigned char* memory, int at, uint32_t& low, uint32_t& high) {
   const uint32_t* const words = reinterpret_cast<const uint32_t*>(memory + (at & ~3));
@@ -66,6 +69,17 @@ __device__ __forceinline__ float load_row(const unsigned char* memory, int at, i
       x[4 + i] = of_e4m3(all.y >> (8 * i));
     }
     return 1;
+  } else if constexpr (kFormat == kKivi) {
+    const uint32_t* const words = reinterpret_cast<const uint32_t*>(memory + at + r / 4 * kKiviBytes);
+    const float s = widen(float16{uint16_t(words[0])}), m = widen(float16{uint16_t(words[0] >> 16)});
+    const int first = r % 4 * 8;  // of the group's elements
+    const uint32_t low = kivi_halves(words[1 + first % 16 / 4], first), high = kivi_halves(words[2 + first % 16 / 4], first);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      x[i] = fmaf(of_kivi(low, i), s, m);
+      x[4 + i] = fmaf(of_kivi(high, i), s, m);
+    }
+    return 1;
   } else {
     const int group = at + r / 4 * kQ4Bytes, from = group + 2 + r % 4 * 4;
     const uint32_t* const words = reinterpret_cast<const uint32_t*>(memory + (from & ~3));
@@ -110,12 +124,46 @@ struct HeadRows {
       const int32_t outer = table.outer_of(cache, plane, position + done, within_it);
       const int32_t beside = cache.positions - within_it, some = count - done < beside ? count - done : beside;
       const uint64_t from = table.row(plane, outer < 0 ? 0 : outer, within_it);
-      if (done == 0 && (plane.format == kQ8 || plane.format == kQ4))
+      if (done == 0 && group_of(plane.format) > 1)
         phase = int(from & 15u);
       copy_rows(slot, phase + done * plane.row_bytes, from, some * plane.row_bytes, lane);
       done += some;
     }
     return phase;
+  }
+
+  /// Where the block of KIVI's keys begins that has a position.
+  __device__ __forceinline__ uint64_t block(int32_t position) const {
+    return row_of(position / kGroup * kGroup);
+  }
+
+  /// The same rows in float32, of KIVI-4: those from `stored` on are in the ring, those before it are restored.
+  __device__ __forceinline__ void copy_latest(
+      unsigned char* slot, int32_t position, int32_t count, int32_t stored, bool is_keys, int lane) const {
+    const int row_bytes = cache.head_dim * int(sizeof(float));
+    for (int32_t i = 0; i < count; ++i) {
+      if (position + i >= stored)
+        copy_rows(slot, i * row_bytes, ring_row(cache, plane, table.sequence, table.kv_head, position + i), row_bytes, lane);
+      else
+        restore(reinterpret_cast<float*>(slot + i * row_bytes), position + i, is_keys, lane);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ uint64_t row_of(int32_t position) const {
+    int32_t within_it;
+    const int32_t outer = table.outer_of(cache, plane, position, within_it);
+    return table.row(plane, outer < 0 ? 0 : outer, within_it);
+  }
+
+  __device__ __forceinline__ void restore(float* row, int32_t position, bool is_keys, int lane) const {
+    const uint64_t first = is_keys ? block(position) : row_of(position);
+    for (int i = lane; i < cache.head_dim; i += kWarp) {
+      const int element = is_keys ? position % kGroup : i % kGroup;
+      const AUXCORE_GLOBAL uint32_t* const group = global<const uint32_t>(first + uint64_t((is_keys ? i : i / kGroup) * kKiviBytes));
+      const uint32_t halves = kivi_halves(group[1 + element % 16 / 4], element);
+      row[i] = fmaf(float(halves >> (element % 4 * 8) & 15u), widen(float16{uint16_t(group[0])}), widen(float16{uint16_t(group[0] >> 16)}));
+    }
   }
 };
 

@@ -69,10 +69,9 @@ void set_thread_order(uint32_t order) { thread_order = order; }
 
 void run(const char* kernel, const Shape& shape, const Body& body) {
   Block block(kernel, shape, body);
-  for (unsigned z = 0; z < shape.grid.z; ++z)
-    for (unsigned y = 0; y < shape.grid.y; ++y)
-      for (unsigned x = 0; x < shape.grid.x; ++x)
-        block.run({x, y, z});
+  const Extent& grid = shape.grid;
+  for (unsigned number : make_order(unsigned(grid.volume()), thread_order))
+    block.run({number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y});
 }
 
 Thread::Thread() : fiber(serve_blocks) {}

@@ -22,11 +22,12 @@ struct Shape {
   size_t dynamic_shared_bytes = 0;
 };
 
-/// Runs the blocks one after another on the calling host thread and returns when all are done. What a kernel does wrong ends the process
-/// with a message.
+/// Runs the blocks one after another, in the order set below, on the calling host thread and returns when all are done. What a kernel
+/// does wrong ends the process with a message.
 void run(const char* kernel, const Shape& shape, const Body& body);
 
-/// In which order the threads of a block run between barriers: 0 forward, 1 backward, another value shuffles by it.
+/// In which order the blocks of a grid run, and the threads of a block between barriers: 0 forward, 1 backward, another value shuffles
+/// by it.
 void set_thread_order(uint32_t order);
 
 template <class... Parameters, class... Arguments>

@@ -46,7 +46,8 @@ STANDIN_API int64_t auxcore_standin_created_contexts(void);
 STANDIN_API int32_t auxcore_standin_peek(uint64_t address, void* destination, int64_t bytes);
 STANDIN_API int32_t auxcore_standin_poke(uint64_t address, const void* source, int64_t bytes);
 
-/* In which order the threads of a block run between barriers: 0 forward, 1 backward, another value shuffles by it. */
+/* In which order the blocks of a grid run, and the threads of a block between barriers: 0 forward, 1 backward, another value shuffles
+   by it. */
 STANDIN_API void auxcore_standin_thread_order(uint32_t order);
 
 /* The last launch of a kernel that the simulator does not have, such as one compiled by ILGPU: these are recorded and do nothing.

@@ -51,6 +51,42 @@ struct WindowCase {
   }
 };
 
+/// The same of queries [heads, group, window, depth] and keys [heads, positions, depth], which lie apart; between them there are NaN.
+struct WindowProductCase {
+  WindowCase scored;
+  int depth;
+  std::size_t key_step, head_step;
+  std::vector<float> queries, keys;
+
+  WindowProductCase(int heads, int group, int window, int positions, int depth_, bool causal)
+      : scored(heads, group, window, positions, causal), depth(depth_), key_step(static_cast<std::size_t>(depth) + 3),
+        head_step(static_cast<std::size_t>(positions) * key_step + 5),
+        queries(static_cast<std::size_t>(heads * group * window * depth)), keys(static_cast<std::size_t>(heads) * head_step, NAN) {
+    uint32_t seed = static_cast<uint32_t>(positions + depth);
+    const auto next = [&] {
+      seed = seed * 1664525u + 1013904223u;
+      return static_cast<float>(seed >> 8 & 0xffff) / 16384.0f - 2;
+    };
+    std::generate(queries.begin(), queries.end(), next);
+    for (std::size_t head = 0; head < static_cast<std::size_t>(heads); ++head)
+      for (std::size_t key = 0; key < static_cast<std::size_t>(positions); ++key)
+        std::generate_n(keys.begin() + static_cast<std::ptrdiff_t>(head * head_step + key * key_step), depth, next);
+    multiply();
+  }
+
+  /// Makes the logits.
+  void multiply() {
+    const auto rows = static_cast<std::size_t>(scored.group * scored.window), columns = static_cast<std::size_t>(scored.positions);
+    for (std::size_t i = 0; i < scored.logits.size(); ++i) {
+      const std::size_t row = i / columns, key = row / rows * head_step + i % columns * key_step;
+      double sum = 0;
+      for (std::size_t k = 0; k < static_cast<std::size_t>(depth); ++k)
+        sum += double{queries[row * static_cast<std::size_t>(depth) + k]} * double{keys[key + k]};
+      scored.logits[i] = static_cast<float>(sum);
+    }
+  }
+};
+
 /// What is evicted from a cache, by a sort. Scores have ties, and NaN among them.
 struct EvictionCase {
   AttentionCase cache;
@@ -58,6 +94,7 @@ struct EvictionCase {
   double value;  // also the count
   int32_t minimum = 0, maximum = INT32_MAX, pool_width = 1, sinks = 0, recent = 0;
   double floor = -1;  // 0 and above: heads share
+  std::vector<int32_t> counts;   // [batch, kv_heads]: how many each head keeps, with rule count and value 0; or empty
   std::vector<float> scores;     // [batch, kv_heads, capacity]
   std::vector<int32_t> numbers;  // likewise
 
@@ -81,16 +118,16 @@ struct EvictionCase {
     std::vector<std::vector<int>> result(all);
     for (std::size_t first = 0; first < all; first += heads) {
       std::vector<Candidate> shared;
-      int total = 0;
+      int64_t total = 0;
       for (std::size_t head = first; head < first + heads; ++head) {
         std::vector<Candidate> own = candidates(head);
         if (!shares()) {
-          for (const Candidate& one : best(own, count_of(own, value, minimum, maximum)))
+          for (const Candidate& one : best(own, count_of(own, value_of(head), minimum, maximum)))
             result[head].push_back(one.position);
           continue;
         }
-        total += count_of(own, value, minimum, maximum);
-        for (const Candidate& one : best(own, count_of(own, value * floor, 0, INT32_MAX)))
+        total += std::max(count_of(own, value_of(head), minimum, maximum), counts.empty() ? 0 : counts[head]);
+        for (const Candidate& one : best(own, count_of(own, value_of(head) * floor, 0, INT32_MAX)))
           own[static_cast<std::size_t>(one.position)].is_always = true;
         shared.insert(shared.end(), own.begin(), own.end());
       }
@@ -115,6 +152,8 @@ struct EvictionCase {
   }
 
  private:
+  double value_of(std::size_t head) const { return counts.empty() ? value : counts[head]; }
+
   struct Candidate {
     std::size_t head;
     int position;
@@ -147,14 +186,14 @@ struct EvictionCase {
     return std::max(always, std::clamp(std::min(count, length), std::min(least, length), std::min(most, length)));
   }
 
-  static std::vector<Candidate> best(std::vector<Candidate> all, int count) {
+  static std::vector<Candidate> best(std::vector<Candidate> all, int64_t count) {
     const auto rank = [](const Candidate& one) {  // what is less is kept first
       return std::tuple(!one.is_always, !one.is_always && std::isnan(one.mean),
           one.is_always || std::isnan(one.mean) ? 0.0f : -one.mean, one.head, one.position);
     };
     std::sort(all.begin(), all.end(), [&](const Candidate& a, const Candidate& b) { return rank(a) < rank(b); });
-    const auto always = static_cast<int>(std::count_if(all.begin(), all.end(), [](const Candidate& one) { return one.is_always; }));
-    all.resize(static_cast<std::size_t>(std::min(static_cast<int>(all.size()), std::max(count, always))));
+    const int64_t always = std::count_if(all.begin(), all.end(), [](const Candidate& one) { return one.is_always; });
+    all.resize(static_cast<std::size_t>(std::min(static_cast<int64_t>(all.size()), std::max(count, always))));
     return all;
   }
 };

@@ -15,12 +15,12 @@ constexpr int kStoredFormats[] = {
     AUXCORE_KV_F32, AUXCORE_KV_F16, AUXCORE_KV_BF16, AUXCORE_KV_E4M3, AUXCORE_KV_Q8_0, AUXCORE_KV_Q4_0};
 constexpr int kAttentionFormats[] = {AUXCORE_KV_F32, AUXCORE_KV_F16, AUXCORE_KV_BF16, AUXCORE_KV_Q8_0, AUXCORE_KV_Q4_0};
 
-inline bool is_grouped(int format) { return format == AUXCORE_KV_Q8_0 || format == AUXCORE_KV_Q4_0; }
+inline bool is_grouped(int format) { return format == AUXCORE_KV_Q8_0 || format == AUXCORE_KV_Q4_0 || format == AUXCORE_KV_KIVI4; }
 
 inline std::size_t group_size(int format) { return is_grouped(format) ? 32 : 1; }
 
 inline std::size_t group_bytes(int format) {
-  constexpr std::size_t kBytes[] = {4, 2, 2, 1, 34, 18};
+  constexpr std::size_t kBytes[] = {4, 2, 2, 1, 34, 18, 20};
   return kBytes[format];
 }
 
@@ -75,7 +75,54 @@ inline uint8_t to_eighth(float x) {
   return static_cast<uint8_t>(sign | (static_cast<int>(std::nearbyint(std::ldexp(magnitude, 3 - exponent))) + ((exponent + 6) << 3)));
 }
 
+/// The greatest binary16 that is at most x, among the finite ones; found by trying.
+inline uint16_t half_at_most(double x) {
+  const auto of_order = [](int order) { return of_half(static_cast<uint16_t>(order < 0 ? 0x8000 | -order : order)); };
+  int low = -0x7bff, high = 0x7bff;
+  while (low < high) {
+    const int middle = (low + high + 1) >> 1;
+    if (of_order(middle) <= x)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return static_cast<uint16_t>(low < 0 ? 0x8000 | -low : low);
+}
+
+inline uint16_t half_at_least(double x) {
+  const uint16_t bits = half_at_most(-x);
+  return static_cast<uint16_t>(bits == 0 ? 0 : bits ^ 0x8000);
+}
+
+/// KIVI-4, with x[i * step].
+inline void store_kivi(const float* x, std::size_t step, uint8_t* y) {
+  float least = x[0], greatest = x[0];
+  bool is_finite = true;
+  for (std::size_t i = 0; i < 32; ++i) {
+    least = std::min(least, x[i * step]);
+    greatest = std::max(greatest, x[i * step]);
+    is_finite = is_finite && std::isfinite(x[i * step]);
+  }
+  uint16_t halves[2] = {0xfe00, 0};
+  if (is_finite) {
+    halves[1] = half_at_most(double{least});
+    halves[0] = half_at_least(double{(greatest - static_cast<float>(of_half(halves[1]))) / 15});
+  }
+  std::memcpy(y, halves, 4);
+  const auto shift = static_cast<float>(of_half(halves[1])), s = static_cast<float>(of_half(halves[0]));
+  const auto four = [&](std::size_t i) {
+    if (!is_finite || halves[0] == 0)
+      return 0;
+    const volatile float product = (x[i * step] - shift) * (1 / s);  // rounded apart from what follows
+    return static_cast<int>(std::clamp(std::floor(product + 0.5f), 0.0f, 15.0f));
+  };
+  for (std::size_t i = 0; i < 16; ++i)
+    y[4 + i] = static_cast<uint8_t>(four(i) | four(16 + i) << 4);
+}
+
 inline void store_group(int format, const float* x, uint8_t* y) {
+  if (format == AUXCORE_KV_KIVI4)
+    return store_kivi(x, 1, y);
   float extreme = 0;
   bool is_finite = true;
   for (int i = 0; i < 32; ++i) {
@@ -137,17 +184,22 @@ inline double restored(int format, const uint8_t* bytes, std::size_t i, float sc
       return of_eighth(*group) * double{scale};
     case AUXCORE_KV_Q8_0:
       return of_half(half) * static_cast<int8_t>(group[2 + e]);
+    case AUXCORE_KV_KIVI4:
+      return of_half(half) * (e < 16 ? group[4 + e] & 15 : group[e - 12] >> 4) + of_half(static_cast<uint16_t>(word >> 16));
     default:
       return of_half(half) * ((e < 16 ? group[2 + e] & 15 : group[e - 14] >> 4) - 8);
   }
 }
 
-/// A cache, queries, and attention as the formula has it.
+/// A cache, queries, and attention as the formula has it. KIVI-4 keeps a ring of the latest, and NaN where nothing is to be read.
 struct AttentionCase {
+  static constexpr int kWindow = 5, kRing = kWindow + 32;
+
   int batch, query_heads, kv_heads, head_dim, capacity, key_format, value_format;
   std::vector<int32_t> lengths;  // [batch], or [batch, kv_heads]
   std::vector<float> query, key_scales, value_scales;
   std::vector<uint8_t> keys, values;
+  std::vector<float> key_ring, value_ring;  // [batch, kv_heads, kRing, head_dim]
 
   AttentionCase(int batch_, int query_heads_, int kv_heads_, int head_dim_, int capacity_, int key_format_, int value_format_,
       std::vector<int32_t> lengths_, uint32_t seed = 1)
@@ -171,12 +223,39 @@ struct AttentionCase {
       return static_cast<std::size_t>(a) * static_cast<std::size_t>(b) * static_cast<std::size_t>(c) * static_cast<std::size_t>(d);
     };
     query = random(size(batch, query_heads, head_dim, 1));
-    keys = stored(key_format, random(size(batch, kv_heads, capacity, head_dim)));
-    values = stored(value_format, random(size(batch, kv_heads, capacity, head_dim)));
+    const auto rows = [&](int format, std::vector<float>& ring) {
+      const std::vector<float> x = random(size(batch, kv_heads, capacity, head_dim));
+      return format == AUXCORE_KV_KIVI4 ? ringed(x, &ring == &key_ring, ring) : stored(format, x);
+    };
+    keys = rows(key_format, key_ring);
+    values = rows(value_format, value_ring);
     for (int head = 0; head < kv_heads; ++head) {
       key_scales.push_back(key_format == AUXCORE_KV_E4M3 ? 0.25f * static_cast<float>(head + 2) : 1.0f);
       value_scales.push_back(value_format == AUXCORE_KV_E4M3 ? 0.5f * static_cast<float>(head + 1) : 1.0f);
     }
+  }
+
+  int length(std::size_t stored_head) const {
+    return std::clamp(lengths[lengths_are_of_heads() ? stored_head : stored_head / static_cast<std::size_t>(kv_heads)], 0, capacity);
+  }
+
+  /// How many positions of a head are not in the ring.
+  int whole(int format, bool is_keys, std::size_t stored_head) const {
+    const int left = std::max(0, length(stored_head) - kWindow);
+    return format != AUXCORE_KV_KIVI4 ? length(stored_head) : is_keys ? left / 32 * 32 : left;
+  }
+
+  /// An element of a key or a value.
+  double element(bool is_keys, std::size_t stored_head, std::size_t t, std::size_t i) const {
+    const int format = is_keys ? key_format : value_format;
+    const std::vector<uint8_t>& bytes = is_keys ? keys : values;
+    const auto d = static_cast<std::size_t>(head_dim), row = stored_head * static_cast<std::size_t>(capacity) + t;
+    if (static_cast<int>(t) >= whole(format, is_keys, stored_head))
+      return double{(is_keys ? key_ring : value_ring)[(stored_head * kRing + t % kRing) * d + i]};
+    if (format == AUXCORE_KV_KIVI4 && is_keys)
+      return restored(format, bytes.data(), (row - t % 32) * d + i * 32 + t % 32);
+    const std::size_t kv_head = stored_head % static_cast<std::size_t>(kv_heads);
+    return restored(format, bytes.data(), row * d + i, (is_keys ? key_scales : value_scales)[kv_head]);
   }
 
   double scale() const { return 1 / std::sqrt(head_dim); }
@@ -191,25 +270,42 @@ struct AttentionCase {
     for (std::size_t row = 0; row < query.size() / d; ++row) {
       const std::size_t b = row / static_cast<std::size_t>(query_heads), head = row % static_cast<std::size_t>(query_heads);
       const std::size_t kv_head = head / static_cast<std::size_t>(query_heads / kv_heads), stored_head = b * heads + kv_head;
-      const std::size_t first = stored_head * room * d;
-      const auto length = static_cast<std::size_t>(std::clamp(lengths[lengths_are_of_heads() ? stored_head : b], 0, capacity));
-      std::vector<double> scores(length);
+      const auto count = static_cast<std::size_t>(length(stored_head));
+      std::vector<double> scores(count);
       double greatest = -HUGE_VAL, total = 0;
-      for (std::size_t t = 0; t < length; ++t) {
+      for (std::size_t t = 0; t < count; ++t) {
         for (std::size_t i = 0; i < d; ++i)
-          scores[t] += double{query[row * d + i]} * restored(key_format, keys.data(), first + t * d + i, key_scales[kv_head]) * scale();
+          scores[t] += double{query[row * d + i]} * element(true, stored_head, t, i) * scale();
         greatest = std::max(greatest, scores[t]);
       }
       for (double& score : scores)
         total += score = std::exp(score - greatest);
-      for (std::size_t t = 0; t < length; ++t) {
+      for (std::size_t t = 0; t < count; ++t) {
         for (std::size_t i = 0; i < d; ++i)
-          output[row * d + i] += scores[t] / total * restored(value_format, values.data(), first + t * d + i, value_scales[kv_head]);
+          output[row * d + i] += scores[t] / total * element(false, stored_head, t, i);
         if (position_sums != nullptr)
           (*position_sums)[stored_head * room + t] += scores[t] / total;
       }
     }
     return output;
+  }
+
+ private:
+  /// The bytes of rows in KIVI-4, and the ring of the latest.
+  std::vector<uint8_t> ringed(const std::vector<float>& x, bool is_keys, std::vector<float>& ring) const {
+    const auto d = static_cast<std::size_t>(head_dim), room = static_cast<std::size_t>(capacity), all = x.size() / d / room;
+    std::vector<uint8_t> bytes(stored_bytes(AUXCORE_KV_KIVI4, x.size()), 0xff);  // scales are NaN
+    ring.assign(all * kRing * d, NAN);
+    for (std::size_t head = 0; head < all; ++head) {
+      const auto done = static_cast<std::size_t>(whole(AUXCORE_KV_KIVI4, is_keys, head)), end = static_cast<std::size_t>(length(head));
+      for (std::size_t group = 0; group < done * d / 32; ++group) {
+        const std::size_t first = head * room * d + (is_keys ? group / d * 32 * d + group % d : group * 32);
+        store_kivi(&x[first], is_keys ? d : 1, &bytes[(head * room * d / 32 + group) * 20]);
+      }
+      for (std::size_t t = done; t < end; ++t)
+        std::copy_n(&x[(head * room + t) * d], d, &ring[(head * kRing + t % kRing) * d]);
+    }
+    return bytes;
   }
 };
 

@@ -6,7 +6,9 @@ using namespace auxcore::test;
 namespace {
 
 void formats_agree_with_the_formula() {
-  for (const int format : kStoredFormats) {
+  std::vector<int> formats(std::begin(kStoredFormats), std::end(kStoredFormats));
+  formats.push_back(AUXCORE_KV_KIVI4);
+  for (const int format : formats) {
     Memory memory;
     std::vector<float> x = pattern(32 * 150, 3);
     for (std::size_t i = 0; i < x.size(); ++i)
@@ -66,6 +68,10 @@ void attention_agrees_with_the_formula() {
   const std::vector<float> first = read<float>(call.attention.output, many.query.size());
   OK(auxcore_kv_decode_attention(context, nullptr, &call.cache, &call.attention));
   CHECK(read<float>(call.attention.output, many.query.size()) == first, "repeated calls give the same bits");
+  for (const int length : {37, 1999}) {
+    const AttentionCase latest(1, 8, 1, 64, 2048, AUXCORE_KV_KIVI4, AUXCORE_KV_KIVI4, {length});
+    attended(latest, AttentionCall(memory, latest, length == 37 ? 64 : 0, false, true));
+  }
   const AttentionCase ragged(2, 4, 2, 80, 300, AUXCORE_KV_F16, AUXCORE_KV_E4M3, {300, 17, 0, 129});
   attended(ragged, AttentionCall(memory, ragged, 16, true));
 }
@@ -107,7 +113,7 @@ void formats_are_checked() {
   REFUSED(AUXCORE_E_HANDLE, "no open context", auxcore_kv_quantise(0, nullptr, &good));
   REFUSED(AUXCORE_E_ARGUMENT, "elements is NULL", auxcore_kv_quantise(context, nullptr, nullptr));
   wrong(AUXCORE_E_ABI, "struct_size is 4", [](Elements& e) { e.struct_size = 4; });
-  for (const int format : {-1, 6})
+  for (const int format : {-1, 7})
     wrong(AUXCORE_E_ARGUMENT, "none of AUXCORE_KV_F32", [=](Elements& e) { e.format = format; });
   wrong(AUXCORE_E_ARGUMENT, "count is -32", [](Elements& e) { e.count = -32; });
   wrong(AUXCORE_E_ARGUMENT, "33 elements are not a multiple of 32", [](Elements& e) { e.count = 33; });
@@ -133,6 +139,8 @@ void attention_is_checked() {
   Memory memory;
   const AttentionCase given(2, 4, 2, 64, 32, AUXCORE_KV_E4M3, AUXCORE_KV_BF16, {32, 5});
   const AttentionCall contiguous(memory, given, 0, false, true), paged(memory, given, 16);
+  const AttentionCase latest(2, 4, 2, 64, 64, AUXCORE_KV_KIVI4, AUXCORE_KV_KIVI4, {64, 5});
+  const AttentionCall ringed(memory, latest);
   const auto call = [](const AttentionCall& wrong) {
     return auxcore_kv_decode_attention(context, nullptr, &wrong.cache, &wrong.attention);
   };
@@ -156,7 +164,18 @@ void attention_is_checked() {
   wrong("page_count is -1", [](C& c) { c.cache.page_count = -1; }, &paged);
   wrong("page_offsets: 0x", [](C& c) { c.cache.page_offsets = 4; }, &paged);
   wrong("pages: 0x0", [](C& c) { c.cache.pages = 0; }, &paged);
-  wrong("keys.format is 6", [](C& c) { c.cache.keys.format = 6; });
+  wrong("keys.format is 7", [](C& c) { c.cache.keys.format = 7; });
+  wrong("keys.residual_positions is 0, below 32", [](C& c) { c.cache.keys.format = AUXCORE_KV_KIVI4; });
+  wrong("keys.residual: 0x0", [](C& c) { c.cache.keys.residual = 0; }, &ringed);
+  wrong("keys.residual: 0x", [](C& c) { c.cache.keys.residual_positions = 1 << 28; }, &ringed);
+  wrong("values.residual_positions is 31", [](C& c) { c.cache.values.residual_positions = 31; }, &ringed);
+  wrong("keys.residual is there; only KIVI-4", [](C& c) { c.cache.keys.residual = c.attention.query; });
+  wrong("values.residual is there; only KIVI-4", [](C& c) { c.cache.values.residual_positions = 37; });
+  wrong("keys.reserved is 1", [](C& c) { c.cache.keys.reserved = 1; });
+  wrong("positions is 33, not a multiple of 32", [](C& c) { c.cache.positions = 33; }, &ringed);
+  wrong("keys: a step of", [](C& c) { c.cache.keys.outer_step += 2; }, &ringed);
+  wrong("keys.first: 0x", [](C& c) { c.cache.keys.first += 2; }, &ringed);
+  wrong("output overlaps", [](C& c) { c.attention.output = c.cache.values.residual; }, &ringed);
   wrong("values.format is -1", [](C& c) { c.cache.values.format = -1; });
   wrong("values.format: head_dim 40 is not a multiple of 32", [](C& c) {
     c.cache.head_dim = 40;
@@ -228,6 +247,29 @@ void tokens_are_appended() {
   for (std::size_t i = 0; i < 64; ++i)
     squares += double{keys[5 * 64 + i]} * double{keys[5 * 64 + i]};
   CHECK(std::fabs(squares - 64) < 0.01, "%g", squares);
+}
+
+void tokens_pass_through_rings() {
+  Memory memory;
+  // One more than the window and a block: both sequences' first 32 keys leave, and the value at 31.
+  const AttentionCase given(2, 4, 2, 64, 64, AUXCORE_KV_KIVI4, AUXCORE_KV_KIVI4, {36, 36});
+  const AttentionCall call(memory, given);
+  const AppendCall tokens(memory, call, {36, 36});
+  OK(auxcore_kv_append_tokens(context, nullptr, &tokens.cache, &tokens.append));
+  const std::vector<float> x = pattern(2 * 2 * 64, 3);
+  const std::vector<float> ring = read<float>(tokens.cache.values.residual, given.value_ring.size());
+  std::vector<uint8_t> values = given.values;
+  for (std::size_t head = 0; head < 4; ++head) {
+    CHECK(std::equal(&x[head * 64], &x[head * 64] + 64, &ring[(head * 37 + 36) * 64]), "the value of head %zu", head);
+    for (std::size_t group = 0; group < 2; ++group)
+      store_kivi(&given.value_ring[(head * 37 + 31) * 64 + group * 32], 1, &values[(head * 64 + 31) * 40 + group * 20]);
+  }
+  CHECK(read<uint8_t>(tokens.cache.values.first, values.size()) == values);
+  std::vector<uint8_t> keys = given.keys;
+  for (std::size_t head = 0; head < 4; ++head)
+    for (std::size_t channel = 0; channel < 64; ++channel)
+      store_kivi(&given.key_ring[head * 37 * 64 + channel], 64, &keys[head * 64 * 40 + channel * 20]);
+  CHECK(read<uint8_t>(tokens.cache.keys.first, keys.size()) == keys);
 }
 
 void appending_is_checked() {
@@ -380,6 +422,7 @@ int main() {
   formats_are_checked();
   attention_is_checked();
   tokens_are_appended();
+  tokens_pass_through_rings();
   appending_is_checked();
   predictions_are_written();
   predicting_is_checked();

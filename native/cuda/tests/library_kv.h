@@ -27,20 +27,21 @@ struct AttentionCall {
     const int positions = is_paged ? page : given.capacity, held = pages_are_of_heads ? 1 : given.kv_heads;
     const PagedRows keys(given, given.keys, given.key_format, positions, pages_are_of_heads);
     const PagedRows values(given, given.values, given.value_format, positions, pages_are_of_heads);
-    const auto plane = [&](int format, const std::vector<uint8_t>& bytes, const std::vector<float>& scales) {
+    const auto plane = [&](int format, const std::vector<uint8_t>& bytes, const std::vector<float>& scales,
+                           const std::vector<float>& ring) {
       const auto row = static_cast<int64_t>(given.row_bytes(format));
       const bool has_scales = format == AUXCORE_KV_E4M3;
       return auxcore_kv_plane{format, has_scales ? static_cast<int32_t>(scales.size()) : 0, memory.add(bytes),
           is_paged ? static_cast<int64_t>(keys.pages.size()) : given.batch, held * positions * row, positions * row,
-          has_scales ? memory.add(scales) : 0};
+          has_scales ? memory.add(scales) : 0, ring.empty() ? 0 : memory.add(ring), ring.empty() ? 0 : AttentionCase::kRing, 0};
     };
     cache.struct_size = sizeof cache;
     cache.batch = given.batch;
     cache.kv_heads = given.kv_heads;
     cache.head_dim = given.head_dim;
     cache.positions = positions;
-    cache.keys = plane(given.key_format, is_paged ? keys.bytes : given.keys, given.key_scales);
-    cache.values = plane(given.value_format, is_paged ? values.bytes : given.values, given.value_scales);
+    cache.keys = plane(given.key_format, is_paged ? keys.bytes : given.keys, given.key_scales, given.key_ring);
+    cache.values = plane(given.value_format, is_paged ? values.bytes : given.values, given.value_scales, given.value_ring);
     if (is_paged) {
       cache.pages_are_of_heads = pages_are_of_heads;
       cache.page_offsets = memory.add(keys.offsets);

@@ -57,6 +57,65 @@ void window_scores_are_checked() {
   }
 }
 
+void window_product_scores_agree() {
+  Memory memory;
+  for (const bool causal : {false, true}) {
+    const WindowProductCase given(3, 2, 7, 1000, 24, causal);
+    const auxcore_kv_window_product product = window_product_call(memory, given);
+    OK(auxcore_kv_window_scores_of_product(context, nullptr, &product));
+    const std::vector<float> first = read<float>(product.scores, 3000);
+    given.scored.check(first);
+    OK(auxcore_kv_window_scores_of_product(context, nullptr, &product));
+    CHECK(read<float>(product.scores, 3000) == first, "repeated calls give the same bits");
+  }
+}
+
+void window_products_are_checked() {
+  Memory memory;
+  const auxcore_kv_window_product good = window_product_call(memory, {2, 2, 3, 40, 4, true});
+  using P = auxcore_kv_window_product;
+  const auto wrong = [&](const char* text, auto change, auxcore_status status = AUXCORE_E_ARGUMENT) {
+    P spoilt = good;
+    change(spoilt);
+    REFUSED(status, text, auxcore_kv_window_scores_of_product(context, nullptr, &spoilt));
+  };
+  REFUSED(AUXCORE_E_HANDLE, "no open context", auxcore_kv_window_scores_of_product(0, nullptr, &good));
+  REFUSED(AUXCORE_E_ARGUMENT, "product is NULL", auxcore_kv_window_scores_of_product(context, nullptr, nullptr));
+  wrong("product->struct_size is 4", [](P& p) { p.struct_size = 4; }, AUXCORE_E_ABI);
+  wrong("heads is -1", [](P& p) { p.heads = -1; });
+  wrong("group is 0", [](P& p) { p.group = 0; });
+  wrong("window is 0", [](P& p) { p.window = 0; });
+  wrong("positions is -1", [](P& p) { p.positions = -1; });
+  wrong("causal is 2", [](P& p) { p.causal = 2; });
+  wrong("window is 41, more than 40 positions", [](P& p) { p.window = 41; });
+  wrong("depth is 0", [](P& p) { p.depth = 0; });
+  wrong("reserved is 1", [](P& p) { p.reserved = 1; });
+  wrong("key_step is -1", [](P& p) { p.key_step = -1; });
+  wrong("head_step is -1", [](P& p) { p.head_step = -1; });
+  wrong("more than", [](P& p) { p.head_step = INT64_MAX; });
+  wrong("more than", [](P& p) { p.heads = p.group = p.positions = INT32_MAX; });
+  for (const double scale : {HUGE_VAL, std::nan("")})
+    wrong("not finite", [=](P& p) { p.scale = scale; });
+  wrong("queries: 0x0", [](P& p) { p.queries = 0; });
+  wrong("keys: 0x0", [](P& p) { p.keys = 0; });
+  wrong("scores: 0x0", [](P& p) { p.scores = 0; });
+  wrong("overlaps", [](P& p) { p.queries = p.scores; });
+  wrong("overlaps", [](P& p) { p.scores = p.keys; });
+  wrong("are needed", [](P& p) { --p.workspace_bytes; });
+  wrong("is not aligned to 256", [](P& p) { p.workspace += 128; });
+  wrong("workspace: 0x0", [](P& p) { p.workspace = 0; });
+  CHECK(read<float>(good.scores, 80) == std::vector<float>(80, -7.0f), "what was refused was not done");
+  int64_t bytes = -1;
+  REFUSED(AUXCORE_E_ARGUMENT, "product or bytes is NULL", auxcore_kv_window_product_workspace(&good, nullptr));
+  REFUSED(AUXCORE_E_ARGUMENT, "product or bytes is NULL", auxcore_kv_window_product_workspace(nullptr, &bytes));
+  for (const bool has_heads : {false, true}) {
+    P none = good;
+    none.causal = 0;
+    (has_heads ? none.positions : none.heads) = 0;
+    OK(auxcore_kv_window_scores_of_product(context, nullptr, &none));
+  }
+}
+
 void evicted(Memory& memory, const EvictionCase& given, int page, bool pages_are_of_heads) {
   const EvictionCall call(memory, given, page, pages_are_of_heads);
   OK(auxcore_kv_evict(context, nullptr, &call.cache, &call.eviction));
@@ -90,6 +149,12 @@ void evictions_agree() {
     given.floor = 0.2;
     evicted(memory, given, i % 2 == 0 ? 16 : 0, false);
   }
+  for (const double floor : {-1.0, 0.0, 0.3}) {  // heads with counts of their own
+    EvictionCase each({2, 4, 2, 64, 60, AUXCORE_KV_BF16, AUXCORE_KV_F32, {60, 33, 7, 48}}, AUXCORE_BUDGET_COUNT, 0);
+    each.counts = {20, 3, 40, 0};
+    each.floor = floor;
+    evicted(memory, each, floor == 0 ? 16 : 0, floor == 0);
+  }
   EvictionCase tall({1, 1, 1, 64, 3000, AUXCORE_KV_BF16, AUXCORE_KV_Q4_0, {3000}}, AUXCORE_BUDGET_COUNT, 1500);
   evicted(memory, tall, 0, false);
 }
@@ -102,6 +167,16 @@ void what_memory_says_is_held_within() {
   call.eviction.lengths = memory.add(std::vector<int32_t>{1 << 30, -5});
   OK(auxcore_kv_evict(context, nullptr, &call.cache, &call.eviction));
   CHECK(read<int32_t>(call.eviction.lengths, 2) == (std::vector<int32_t>{20, 0}));
+  EvictionCall counted(memory, given, 16);
+  counted.eviction.count = 0;
+  counted.eviction.counts = memory.add(std::vector<int32_t>{-1, INT32_MAX});
+  OK(auxcore_kv_evict(context, nullptr, &counted.cache, &counted.eviction));
+  CHECK(read<int32_t>(counted.eviction.lengths, 2) == (std::vector<int32_t>{0, 32}));
+  counted.eviction.lengths = memory.add(std::vector<int32_t>{32, 32});
+  counted.eviction.counts = memory.add(std::vector<int32_t>{INT32_MAX, INT32_MAX});  // whose sum is beyond 32 bits
+  counted.eviction.heads_share = 1;
+  OK(auxcore_kv_evict(context, nullptr, &counted.cache, &counted.eviction));
+  CHECK(read<int32_t>(counted.eviction.lengths, 2) == (std::vector<int32_t>{32, 32}));
   call.eviction.lengths = memory.add(std::vector<int32_t>{7, 32});
   call.cache.pages = memory.add(std::vector<int32_t>{1 << 20, -1});
   const std::vector<uint8_t> before = read<uint8_t>(call.cache.keys.first, given.cache.keys.size());
@@ -154,6 +229,14 @@ void evicting_is_checked() {
   wrong("values overlaps keys", [](C& c, E&) { c.values.first = c.keys.first; });
   wrong("overlaps", [](C& c, E& e) { e.scores = c.keys.first; });
   wrong("overlaps", [](C&, E& e) { e.lengths = e.numbers; });
+  const uint64_t counts = memory.add(std::vector<int32_t>{1, 1, 1, 1});
+  wrong("counts: they say how many", [=](C&, E& e) { e.counts = counts; });  // beside a ratio
+  const auto counted = [](E& e, uint64_t address) { e.rule = AUXCORE_BUDGET_COUNT, e.count = 0, e.counts = address; };
+  wrong("counts: they say how many", [=](C&, E& e) { counted(e, counts), e.count = 1; });
+  wrong("counts: they say how many", [=](C&, E& e) { counted(e, counts), e.minimum = 1; });
+  wrong("counts: they say how many", [=](C&, E& e) { counted(e, counts), e.maximum = 9; });
+  wrong("counts: 0x4", [=](C&, E& e) { counted(e, 4); });
+  wrong("overlaps", [=](C&, E& e) { counted(e, e.lengths); });
   wrong("workspace: ", [](C&, E& e) { e.workspace_bytes -= 1; });
   wrong("is not aligned to 256", [](C&, E& e) { e.workspace += 128; });
   wrong("workspace: 0x0", [](C&, E& e) { e.workspace = 0; });
@@ -176,6 +259,8 @@ int main() {
   skip_without_device_code();
   window_scores_agree();
   window_scores_are_checked();
+  window_product_scores_agree();
+  window_products_are_checked();
   evictions_agree();
   what_memory_says_is_held_within();
   evicting_is_checked();

@@ -22,6 +22,26 @@ inline auxcore_kv_window window_call(Memory& memory, const WindowCase& given) {
   return window;
 }
 
+inline auxcore_kv_window_product window_product_call(Memory& memory, const WindowProductCase& given) {
+  auxcore_kv_window_product product = {};
+  product.struct_size = sizeof product;
+  product.heads = given.scored.heads;
+  product.group = given.scored.group;
+  product.window = given.scored.window;
+  product.positions = given.scored.positions;
+  product.causal = given.scored.causal;
+  product.depth = given.depth;
+  product.scale = given.scored.scale;
+  product.queries = memory.add(given.queries);
+  product.keys = memory.add(given.keys);
+  product.key_step = static_cast<int64_t>(given.key_step);
+  product.head_step = static_cast<int64_t>(given.head_step);
+  product.scores = memory.add(std::vector<float>(static_cast<std::size_t>(product.heads * product.positions), -7.0f));
+  OK(auxcore_kv_window_product_workspace(&product, &product.workspace_bytes));
+  product.workspace = memory.add(std::vector<uint8_t>(static_cast<std::size_t>(product.workspace_bytes), 0xff));
+  return product;
+}
+
 /// A case in device memory, contiguous, or in pages of so many positions.
 struct EvictionCall {
   auxcore_kv_cache cache;
@@ -44,6 +64,8 @@ struct EvictionCall {
     eviction.scores = memory.add(given.scores);
     eviction.lengths = memory.add(given.cache.lengths);
     eviction.numbers = memory.add(given.numbers);
+    if (!given.counts.empty())
+      eviction.counts = memory.add(given.counts);
     OK(auxcore_kv_evict_workspace(cache.batch, cache.kv_heads, eviction.score_positions, &eviction.workspace_bytes));
     eviction.workspace = memory.add(std::vector<uint8_t>(static_cast<std::size_t>(eviction.workspace_bytes), 0xff));
   }

@@ -34,6 +34,7 @@ struct Scenario {
   AppendCall appended{memory, paged, {3, 4}};
   PredictCall predicted{memory, {&attended, &paged}, {3, 4}};
   auxcore_kv_window scored = window_call(memory, {2, 2, 3, 40, true});
+  auxcore_kv_window_product multiplied = window_product_call(memory, {2, 2, 3, 40, 4, true});
   EvictionCase eviction{{2, 4, 2, 64, 70, AUXCORE_KV_Q8_0, AUXCORE_KV_BF16, {70, 33, 12, 0}}, AUXCORE_BUDGET_RATIO, 0.5};
   EvictionCall evicted = sharing(memory, eviction);
   int32_t first = -7;
@@ -53,6 +54,7 @@ struct Scenario {
         [=, this] { return auxcore_kv_append_tokens(on, nullptr, &appended.cache, &appended.append); },
         [=, this] { return auxcore_kv_predict_write(on, nullptr, &predicted.predict); },
         [=, this] { return auxcore_kv_window_scores(on, nullptr, &scored); },
+        [=, this] { return auxcore_kv_window_scores_of_product(on, nullptr, &multiplied); },
         [=, this] { return auxcore_kv_evict(on, nullptr, &evicted.cache, &evicted.eviction); },
         [=, this] { return auxcore_kv_decode_attention(on, nullptr, &attended.cache, &attended.attention); },
         [=, this] { return auxcore_kv_decode_attention(on, nullptr, &paged.cache, &paged.attention); },
@@ -105,8 +107,10 @@ void garbage_is_refused_or_computed_with(unsigned seed, int rounds) {
     predicted.layer_count = predicted.layer_count > 2 ? 2 : predicted.layer_count;
     predicted.frequencies = good.predicted.frequencies.data();
     auxcore_kv_window scored = good.scored;
+    auxcore_kv_window_product multiplied = good.multiplied;
     EvictionCall evicted = good.evicted;
     spoil(scored, random);
+    spoil(multiplied, random);
     spoil(evicted.cache, random);
     spoil(evicted.eviction, random);
     spoil(quantised, random);
@@ -131,7 +135,8 @@ void garbage_is_refused_or_computed_with(unsigned seed, int rounds) {
         {auxcore_forward_backward_loss(context, nullptr, &pairs), auxcore_info_nce_loss(context, nullptr, &contrast),
             auxcore_kv_quantise(context, nullptr, &quantised), auxcore_kv_dequantise(context, nullptr, &copied),
             auxcore_kv_append_tokens(context, nullptr, &appended_to, &appended), auxcore_kv_predict_write(context, nullptr, &predicted),
-            auxcore_kv_window_scores(context, nullptr, &scored), auxcore_kv_evict(context, nullptr, &evicted.cache, &evicted.eviction),
+            auxcore_kv_window_scores(context, nullptr, &scored), auxcore_kv_window_scores_of_product(context, nullptr, &multiplied),
+            auxcore_kv_evict(context, nullptr, &evicted.cache, &evicted.eviction),
             auxcore_kv_decode_attention(context, nullptr, &attended.cache, &attended.attention),
             auxcore_kv_decode_attention(context, nullptr, &paged.cache, &paged.attention),
             auxcore_indicator_td(context, nullptr, &batch), auxcore_indicator_quantile(context, nullptr, &states, int32_t(random() % 12)),

@@ -15,15 +15,17 @@ extern "C" void auxcore_kv_quantise_bf16(Arguments arguments);
 extern "C" void auxcore_kv_quantise_e4m3(Arguments arguments);
 extern "C" void auxcore_kv_quantise_q8(Arguments arguments);
 extern "C" void auxcore_kv_quantise_q4(Arguments arguments);
+extern "C" void auxcore_kv_quantise_kivi(Arguments arguments);
 extern "C" void auxcore_kv_dequantise_f16(Arguments arguments);
 extern "C" void auxcore_kv_dequantise_bf16(Arguments arguments);
 extern "C" void auxcore_kv_dequantise_e4m3(Arguments arguments);
 extern "C" void auxcore_kv_dequantise_q8(Arguments arguments);
 extern "C" void auxcore_kv_dequantise_q4(Arguments arguments);
+extern "C" void auxcore_kv_dequantise_kivi(Arguments arguments);
 constexpr Kernel kQuantise[] = {nullptr, auxcore_kv_quantise_f16, auxcore_kv_quantise_bf16, auxcore_kv_quantise_e4m3,
-    auxcore_kv_quantise_q8, auxcore_kv_quantise_q4};
+    auxcore_kv_quantise_q8, auxcore_kv_quantise_q4, auxcore_kv_quantise_kivi};
 constexpr Kernel kDequantise[] = {nullptr, auxcore_kv_dequantise_f16, auxcore_kv_dequantise_bf16, auxcore_kv_dequantise_e4m3,
-    auxcore_kv_dequantise_q8, auxcore_kv_dequantise_q4};
+    auxcore_kv_dequantise_q8, auxcore_kv_dequantise_q4, auxcore_kv_dequantise_kivi};
 }  // namespace kv_quantise
 
 namespace kv_decode_attention {
@@ -82,6 +84,10 @@ std::vector<float> samples(std::size_t count) {
       x[i] = i % 32 == 9 ? 1e-41f : 0;
     if (group % 13 == 9)
       x[i] = i % 3 == 0 ? 3e38f : -2e38f;
+    if (group % 13 == 4)  // far from zero, and all but constant
+      x[i] = 1000.3f + static_cast<float>(i % 3 == 0) * 0x1p-10f;
+    if (group % 13 == 6)  // constant: one that binary16 has, and ones that it does not
+      x[i] = std::vector{-2.5f, 1e-9f, -1e-9f, 70000.0f, -70000.0f}[i / 416 % 5];
     if (group % 17 == 11 && i % 32 == 13)
       x[i] = group % 2 == 0 ? bits_as<float>(0xffa12345u) : -HUGE_VALF;
     if (group % 17 == 12)
@@ -92,7 +98,7 @@ std::vector<float> samples(std::size_t count) {
 
 void quantise_agrees() {
   using namespace kv_quantise;
-  for (const int format : {AUXCORE_KV_F16, AUXCORE_KV_BF16, AUXCORE_KV_E4M3, AUXCORE_KV_Q8_0, AUXCORE_KV_Q4_0})
+  for (const int format : {AUXCORE_KV_F16, AUXCORE_KV_BF16, AUXCORE_KV_E4M3, AUXCORE_KV_Q8_0, AUXCORE_KV_Q4_0, AUXCORE_KV_KIVI4})
     for (const std::size_t size : {1u, 3u, 4u, 5u, 127u, 128u, 129u, 1023u, 4095u, 4096u, 4101u})
       for (const std::size_t offset : {0u, 1u}) {
         const std::size_t count = is_grouped(format) ? (size % 300 + 1) * 32 : size;
@@ -140,7 +146,7 @@ std::vector<float> attended(const AttentionCase& given, const Way& way, std::vec
   const int group = given.query_heads / given.kv_heads, head_blocks = (group + kMostHeads - 1) / kMostHeads;
   const int heads = (group + head_blocks - 1) / head_blocks, width = heads <= 1 ? 1 : heads <= 2 ? 2 : heads <= 4 ? 4 : 8;
   const auto place = [&](const std::vector<uint8_t>& bytes, int format) {
-    Placed placed(bytes.size(), way.offset * std::max<std::size_t>(2, is_grouped(format) ? 2 : group_bytes(format)));
+    Placed placed(bytes.size(), way.offset * std::size_t(std::max(2, kv::alignment_of(format))));
     std::memcpy(placed.data(), bytes.data(), bytes.size());
     return placed;
   };
@@ -150,18 +156,20 @@ std::vector<float> attended(const AttentionCase& given, const Way& way, std::vec
   const PagedRows paged_values(given, given.values, given.value_format, page, way.pages_are_of_heads);
   Placed keys = place(is_paged ? paged_keys.bytes : given.keys, given.key_format);
   Placed values = place(is_paged ? paged_values.bytes : given.values, given.value_format);
-  const auto plane = [&](Placed& rows, int format, const std::vector<float>& scales) {
+  const auto plane = [&](Placed& rows, int format, const std::vector<float>& scales, const std::vector<float>& ring) {
     const auto row = int64_t(given.row_bytes(format));
     const int held = way.pages_are_of_heads ? 1 : given.kv_heads;
     return kv::Plane{rows.address(), held * page * row, way.pages_are_of_heads ? 0 : page * row, scales.data(),
         format == AUXCORE_KV_E4M3 ? int32_t(scales.size()) : 0, format, int32_t(row),
-        is_paged ? int32_t(paged_keys.pages.size()) : given.batch};
+        is_paged ? int32_t(paged_keys.pages.size()) : given.batch, ring.empty() ? nullptr : const_cast<float*>(ring.data()),
+        ring.empty() ? 0 : AttentionCase::kRing};
   };
   const std::size_t rows = std::size_t(given.batch) * std::size_t(given.query_heads), d = std::size_t(given.head_dim);
   std::vector<float> output(rows * d, -7.0f), maxima(rows * std::size_t(way.splits), NAN), sums = maxima, partials(sums.size() * d, NAN);
   std::vector<float> scores(rows * std::size_t(given.capacity), NAN), totals(rows * 2, NAN);
   Arguments arguments = {};
-  arguments.cache = {plane(keys, given.key_format, given.key_scales), plane(values, given.value_format, given.value_scales),
+  arguments.cache = {plane(keys, given.key_format, given.key_scales, given.key_ring),
+      plane(values, given.value_format, given.value_scales, given.value_ring),
       is_paged ? paged_keys.offsets.data() : nullptr, is_paged ? paged_keys.pages.data() : nullptr, int32_t(paged_keys.pages.size()),
       given.batch, given.kv_heads, given.head_dim, page, way.pages_are_of_heads};
   arguments.query = given.query.data();
@@ -183,7 +191,8 @@ std::vector<float> attended(const AttentionCase& given, const Way& way, std::vec
   arguments.head_blocks = head_blocks;
   arguments.splits = way.splits;
   arguments.lanes = d <= 64 ? 8 : d <= 128 ? 16 : 32;
-  const Layout layout(arguments.cache.keys.row_bytes, arguments.cache.values.row_bytes, given.head_dim, width);
+  const Layout layout(arguments.cache, width);
+  CHECK(layout.bytes <= 48 * 1024, "%d bytes of shared memory", layout.bytes);
   const simt::Shape shape = {
       unsigned(given.batch * given.kv_heads * head_blocks * way.splits), kThreads, std::size_t(layout.bytes)};
   simt::launch(width == 1   ? auxcore_kv_decode_attention_1
@@ -251,6 +260,28 @@ void pages_and_ragged_heads_agree() {
       }
 }
 
+void rings_agree() {
+  // Lengths around the window, a block that leaves it, and the ring's own length; each format beside KIVI-4, of keys or of values.
+  int which = 0;
+  for (const int length : {0, 1, 5, 6, 32, 36, 37, 38, 69, 70, 74, 101, 160})
+    for (const auto& [keys, values] : {std::pair<int, int>(AUXCORE_KV_KIVI4, AUXCORE_KV_KIVI4),
+             {AUXCORE_KV_KIVI4, kStoredFormats[which % 6]}, {kStoredFormats[which % 6], AUXCORE_KV_KIVI4}}) {
+      const int group = std::vector{1, 4, 7, 8, 2, 9}[std::size_t(which % 6)];
+      const int d = std::vector{32, 64, 96, 128, 256}[std::size_t(which % 5)];
+      ++which;
+      agrees({1, group, 1, d, 160, keys, values, {length}}, {1 + which % 3, std::size_t(which % 2)}, which % 4 == 0);
+    }
+  for (const int value_format : {AUXCORE_KV_KIVI4, AUXCORE_KV_F32, AUXCORE_KV_BF16, AUXCORE_KV_Q8_0})  // the narrowest tiles
+    agrees({1, 8, 1, 256, 64, AUXCORE_KV_KIVI4, value_format, {64}}, {2});
+  for (const bool of_heads : {false, true})
+    for (const int page : {32, 64}) {
+      agrees({2, 6, 2, 64, 192, AUXCORE_KV_KIVI4, AUXCORE_KV_KIVI4, {192, 0, 71, 133}}, {page / 32, 0, page, of_heads}, true);
+      agrees({2, 2, 2, 32, 128, AUXCORE_KV_Q8_0, AUXCORE_KV_KIVI4, {128, 49}}, {2, 1, page / 2 + 1, of_heads});
+    }
+  const AttentionCase given(1, 4, 1, 64, 640, AUXCORE_KV_KIVI4, AUXCORE_KV_KIVI4, {610});
+  CHECK(attended(given, {3}) == attended(given, {3, 0, 64}), "pages give the bits of a contiguous cache");
+}
+
 void page_tables_of_garbage_lead_nowhere() {
   for (const auto& [page, of_heads] : {std::pair(16, false), {16, true}}) {
     AttentionCase given(1, 2, 2, 32, 64, AUXCORE_KV_BF16, AUXCORE_KV_BF16, {64});
@@ -268,7 +299,7 @@ void page_tables_of_garbage_lead_nowhere() {
     arguments.query_heads = 2;
     arguments.heads = arguments.head_blocks = arguments.splits = 1;
     arguments.lanes = 8;
-    const kv_decode_attention::Layout layout(64, 64, 32, 1);
+    const kv_decode_attention::Layout layout(arguments.cache, 1);
     simt::launch(kv_decode_attention::auxcore_kv_decode_attention_1, {2, kv_decode_attention::kThreads, size_t(layout.bytes)}, arguments);
     CHECK(std::isfinite(output[0]));
   }
@@ -308,6 +339,7 @@ int main() {
     quantise_agrees();
     attention_agrees();
     pages_and_ragged_heads_agree();
+    rings_agree();
     page_tables_of_garbage_lead_nowhere();
     special_scores_are_defined();
   }

@@ -10,6 +10,7 @@ namespace auxcore {
 
 namespace kv_append {
 extern "C" void auxcore_kv_append(Arguments arguments);
+extern "C" void auxcore_kv_append_leaving(Arguments arguments);
 }  // namespace kv_append
 
 namespace kv_predict_write {
@@ -122,6 +123,125 @@ void append_agrees() {
       }
 }
 
+/// A cache in KIVI-4 of two sequences with two heads, which some tokens are appended to.
+struct Ringed {
+  static constexpr int kBatch = 2, kHeads = 2, kCapacity = 128, kWindow = 5, kRing = kWindow + 32;
+
+  int d;
+  std::vector<uint8_t> bytes[2];  // of keys, of values
+  std::vector<float> rings[2];
+
+  explicit Ringed(int d_) : d(d_) {
+    for (int which = 0; which < 2; ++which) {
+      bytes[which].assign(stored_bytes(AUXCORE_KV_KIVI4, size_t(kBatch * kHeads * kCapacity * d)), 0xa5);
+      rings[which].assign(size_t(kBatch * kHeads * kRing * d), -7.0f);
+    }
+  }
+
+  bool operator==(const Ringed& other) const {
+    return bytes[0] == other.bytes[0] && bytes[1] == other.bytes[1] && rings[0] == other.rings[0] && rings[1] == other.rings[1];
+  }
+
+  kv::Cache cache() {
+    const int64_t row = d / 32 * 20;
+    const auto plane = [&](int which) {
+      return kv::Plane{reinterpret_cast<uint64_t>(bytes[which].data()), row * kHeads * kCapacity, row * kCapacity, nullptr, 0,
+          AUXCORE_KV_KIVI4, int32_t(row), kBatch, rings[which].data(), kRing};
+    };
+    return {plane(0), plane(1), nullptr, nullptr, 0, kBatch, kHeads, d, kCapacity, 0};
+  }
+
+  /// One row, as the formula has it: into the ring, and what leaves the window then.
+  void add(bool is_value, int sequence, int head, int slot, const std::vector<float>& row) {
+    const auto first = size_t(sequence * kHeads + head), wide = size_t(d);
+    std::vector<float>& ring = rings[is_value];
+    const auto at = [&](int position) { return (first * kRing + size_t(position % kRing)) * wide; };
+    std::copy(row.begin(), row.end(), ring.begin() + std::ptrdiff_t(at(slot)));
+    const int left = slot + 1 - kWindow;
+    if (left <= 0 || (!is_value && left % 32 != 0))
+      return;
+    const int from = is_value ? left - 1 : left - 32;
+    uint8_t* const to = &bytes[is_value][(first * kCapacity + size_t(from)) * size_t(d / 32 * 20)];
+    std::vector<float> block;  // positions side by side
+    for (int position = from; position < left; ++position)
+      block.insert(block.end(), ring.begin() + std::ptrdiff_t(at(position)), ring.begin() + std::ptrdiff_t(at(position) + wide));
+    for (std::size_t group = 0; group < block.size() / 32; ++group)
+      store_kivi(&block[is_value ? group * 32 : group], is_value ? 1 : wide, to + group * 20);
+  }
+};
+
+/// However tokens come, together or one by one, and in whatever order of their sequences, a cache has the bytes of the formula.
+void rings_agree() {
+  using namespace kv_append;
+  constexpr int kEach = 120;  // tokens of a sequence: more than the ring has
+  for (const int d : {32, 96})
+    for (const bool interleaved : {false, true}) {
+      const auto size = [&](int rows) { return std::size_t(rows * d); };
+      const int each = interleaved ? 131 : kEach;  // the last have no place
+      const std::vector<float> keys = numbers(size(2 * each * Ringed::kHeads), 2), values = numbers(size(2 * each * Ringed::kHeads), 3),
+                               norm = numbers(size(1), 4);
+      Arguments arguments = {};
+      arguments.tokens.norm_epsilon = 1e-5;
+      arguments.tokens.type = kv::kFloat32;
+      arguments.tokens.pairs = d / 2;
+      for (int pair = 0; pair < d / 2; ++pair)
+        arguments.tokens.frequencies[pair] = std::pow(10000.0, -2.0 * pair / d);
+      Ringed expected(d);
+      for (int sequence = 0; sequence < 2; ++sequence)
+        for (int slot = 0; slot < std::min(each, Ringed::kCapacity); ++slot)
+          for (int head = 0; head < Ringed::kHeads; ++head) {
+            const auto from = std::ptrdiff_t(size((sequence * each + slot) * Ringed::kHeads + head));
+            expected.add(false, sequence, head, slot,
+                transformed({keys.begin() + from, keys.begin() + from + d}, norm.data(), 1e-5, d / 2, false, 3 * slot,
+                    arguments.tokens.frequencies));
+            expected.add(true, sequence, head, slot, {values.begin() + from, values.begin() + from + d});
+          }
+      for (const std::vector<int>& calls : {std::vector<int>{each}, {1, 4, 32, 33, 7, each - 77}, std::vector<int>(size_t(each), 1)}) {
+        Ringed actual(d);
+        int begin = 0;
+        for (const int count : calls) {
+          std::vector<float> own[2];
+          std::vector<int32_t> sequences, slots, positions;
+          for (int i = 0; i < 2 * count; ++i) {
+            // Interleaved: runs of three of one sequence, then of the other.
+            const int sequence = !interleaved ? i / count : count % 3 == 0 ? i / 3 % 2 : i % 2;
+            const int before = int(std::count(sequences.begin(), sequences.end(), sequence));
+            sequences.push_back(sequence);
+            slots.push_back(begin + before);
+            positions.push_back(3 * slots.back());
+            const auto from = std::ptrdiff_t(size((sequence * each + slots.back()) * Ringed::kHeads));
+            own[0].insert(own[0].end(), keys.begin() + from, keys.begin() + from + 2 * d);
+            own[1].insert(own[1].end(), values.begin() + from, values.begin() + from + 2 * d);
+          }
+          arguments.cache = actual.cache();
+          arguments.keys = {reinterpret_cast<uint64_t>(own[0].data()), int64_t{Ringed::kHeads} * d * 4, nullptr, norm.data()};
+          arguments.values = {reinterpret_cast<uint64_t>(own[1].data()), int64_t{Ringed::kHeads} * d * 4, nullptr, nullptr};
+          arguments.tokens.sequences = interleaved ? sequences.data() : nullptr;
+          arguments.tokens.slots = slots.data();
+          arguments.tokens.positions = positions.data();
+          arguments.tokens.count = 2 * count;
+          simt::launch(auxcore_kv_append_leaving,
+              {unsigned(2 * count * Ringed::kHeads), kv::kHeadThreads, size_t(32 * (d + 1)) * sizeof(float)}, arguments);
+          simt::launch(auxcore_kv_append, {unsigned(2 * count * kv::blocks_of_token(2 * Ringed::kHeads)), kv::kHeadThreads, 0}, arguments);
+          begin += count;
+        }
+        CHECK(actual == expected, "heads of %d, %zu calls, interleaved %d", d, calls.size(), int(interleaved));
+      }
+      // Sequences and slots that are none write nothing.
+      Ringed untouched(d);
+      const std::vector<int32_t> sequences = {-1, 2, 0, 1}, slots = {36, 36, -1, 1 << 30};
+      arguments.cache = untouched.cache();
+      arguments.keys.first = reinterpret_cast<uint64_t>(keys.data());
+      arguments.values.first = reinterpret_cast<uint64_t>(values.data());
+      arguments.tokens.sequences = sequences.data();
+      arguments.tokens.slots = arguments.tokens.positions = slots.data();
+      arguments.tokens.count = 4;
+      simt::launch(auxcore_kv_append_leaving, {8, kv::kHeadThreads, size_t(32 * (d + 1)) * sizeof(float)}, arguments);
+      simt::launch(auxcore_kv_append, {unsigned(4 * kv::blocks_of_token(2 * Ringed::kHeads)), kv::kHeadThreads, 0}, arguments);
+      CHECK(untouched == Ringed(d), "heads of %d", d);
+    }
+}
+
 /// A layer of KvPredictWrite, of one sequence.
 struct PredictedLayer {
   static constexpr int kCapacity = 9;
@@ -215,6 +335,7 @@ int main() {
   for (const uint32_t order : {0u, 1u, 4711u}) {
     simt::set_thread_order(order);
     auxcore::append_agrees();
+    auxcore::rings_agree();
     auxcore::predictions_agree();
   }
   return auxcore::test::result();

@@ -12,6 +12,9 @@ namespace auxcore {
 namespace kv_window_scores {
 extern "C" void auxcore_kv_window_softmaxes(Arguments arguments);
 extern "C" void auxcore_kv_window_means(Arguments arguments);
+extern "C" void auxcore_kv_window_products(ProductArguments arguments);
+extern "C" void auxcore_kv_window_shares(ProductArguments arguments);
+extern "C" void auxcore_kv_window_collect(ProductArguments arguments);
 }  // namespace kv_window_scores
 
 namespace kv_evict {
@@ -57,6 +60,56 @@ void window_scores_agree() {
   }
 }
 
+std::vector<float> window_product_scores(const WindowProductCase& given) {
+  using namespace kv_window_scores;
+  const WindowCase& scored = given.scored;
+  const int rows = scored.group * scored.window, key_tiles = (scored.positions + kTileKeys - 1) / kTileKeys;
+  std::vector<float> scores(std::size_t(scored.heads * scored.positions) + 2, -7.0f);
+  std::vector<float> weights(std::size_t(scored.heads * rows * scored.positions), NAN);
+  std::vector<TilePart> parts(std::size_t(scored.heads * rows * key_tiles), TilePart{NAN, NAN});
+  ProductArguments arguments = {given.queries.data(), given.keys.data(), scores.data() + 1, weights.data(), parts.data(),
+      int64_t(given.key_step), int64_t(given.head_step), float(scored.scale * 1.4426950408889634), scored.heads, rows, scored.window,
+      scored.positions, given.depth, scored.causal, key_tiles};
+  const int row_tiles = (rows + kTileRows - 1) / kTileRows, blocks = (scored.positions + kThreads - 1) / kThreads;
+  simt::launch(auxcore_kv_window_products, {unsigned(scored.heads * key_tiles * row_tiles), kProductThreads, 0}, arguments);
+  const int shares = (scored.heads * rows + kRowsOfBlock - 1) / kRowsOfBlock;
+  simt::launch(auxcore_kv_window_shares, {unsigned(shares), kRowsOfBlock * 32, 0}, arguments);
+  simt::launch(auxcore_kv_window_collect, {unsigned(scored.heads * blocks), kThreads, 0}, arguments);
+  CHECK(scores.front() == -7.0f && scores.back() == -7.0f, "writes beyond the scores");
+  return {scores.begin() + 1, scores.end() - 1};
+}
+
+void window_product_scores_agree() {
+  for (const bool causal : {false, true}) {
+    // Around a tile of keys and of rows, a block's positions, and the elements that a tile takes at a time.
+    for (const auto& [group, window, positions, depth] : {std::tuple(1, 1, 1, 1), {3, 1, 63, 15}, {1, 5, 64, 16}, {2, 5, 65, 17},
+             {9, 7, 66, 8}, {16, 4, 130, 4}, {5, 13, 257, 33}}) {
+      const WindowProductCase given(2, group, window, positions, depth, causal);
+      given.scored.check(window_product_scores(given));
+    }
+    // What is no number in a row that sees it, or a row of nothing, makes NaN of all scores of its head, and of no other's.
+    for (const float bad : {NAN, HUGE_VALF}) {
+      WindowProductCase odd(2, 1, 2, 70, 4, causal);
+      odd.queries[8] = 1;
+      odd.keys[odd.head_step] = bad;
+      const std::vector<float> scores = window_product_scores(odd);
+      CHECK(std::none_of(scores.begin(), scores.begin() + 70, [](float x) { return std::isnan(x); }));
+      CHECK(std::all_of(scores.begin() + 70, scores.end(), [](float x) { return std::isnan(x); }));
+    }
+    WindowProductCase none(2, 1, 2, 70, 1, causal);
+    none.queries.assign(4, 1);
+    for (std::size_t key = 0; key < 64; ++key)  // a tile of -infinity counts nothing, unless all are like it
+      none.keys[none.head_step + key * none.key_step] = -HUGE_VALF;
+    none.multiply();
+    none.scored.check(window_product_scores(none));
+    for (std::size_t key = 64; key < 70; ++key)
+      none.keys[none.head_step + key * none.key_step] = -HUGE_VALF;
+    const std::vector<float> scores = window_product_scores(none);
+    CHECK(std::none_of(scores.begin(), scores.begin() + 70, [](float x) { return std::isnan(x); }));
+    CHECK(std::all_of(scores.begin() + 70, scores.end(), [](float x) { return std::isnan(x); }));
+  }
+}
+
 tokens::Budget budget(const EvictionCase& given, double part, bool is_limited) {
   return {part * given.value, given.rule, int32_t(part * given.value), is_limited ? given.minimum : 0,
       is_limited ? given.maximum : INT32_MAX};
@@ -93,12 +146,14 @@ void evicts(const EvictionCase& given, int page, bool pages_are_of_heads, bool h
   arguments.scores = given.scores.data();
   arguments.lengths = lengths.data();
   arguments.numbers = has_numbers ? numbers.data() : nullptr;
+  arguments.counts = given.counts.empty() ? nullptr : given.counts.data();
   arguments.means = means.data();
   arguments.indices = indices.data();
   arguments.always = always.data();
   arguments.heads = of_heads.data();
   arguments.budget = budget(given, 1, true);
   arguments.own = budget(given, given.floor, false);
+  arguments.head_floor = given.floor;
   arguments.score_positions = cache.capacity;
   arguments.number_positions = has_numbers ? cache.capacity : 0;
   arguments.pool_width = given.pool_width;
@@ -150,6 +205,15 @@ void evictions_agree() {
   EvictionCase tall({1, 1, 1, 8, 700, AUXCORE_KV_E4M3, AUXCORE_KV_F32, {700}}, AUXCORE_BUDGET_RATIO, 0.9);
   tall.pool_width = 5;
   evicts(tall, 0, false, true);
+  // Heads with counts of their own: none, some, more than there are; shared, what one cannot keep goes to others.
+  for (const double floor : {-1.0, 0.0, 0.3, 1.0}) {
+    EvictionCase each({2, 3, 3, 8, 50, AUXCORE_KV_F32, AUXCORE_KV_BF16, {50, 20, 33, 32, 47, 12}}, AUXCORE_BUDGET_COUNT, 0);
+    each.counts = {7, 30, 0, 32, 5, 11};
+    each.floor = floor;
+    each.pool_width = 3;
+    each.recent = floor == 0 ? 2 : 0;
+    evicts(each, floor == 0.3 ? 16 : 0, floor == 0.3, true);
+  }
   for (const int32_t rule : {AUXCORE_BUDGET_COUNT, AUXCORE_BUDGET_RATIO, AUXCORE_BUDGET_THRESHOLD}) {
     EvictionCase given({2, 3, 3, 8, 50, AUXCORE_KV_F32, AUXCORE_KV_BF16, {50, 0, 1, 32, 47, 12}}, rule,
         rule == AUXCORE_BUDGET_COUNT ? 12 : 0.25);
@@ -175,6 +239,7 @@ int main() {
   for (const uint32_t order : {0u, 1u, 4711u}) {
     simt::set_thread_order(order);
     auxcore::window_scores_agree();
+    auxcore::window_product_scores_agree();
     auxcore::evictions_agree();
   }
   return auxcore::test::result();

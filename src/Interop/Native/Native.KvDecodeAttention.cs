@@ -21,6 +21,9 @@ internal static unsafe partial class Native
         public long OuterStep;
         public long HeadStep;
         public float* Scales;
+        public float* Residual;
+        public int ResidualPositions;
+        public uint Reserved;
     }
 
     /// <summary><c>auxcore_kv_cache</c>.</summary>

@@ -31,6 +31,7 @@ internal static unsafe partial class Native
         public float* Scores;
         public int* Lengths;
         public int* Numbers;
+        public int* Counts;
         public void* Workspace;
         public long WorkspaceBytes;
     }

@@ -26,6 +26,11 @@ internal static class KernelMath
     [IntrinsicImplementation]
     public static double Multiply(double a, double b) => a * b;
 
+    /// <inheritdoc cref="Multiply(double, double)"/>
+    [ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
+    [IntrinsicImplementation]
+    public static float Multiply(float a, float b) => a * b;
+
     /// <summary>A bfloat16 from its bits; exact.</summary>
     [ExcludeFromCodeCoverage(Justification = IlgpuBackend.DeviceCode)]
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -72,35 +77,30 @@ internal static class KernelMath
     public static Context.Builder AddKernelMath(this Context.Builder builder)
     {
         const BindingFlags Static = BindingFlags.Static | BindingFlags.Public | BindingFlags.NonPublic;
-        Register(nameof(MultiplyAdd), nameof(EmitMultiplyAdd));
-        Register(nameof(Multiply), nameof(EmitMultiply));
+        Register<float>(nameof(MultiplyAdd), 3, nameof(EmitMultiplyAdd));
+        Register<double>(nameof(Multiply), 2, nameof(EmitMultiplyDouble));
+        Register<float>(nameof(Multiply), 2, nameof(EmitMultiplySingle));
         return builder;
 
-        void Register(string function, string emit) => builder.GetIntrinsicManager().RegisterMethod(
-            typeof(KernelMath).GetMethod(function, Static)!,
+        void Register<T>(string function, int operands, string emit) => builder.GetIntrinsicManager().RegisterMethod(
+            typeof(KernelMath).GetMethod(function, Static, [.. Enumerable.Repeat(typeof(T), operands)])!,
             new PTXIntrinsic(typeof(KernelMath), emit, IntrinsicImplementationMode.GenerateCode));
     }
 
-    private static void EmitMultiply(PTXBackend backend, PTXCodeGenerator code, Value value)
-    {
-        var call = (MethodCall)value;
-        var (a, b) = (code.LoadPrimitive(call.Nodes[0]), code.LoadPrimitive(call.Nodes[1]));
-        var result = code.AllocateHardware(value);
-        using var command = code.BeginCommand("mul.rn.f64");
-        command.AppendArgument(result);
-        command.AppendArgument(a);
-        command.AppendArgument(b);
-    }
+    private static void EmitMultiplyDouble(PTXBackend backend, PTXCodeGenerator code, Value value) => Emit(code, value, "mul.rn.f64");
 
-    private static void EmitMultiplyAdd(PTXBackend backend, PTXCodeGenerator code, Value value)
+    private static void EmitMultiplySingle(PTXBackend backend, PTXCodeGenerator code, Value value) => Emit(code, value, "mul.rn.f32");
+
+    private static void EmitMultiplyAdd(PTXBackend backend, PTXCodeGenerator code, Value value) => Emit(code, value, "fma.rn.f32");
+
+    private static void Emit(PTXCodeGenerator code, Value value, string instruction)
     {
         var call = (MethodCall)value;
-        var (a, b, c) = (code.LoadPrimitive(call.Nodes[0]), code.LoadPrimitive(call.Nodes[1]), code.LoadPrimitive(call.Nodes[2]));
+        var operands = Enumerable.Range(0, call.Nodes.Length).Select(i => code.LoadPrimitive(call.Nodes[i])).ToArray();
         var result = code.AllocateHardware(value);
-        using var command = code.BeginCommand("fma.rn.f32");
+        using var command = code.BeginCommand(instruction);
         command.AppendArgument(result);
-        command.AppendArgument(a);
-        command.AppendArgument(b);
-        command.AppendArgument(c);
+        foreach (var operand in operands)
+            command.AppendArgument(operand);
     }
 }

@@ -3,6 +3,13 @@ namespace AuxCore.Kernels;
 /// <summary>How rows enter a cache in <see cref="KvFormat.Kivi4"/>: by a ring of the latest, from which they are quantised.</summary>
 internal static unsafe class KiviRing
 {
+    /// <summary>How many of a head's first positions are quantised: all but the window, and of keys whole blocks.</summary>
+    public static int Quantised(int length, int window, bool isKeys)
+    {
+        var left = Math.Max(0, length - window);
+        return isKeys ? left / KiviGroup.Elements * KiviGroup.Elements : left;
+    }
+
     /// <summary>
     /// Stores the row of a position, the one after those that are there. The value that leaves the window is quantised then, and keys when
     /// 32 have left it: what is quantised depends on the position alone, and so appending one by one gives the bytes of appending in bulk.

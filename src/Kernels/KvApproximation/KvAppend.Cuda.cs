@@ -9,7 +9,7 @@ public static partial class KvAppend
     {
         if (work.Tokens == 0)
             return;
-        var cache = KvCuda.Describe(work.Cache, nameof(KvAppend));
+        var cache = KvCuda.Describe(work.Cache);
         var frequencies = work.Rotary?.FrequenciesOf(work.RotatedElements) ?? [];
         fixed (double* radians = frequencies)
         {

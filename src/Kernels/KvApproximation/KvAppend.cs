@@ -17,7 +17,7 @@ namespace AuxCore.Kernels;
 /// as far as no two write the same rows.</para>
 /// <para>On CUDA, heads have 8 to 256 elements, a multiple of 8, and frequencies are at most 1024 radians. Sequences, slots and page tables
 /// in device memory are not looked at before: a row that has no place in the cache is not written. The bytes are those of the CPU, as far
-/// as cosines and sines round alike.</para>
+/// as cosines and sines round alike. In KIVI-4 slots of a sequence follow each other one by one there too, though nothing checks it.</para>
 /// </remarks>
 public static partial class KvAppend
 {

@@ -5,33 +5,21 @@ namespace AuxCore.Kernels;
 /// <summary>What the KV cache's ops on CUDA share.</summary>
 internal static unsafe class KvCuda
 {
-    /// <summary>Refuses formats without CUDA kernels.</summary>
-    public static void RequireFormat(KvFormat format, string op)
-    {
-        if (format == KvFormat.Kivi4)
-            throw new BackendUnavailableException(op, AuxBackend.Cuda, $"{format} has no CUDA kernel yet; keep such a cache on the host");
-    }
-
     /// <summary>A cache as <c>auxcore.h</c> has it.</summary>
-    public static Native.KvCache Describe(in KvCacheWork cache, string op)
+    public static Native.KvCache Describe(in KvCacheWork cache) => new()
     {
-        RequireFormat(cache.Keys.Format, op);
-        RequireFormat(cache.Values.Format, op);
-        return new()
-        {
-            StructSize = (uint)sizeof(Native.KvCache),
-            Batch = cache.Batch,
-            KvHeads = cache.KvHeads,
-            HeadDim = cache.HeadDim,
-            Positions = cache.Keys.Positions,
-            PagesAreOfHeads = cache.Keys.PagesAreOfHeads ? 1u : 0,
-            PageOffsets = cache.Keys.PageOffsets,
-            Pages = cache.IsPaged ? cache.Keys.Pages : null,
-            PageCount = cache.PageCount,
-            Keys = Describe(cache.Keys),
-            Values = Describe(cache.Values),
-        };
-    }
+        StructSize = (uint)sizeof(Native.KvCache),
+        Batch = cache.Batch,
+        KvHeads = cache.KvHeads,
+        HeadDim = cache.HeadDim,
+        Positions = cache.Keys.Positions,
+        PagesAreOfHeads = cache.Keys.PagesAreOfHeads ? 1u : 0,
+        PageOffsets = cache.Keys.PageOffsets,
+        Pages = cache.IsPaged ? cache.Keys.Pages : null,
+        PageCount = cache.PageCount,
+        Keys = Describe(cache.Keys),
+        Values = Describe(cache.Values),
+    };
 
     /// <summary>The heads of some tokens; none where there are none.</summary>
     public static Native.KvRows Describe(in KvHeadRows rows) => rows.First == null
@@ -47,5 +35,7 @@ internal static unsafe class KvCuda
         OuterStep = plane.OuterStep,
         HeadStep = plane.HeadStep,
         Scales = plane.ScaleCount == 0 ? null : plane.Scales,
+        Residual = plane.Ring,
+        ResidualPositions = plane.RingPositions,
     };
 }

@@ -10,7 +10,7 @@ public static partial class KvDecodeAttention
     /// </summary>
     private static unsafe void RunCuda(in KvAttentionWork work, in TensorView workspace, AuxDevice device, nint stream)
     {
-        var cache = KvCuda.Describe(work.Cache, nameof(KvDecodeAttention));
+        var cache = KvCuda.Describe(work.Cache);
         var attention = Describe(work);
         NativeStatus.Check(Native.KvAttentionWorkspace(&cache, &attention, out var bytes), nameof(KvDecodeAttention));
         TensorArguments.RequireWorkspace(workspace, nameof(workspace), bytes, device);
@@ -23,7 +23,7 @@ public static partial class KvDecodeAttention
 
     private static unsafe long WorkspaceBytesOf(in KvAttentionWork work)
     {
-        var cache = KvCuda.Describe(work.Cache, nameof(KvDecodeAttention));
+        var cache = KvCuda.Describe(work.Cache);
         var attention = Describe(work);
         NativeStatus.Check(Native.KvAttentionWorkspace(&cache, &attention, out var bytes), nameof(KvDecodeAttention));
         return bytes;

@@ -20,6 +20,8 @@ namespace AuxCore.Kernels;
 /// <para>On CUDA, heads have 8 to 256 elements, a multiple of 8, and addresses and strides of the cache are even. How many splits of
 /// positions merge is decided by sizes alone, so repeated calls give the same bits there too. What lengths and page tables in device memory
 /// say is not looked at before: it is held within what there is room for.</para>
+/// <para>On ILGPU there are contiguous caches in <see cref="KvFormat.F32"/> alone, with heads of such sizes; other formats, pages, and sums
+/// of positions are refused. What is said of CUDA's splits, bits and lengths holds there too.</para>
 /// </remarks>
 public static partial class KvDecodeAttention
 {
@@ -28,7 +30,7 @@ public static partial class KvDecodeAttention
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
         (AuxBackend.Cuda, null),
-        (AuxBackend.Ilgpu, "it has no ILGPU kernel yet; keep the cache on the host"));
+        (AuxBackend.Ilgpu, null));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
     /// <param name="backend">Any backend but <see cref="AuxBackend.Auto"/>.</param>
@@ -156,7 +158,8 @@ public static partial class KvDecodeAttention
     public static unsafe long WorkspaceBytes(KvAttentionShape shape)
     {
         shape.Check();
-        return WorkspaceBytesOf(Contiguous(shape, null, null, KvFormat.F32, null, KvFormat.F32, null, 1, null));
+        var work = Contiguous(shape, null, null, KvFormat.F32, null, KvFormat.F32, null, 1, null);
+        return Math.Max(WorkspaceBytesOf(work), new IlgpuPlan(work).Bytes);
     }
 
     /// <summary>The bytes of workspace that a call over a cache in device memory needs; it needs none in host memory.</summary>
@@ -171,7 +174,7 @@ public static partial class KvDecodeAttention
         in TensorView query, in KvCacheViews cache, in TensorView lengths, in TensorView output, TensorView positionSums = default)
     {
         var work = WorkOf(query, cache, lengths, output, positionSums, scale: null);
-        return query.Device.Kind == AuxDeviceKind.Host ? 0 : WorkspaceBytesOf(work);
+        return query.Device.Kind == AuxDeviceKind.Host ? 0 : Math.Max(WorkspaceBytesOf(work), new IlgpuPlan(work).Bytes);
     }
 
     private static unsafe KvAttentionWork WorkOf(
@@ -218,6 +221,9 @@ public static partial class KvDecodeAttention
                 break;
             case AuxBackend.Cuda:
                 RunCuda(work, workspace, device, stream);
+                break;
+            case AuxBackend.Ilgpu when IlgpuShim.IsSupported:
+                RunIlgpu(work, workspace, device, stream);
                 break;
             default:
                 throw new BackendUnavailableException(nameof(KvDecodeAttention), backend, "it has no implementation there");

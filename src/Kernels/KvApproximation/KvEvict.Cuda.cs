@@ -10,10 +10,11 @@ public static partial class KvEvict
     /// </summary>
     private static unsafe void RunCuda(in KvEvictWork work, in TensorView workspace, AuxDevice device, nint stream)
     {
-        var cache = KvCuda.Describe(work.Cache, nameof(KvEvict));
+        var cache = KvCuda.Describe(work.Cache);
         TensorArguments.RequireWorkspace(
             workspace, nameof(workspace), WorkspaceBytes(work.Cache.Batch, work.Cache.KvHeads, checked((int)work.ScorePositions)), device);
-        var (options, budget) = (work.Options, work.Options.Budget);
+        var options = work.Options;
+        var budget = work.Counts == null ? options.Budget : Budget.Count(0);
         var eviction = new Native.KvEviction
         {
             StructSize = (uint)sizeof(Native.KvEviction),
@@ -32,6 +33,7 @@ public static partial class KvEvict
             Scores = work.Scores,
             Lengths = work.Lengths,
             Numbers = work.Numbers,
+            Counts = work.Counts,
             Workspace = (void*)workspace.Address,
             WorkspaceBytes = workspace.ByteCount,
         };

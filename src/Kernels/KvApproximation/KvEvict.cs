@@ -14,8 +14,8 @@ namespace AuxCore.Kernels;
 /// <para>Rows are moved as they are, in any format whose rows stand for themselves: not keys in <see cref="KvFormat.Kivi4"/>, of which 32
 /// share their scales. Behind the kept rows everything stays as it was. Thread-safe, as far as no two calls write the same cache.</para>
 /// <para>On CUDA, heads have 8 to 256 elements, a multiple of 8, and addresses and strides of the cache are even. Device memory is not
-/// waited for, so what lengths and page tables say is not checked: they are held within what there is room for, and a head that is shorter
-/// than <see cref="Budget.Count"/> keeps all.</para>
+/// waited for, so what lengths, counts and page tables say is not checked: they are held within what there is room for, and a head that is
+/// shorter than <see cref="Budget.Count"/> keeps all.</para>
 /// </remarks>
 public static partial class KvEvict
 {
@@ -54,26 +54,30 @@ public static partial class KvEvict
     /// int32 [B, Hkv, M], contiguous, or left out: a number of each row, such as its position in the text, that moves with it. M is at
     /// least the greatest length.
     /// </param>
+    /// <param name="counts">
+    /// int32 [B, Hkv], contiguous, not negative, instead of <see cref="KvEvictOptions.Budget"/>: how many positions each head keeps; all
+    /// where it has fewer. Where heads share, it is their sum that they share, also that of counts which exceed a head's length.
+    /// </param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
     /// <param name="workspace">
     /// For device memory: uint8 [n], aligned to 256 bytes, whose contents become undefined; <see cref="WorkspaceBytes"/> says how many.
     /// </param>
     /// <param name="stream">For device memory: the stream to work on, without waiting for it; without, the default one.</param>
     /// <exception cref="ArgumentException">
-    /// Shapes, dtypes or devices do not fit, a head is shorter than <see cref="Budget.Count"/>, the format is KIVI, or memory overlaps.
-    /// Nothing was written.
+    /// Shapes, dtypes or devices do not fit, a head is shorter than <see cref="Budget.Count"/>, there are both a budget and counts, or
+    /// neither, the format is KIVI, or memory overlaps. Nothing was written.
     /// </exception>
     /// <exception cref="ArgumentOutOfRangeException">
-    /// A length is beyond the capacity or the scores, or an option is out of range. Nothing was written.
+    /// A length is beyond the capacity or the scores, a count is negative, or an option is out of range. Nothing was written.
     /// </exception>
     /// <exception cref="BackendUnavailableException">The backend does not run here, or not on this memory.</exception>
     public static void Run(
         in TensorView scores, in TensorView lengths, in KvCacheViews cache, KvEvictOptions options, TensorView positions = default,
-        AuxBackend backend = AuxBackend.Auto, TensorView workspace = default, CudaStream? stream = null)
+        TensorView counts = default, AuxBackend backend = AuxBackend.Auto, TensorView workspace = default, CudaStream? stream = null)
     {
         ArgumentNullException.ThrowIfNull(options);
-        options.Check();
-        var work = KvEvictWork.Of(scores, lengths, cache, positions, options);
+        KvEvictOptions.Check(options, TensorArguments.IsWanted(counts));
+        var work = KvEvictWork.Of(scores, lengths, cache, positions, counts, options);
         backend = Support.Resolve(backend, scores.Device);
         var on = CudaStream.HandleOn(stream, scores.Device, nameof(stream));
         if (scores.Device.Kind == AuxDeviceKind.Host)
@@ -85,7 +89,7 @@ public static partial class KvEvict
         else
             RunReference(work);
         Support.Count(backend);
-        TensorArguments.KeepAlive(scores.Owner, lengths.Owner, positions.Owner, workspace.Owner, stream);
+        TensorArguments.KeepAlive(scores.Owner, lengths.Owner, positions.Owner, counts.Owner, workspace.Owner, stream);
         cache.KeepAlive();
     }
 }

@@ -49,25 +49,29 @@ internal sealed unsafe class KvEvictChoice : IDisposable
         var options = work.Options;
         if (options.HeadFloor is not { } floor)
         {
-            Select(0, work.Heads, isJoint: false, options.Budget, Indices, byReference);
+            Select(0, work.Heads, isJoint: false, options.Budget, work.Counts, Indices, byReference);
             return;
         }
 
         // What a head keeps by its floor, it keeps in the joint selection whatever the scores of other heads.
-        var own = options.Budget.Rule == BudgetRule.Count
-            ? Budget.Count((int)(floor * options.Budget.Tokens))
-            : Budget.Ratio(floor * options.Budget.Value);
-        Select(0, work.Heads, isJoint: false, own, Indices, byReference);
+        var own = options.Budget.Rule == BudgetRule.Ratio
+            ? Budget.Ratio(floor * options.Budget.Value)
+            : Budget.Count((int)(floor * options.Budget.Tokens));
+        var floors = work.Counts == null ? null : _scratch.Take<int>(work.Heads);
+        for (var head = 0; head < work.Heads && floors != null; head++)
+            floors[head] = (int)(floor * work.Counts[head]);
+        Select(0, work.Heads, isJoint: false, own, floors, Indices, byReference);
         for (var i = 0; i < _offsets[^1]; i++)
             _always[Indices[i]] = 1;
 
         var (heads, place) = (work.Cache.KvHeads, 0);
         for (var first = 0; first < work.Heads; first += heads)
         {
-            var total = 0;
+            var total = 0L;
             for (var head = first; head < first + heads; head++)
-                total += options.Keep(work.Lengths[head]);
-            place += Select(first, heads, isJoint: true, Budget.Count(total), Indices + place, byReference);
+                total += work.ShareOf(head);
+            total = Math.Min(total, Bounds[first + heads] - Bounds[first]);
+            place += Select(first, heads, isJoint: true, Budget.Count((int)total), null, Indices + place, byReference);
         }
 
         for (var (head, i) = (0, 0); head < work.Heads; _offsets[++head] = i)
@@ -88,7 +92,7 @@ internal sealed unsafe class KvEvictChoice : IDisposable
     }
 
     // Some heads, each for itself or as one segment. Returns how many are kept; indices are by the bounds of all.
-    private int Select(int first, int heads, bool isJoint, Budget budget, int* indices, bool byReference)
+    private int Select(int first, int heads, bool isJoint, Budget budget, int* counts, int* indices, bool byReference)
     {
         var from = Bounds[first];
         int[] bounds = isJoint
@@ -106,6 +110,7 @@ internal sealed unsafe class KvEvictChoice : IDisposable
                 BoundCount = bounds.Length,
                 Always = _always + from,
                 Budget = budget,
+                Counts = counts,
                 Indices = indices,
                 IndexCapacity = bounds[^1],
                 Offsets = o,

@@ -17,6 +17,9 @@ internal readonly unsafe struct KvEvictWork
     /// <summary>[B · Hkv].</summary>
     public required int* Lengths { get; init; }
 
+    /// <summary>[B · Hkv]: how many each head keeps; null where the options' budget says it for all.</summary>
+    public required int* Counts { get; init; }
+
     /// <summary>[B · Hkv, <see cref="NumberPositions"/>]; null where there are none.</summary>
     public required int* Numbers { get; init; }
 
@@ -26,7 +29,8 @@ internal readonly unsafe struct KvEvictWork
     public int Heads => Cache.Batch * Cache.KvHeads;
 
     public static KvEvictWork Of(
-        in TensorView scores, in TensorView lengths, in KvCacheViews cache, in TensorView positions, KvEvictOptions options)
+        in TensorView scores, in TensorView lengths, in KvCacheViews cache, in TensorView positions, in TensorView counts,
+        KvEvictOptions options)
     {
         if (scores.Shape.Length != 3 || scores.Shape[1] is < 1 or > int.MaxValue)
             throw new ArgumentException($"scores: {scores} is not of rank 3, [B, Hkv, N]", nameof(scores));
@@ -39,6 +43,7 @@ internal readonly unsafe struct KvEvictWork
         var numbers = positions.Shape.IsEmpty ? 0 : positions.Shape[^1];
         TensorArguments.RequireIfWanted(
             positions, nameof(positions), DType.Int32, [work.Batch, kvHeads, numbers], device, nameof(positions));
+        TensorArguments.RequireIfWanted(counts, nameof(counts), DType.Int32, [work.Batch, kvHeads], device, nameof(counts));
         var evict = new KvEvictWork
         {
             Cache = work,
@@ -46,6 +51,7 @@ internal readonly unsafe struct KvEvictWork
             Scores = (float*)scores.Address,
             ScorePositions = scores.Shape[2],
             Lengths = (int*)lengths.Address,
+            Counts = (int*)counts.Address,
             Numbers = (int*)positions.Address,
             NumberPositions = numbers,
         };
@@ -53,13 +59,14 @@ internal readonly unsafe struct KvEvictWork
             nameof(cache), isWritten: true,
             [
                 NamedMemory.Read(nameof(scores), evict.Scores, scores.ByteCount),
+                NamedMemory.Read(nameof(counts), evict.Counts, evict.Counts == null ? 0 : counts.ByteCount),
                 NamedMemory.Written(nameof(lengths), evict.Lengths, lengths.ByteCount),
                 NamedMemory.Written(nameof(positions), evict.Numbers, positions.ByteCount),
             ]);
         return evict;
     }
 
-    /// <summary>Refuses lengths that there is no room for, or that a budget asks more of. Host memory only.</summary>
+    /// <summary>Refuses lengths that there is no room for, or that a budget asks more of, and negative counts. Host memory only.</summary>
     public void CheckLengths()
     {
         for (var head = 0; head < Heads; head++)
@@ -71,6 +78,8 @@ internal readonly unsafe struct KvEvictWork
             var name = $"lengths[{head / Cache.KvHeads}, {head % Cache.KvHeads}]";
             if (length < 0 || length > room)
                 Refuse("lengths", length, $"{name} is not within 0 and {room}, the least of the capacity, scores and positions.");
+            if (Counts != null && Counts[head] < 0)
+                Refuse("counts", Counts[head], $"counts[{head / Cache.KvHeads}, {head % Cache.KvHeads}] is negative.");
             if (Options.Budget.Rule == BudgetRule.Count && Options.Budget.Tokens > length)
             {
                 throw new ArgumentException(
@@ -88,6 +97,10 @@ internal readonly unsafe struct KvEvictWork
             bounds[head + 1] = checked(bounds[head] + Lengths[head]);
         return bounds;
     }
+
+    /// <summary>What a head adds to the budget that the heads of its sequence share; a count may be more than the head has.</summary>
+    public int ShareOf(int head) =>
+        Counts == null ? Options.Keep(Lengths[head]) : Math.Max(Counts[head], Options.Always(Lengths[head]));
 
     /// <summary>Whether a position of a head of a length is kept whatever its score.</summary>
     public bool IsAlways(int position, int length) => position < Options.Sinks || position >= length - Options.Recent;

@@ -91,9 +91,7 @@ internal readonly unsafe struct KvPlane
     public int Window => RingPositions - KiviGroup.Elements;
 
     /// <summary>How many of a head's first positions are stored in the format; those after them are in the ring.</summary>
-    public int Quantised(int length) => Ring == null ? length
-        : IsBlocked ? Math.Max(0, length - Window) / KiviGroup.Elements * KiviGroup.Elements
-        : Math.Max(0, length - Window);
+    public int Quantised(int length) => Ring == null ? length : KiviRing.Quantised(length, Window, IsBlocked);
 
     /// <summary>The row of a position in the ring, and how many lie side by side from there on.</summary>
     public float* RingRows(int b, int kvHead, int position, out int count)

@@ -18,7 +18,7 @@ public static partial class KvPredictWrite
         {
             layers[i] = new()
             {
-                Cache = KvCuda.Describe(works[i].Cache, nameof(KvPredictWrite)),
+                Cache = KvCuda.Describe(works[i].Cache),
                 Keys = KvCuda.Describe(works[i].Keys),
                 Values = KvCuda.Describe(works[i].Values),
             };

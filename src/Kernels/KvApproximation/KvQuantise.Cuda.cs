@@ -7,7 +7,6 @@ public static partial class KvQuantise
     /// <summary>One launch (<c>native/cuda/kv_approximation/kv_quantise.cu</c>); float32 is copied.</summary>
     private static unsafe void RunCuda(in KvQuantiseWork work, AuxDevice device, nint stream)
     {
-        KvCuda.RequireFormat(work.Format, nameof(KvQuantise));
         var elements = new Native.KvElements
         {
             StructSize = (uint)sizeof(Native.KvElements),

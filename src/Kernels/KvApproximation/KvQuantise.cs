@@ -22,6 +22,8 @@ namespace AuxCore.Kernels;
 /// The methods are thread-safe.</para>
 /// <para>On CUDA, elements are aligned to 4 bytes and stored numbers of a 16-bit format to 2; where addresses are multiples of 16, accesses
 /// are of 16 bytes. The bytes are those of the CPU.</para>
+/// <para>On ILGPU there is <see cref="KvFormat.Q8_0"/> alone, with the bytes of the CPU; other formats are refused. Elements are aligned to
+/// 4 bytes, groups are anywhere.</para>
 /// </remarks>
 public static partial class KvQuantise
 {
@@ -30,7 +32,7 @@ public static partial class KvQuantise
         (AuxBackend.Cpu, null),
         (AuxBackend.Reference, null),
         (AuxBackend.Cuda, null),
-        (AuxBackend.Ilgpu, "it has no ILGPU kernel yet; quantise on the host"));
+        (AuxBackend.Ilgpu, null));
 
     /// <summary>Whether this op runs on a backend on this machine.</summary>
     /// <param name="backend">Any backend but <see cref="AuxBackend.Auto"/>.</param>
@@ -135,6 +137,9 @@ public static partial class KvQuantise
                 break;
             case AuxBackend.Cuda:
                 RunCuda(work, device, stream);
+                break;
+            case AuxBackend.Ilgpu when IlgpuShim.IsSupported:
+                RunIlgpu(work, device, stream);
                 break;
             default:
                 throw new BackendUnavailableException(nameof(KvQuantise), backend, "it has no implementation there");

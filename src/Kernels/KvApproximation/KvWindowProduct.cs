@@ -5,11 +5,11 @@ namespace AuxCore.Kernels;
 /// <summary>One call of <see cref="KvWindowScores"/> with queries and keys, whose arguments were checked.</summary>
 internal readonly unsafe struct KvWindowProduct
 {
-    private float* Queries { get; init; }
+    public float* Queries { get; private init; }
 
-    private float* Keys { get; init; }
+    public float* Keys { get; private init; }
 
-    private float* AllScores { get; init; }
+    public float* AllScores { get; private init; }
 
     public int Heads { get; private init; }
 
@@ -25,7 +25,8 @@ internal readonly unsafe struct KvWindowProduct
     /// <summary>Elements from one key to the next.</summary>
     public long KeyStep { get; private init; }
 
-    private long HeadStep { get; init; }
+    /// <summary>Elements from one head's keys to the next one's.</summary>
+    public long HeadStep { get; private init; }
 
     public bool IsCausal { get; private init; }
 

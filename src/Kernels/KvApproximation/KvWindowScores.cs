@@ -15,7 +15,8 @@ namespace AuxCore.Kernels;
 /// <para>Exponentials and sums are in float32; rows are added in their order. Bits depend on the vector width, not on threads, which share
 /// heads. A NaN, or +∞, among the logits that a row sees makes the head's scores NaN that the row sees; so does a row that is −∞
 /// throughout. Thread-safe, as far as no two calls write the same scores.</para>
-/// <para>On CUDA rows are read twice, and repeated calls give the same bits; nothing is waited for.</para>
+/// <para>On CUDA rows of logits are read twice; from queries and keys, keys are read once, and weights lie in the workspace meanwhile.
+/// Repeated calls give the same bits; nothing is waited for.</para>
 /// </remarks>
 public static partial class KvWindowScores
 {
@@ -31,7 +32,7 @@ public static partial class KvWindowScores
     /// <param name="reason">Why not; empty where it runs.</param>
     public static bool IsSupported(AuxBackend backend, out string reason) => Support.IsSupported(backend, out reason);
 
-    /// <summary>The bytes of workspace that a call in device memory needs: 8 a row of logits.</summary>
+    /// <summary>The bytes of workspace that a call with logits in device memory needs: 8 a row.</summary>
     /// <param name="heads">Heads of keys of all sequences, at least 0.</param>
     /// <param name="group">G, query heads that share one, at least 0.</param>
     /// <param name="window">W, at least 0.</param>
@@ -45,6 +46,20 @@ public static partial class KvWindowScores
         return checked((long)heads * group * window * RowBytes);
     }
 
+    /// <summary>The bytes of workspace that a call with queries and keys in device memory needs: 4 a product, and some.</summary>
+    /// <param name="heads">Heads of keys of all sequences, at least 0.</param>
+    /// <param name="group">G, query heads that share one, at least 0.</param>
+    /// <param name="window">W, at least 0.</param>
+    /// <param name="positions">N, at least 0.</param>
+    /// <exception cref="ArgumentException">More than 64 bits count.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">A number is negative.</exception>
+    /// <exception cref="BackendUnavailableException">The native library is not there.</exception>
+    public static long WorkspaceBytes(int heads, int group, int window, int positions)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(positions);
+        return WorkspaceBytes(heads, group, window) == 0 ? 0 : ProductWorkspaceBytes(heads, group, window, positions);
+    }
+
     /// <summary>Scores the positions of any number of heads of keys.</summary>
     /// <param name="logits">float32 [heads, G, W, N], contiguous: products of queries and keys; G query heads share a head of keys.</param>
     /// <param name="scores">float32 [heads, N], contiguous, written. Shares memory with nothing.</param>
@@ -52,7 +67,8 @@ public static partial class KvWindowScores
     /// <param name="scale">s, finite: what logits are multiplied by.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
     /// <param name="workspace">
-    /// For device memory: uint8 [n], aligned to 256 bytes, whose contents become undefined; <see cref="WorkspaceBytes"/> says how many.
+    /// For device memory: uint8 [n], aligned to 256 bytes, whose contents become undefined;
+    /// <see cref="WorkspaceBytes(int, int, int)"/> says how many.
     /// </param>
     /// <param name="stream">For device memory: the stream to work on, without waiting for it; without, the default one.</param>
     /// <exception cref="ArgumentException">
@@ -99,6 +115,11 @@ public static partial class KvWindowScores
     /// <param name="causal">Whether query w sees positions up to N − W + w only, so that the last sees all. Needs W ≤ N.</param>
     /// <param name="scale">s, finite: what products are multiplied by; 1 / √d without.</param>
     /// <param name="backend">Where to run; Auto takes what fits the memory.</param>
+    /// <param name="workspace">
+    /// For device memory: uint8 [n], aligned to 256 bytes, whose contents become undefined;
+    /// <see cref="WorkspaceBytes(int, int, int, int)"/> says how many.
+    /// </param>
+    /// <param name="stream">For device memory: the stream to work on, without waiting for it; without, the default one.</param>
     /// <remarks>A row whose logits have a NaN or +∞, or are −∞ throughout, makes all scores of its head NaN.</remarks>
     /// <exception cref="ArgumentException">
     /// Shapes, dtypes or devices do not fit, a tensor is not laid out as it says here, or they overlap. Nothing was written.
@@ -107,22 +128,19 @@ public static partial class KvWindowScores
     /// <exception cref="BackendUnavailableException">The backend does not run here, or not on this memory.</exception>
     public static unsafe void Run(
         in TensorView queries, in TensorView keys, in TensorView scores, bool causal = true, double? scale = null,
-        AuxBackend backend = AuxBackend.Auto)
+        AuxBackend backend = AuxBackend.Auto, TensorView workspace = default, CudaStream? stream = null)
     {
         var work = KvWindowProduct.Of(queries, keys, scores, causal, scale);
         backend = Support.Resolve(backend, queries.Device);
+        var on = CudaStream.HandleOn(stream, queries.Device, nameof(stream));
         if (backend == AuxBackend.Cuda)
-        {
-            throw new BackendUnavailableException(
-                nameof(KvWindowScores), backend, "it takes logits there: let libtorch multiply queries and keys");
-        }
-
-        if (backend == AuxBackend.Cpu)
+            RunCuda(work, workspace, queries.Device, on);
+        else if (backend == AuxBackend.Cpu)
             RunCpu(work);
         else
             RunReference(work);
         Support.Count(backend);
-        TensorArguments.KeepAlive(queries.Owner, keys.Owner, scores.Owner);
+        TensorArguments.KeepAlive(queries.Owner, keys.Owner, scores.Owner, workspace.Owner, stream);
     }
 }
 

@@ -133,7 +133,7 @@ public static partial class TokenSelect
                 work.NaNCounts[b] = nan;
 
             // The outliers' bound is that of all scores, so it is found before the keys of what is always kept are raised.
-            var budget = work.Budget;
+            var budget = work.BudgetOf(b);
             var bound = budget.Rule switch
             {
                 BudgetRule.Threshold => ScoreKey.Of((float)budget.Value),

@@ -12,7 +12,8 @@ public static partial class TokenSelect
             var (from, length) = (work.Bounds[b], work.Bounds[b + 1] - work.Bounds[b]);
             int[] order = [.. Enumerable.Range(from, length)];
             Array.Sort(order, (left, right) => Compare(work, left, right));
-            var count = work.Budget.Limit(ReferenceCount(work, order), length, order.Count(token => work.IsAlways(token)));
+            var budget = work.BudgetOf(b);
+            var count = budget.Limit(ReferenceCount(work, budget, order), length, order.Count(token => work.IsAlways(token)));
             var chosen = order[..count];
             Array.Sort(chosen);
             if (work.Slots != null)
@@ -43,21 +44,21 @@ public static partial class TokenSelect
     }
 
     /// <summary>What the rule says of a ranked segment, before its limits.</summary>
-    private static int ReferenceCount(TokenSelectWork work, int[] order)
+    private static int ReferenceCount(TokenSelectWork work, Budget budget, int[] order)
     {
-        switch (work.Budget.Rule)
+        switch (budget.Rule)
         {
             case BudgetRule.Threshold:
-                return order.Count(token => work.IsAlways(token) || work.ScoreAt(token) >= work.Budget.Value);
+                return order.Count(token => work.IsAlways(token) || work.ScoreAt(token) >= budget.Value);
             case BudgetRule.TopP:
                 return ReferenceTopP(work, order);
             case BudgetRule.Outliers:
                 double[] ascending = [.. order.Select(token => (double)work.ScoreAt(token)).Where(score => !double.IsNaN(score)).Order()];
                 var (first, third) = (Quartile(ascending, 1), Quartile(ascending, 3));
-                var bound = third + work.Budget.Value * (third - first);
+                var bound = third + budget.Value * (third - first);
                 return order.Count(token => work.IsAlways(token) || work.ScoreAt(token) > bound);
             default:
-                return work.Budget.MostOf(order.Length);
+                return budget.MostOf(order.Length);
         }
     }
 

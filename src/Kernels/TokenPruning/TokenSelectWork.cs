@@ -20,6 +20,9 @@ internal readonly unsafe struct TokenSelectWork
 
     public required Budget Budget { get; init; }
 
+    /// <summary>How many of each segment, all where it has fewer, instead of the budget; null where that is for all.</summary>
+    public int* Counts { get; init; }
+
     public required int* Indices { get; init; }
 
     public required long IndexCapacity { get; init; }
@@ -31,6 +34,8 @@ internal readonly unsafe struct TokenSelectWork
     public required int* NaNCounts { get; init; }
 
     public int Segments => (int)BoundCount - 1;
+
+    public Budget BudgetOf(int segment) => Counts == null ? Budget : Budget.Count(Counts[segment]);
 
     public float ScoreAt(long token) => ReferenceFormat.Widen(Scores, ScoreType, token);
 

@@ -116,7 +116,7 @@ public sealed partial class CausalDecoder
                 $"{Batches.Describe(rows.Hidden)} are {rows.Hidden.shape[0]} sequences, and the cache is of {cache.Layout.Batch}");
         }
 
-        var before = cache.NextPositions();
+        using var before = cache.Mark(rows.Hidden.shape[1]);
         try
         {
             var last = Run(rows, phase, cache);
@@ -126,7 +126,7 @@ public sealed partial class CausalDecoder
         }
         catch
         {
-            cache.Rewind(before);
+            cache.ReturnTo(before);
             throw;
         }
     }

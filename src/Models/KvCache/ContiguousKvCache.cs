@@ -10,7 +10,7 @@ namespace AuxCore.Models;
 /// </summary>
 public sealed class ContiguousKvCache : KvCache
 {
-    private readonly Tensor[] _keys, _values; // uint8 [B, Hkv, Nmax, bytes of a row]
+    private readonly Tensor[] _keys, _values; // uint8 [B, Hkv, rows, bytes of a row]
 
     /// <summary>An empty cache.</summary>
     /// <param name="layout">What it holds.</param>
@@ -30,16 +30,21 @@ public sealed class ContiguousKvCache : KvCache
         get
         {
             RequireLive();
-            return _keys.Concat(_values).Sum(tensor => tensor.numel());
+            return _keys.Concat(_values).Sum(tensor => tensor.numel()) + ResidualBytes;
         }
     }
 
+    // KIVI's keys come in whole blocks.
+    private int Rows => Layout.Keys == KvFormat.Kivi4
+        ? checked((Layout.Capacity + KiviGroup.Elements - 1) / KiviGroup.Elements * KiviGroup.Elements)
+        : Layout.Capacity;
+
     private protected override unsafe KvRun Locate(int layer, int stream, int slot)
     {
-        var row = (long)stream * Layout.Capacity + slot;
+        var row = (long)stream * Rows + slot;
         return new(
             (byte*)TorchNative.THSTensor_data(_keys[layer].Handle) + row * KeyRowBytes(layer),
-            (byte*)TorchNative.THSTensor_data(_values[layer].Handle) + row * ValueRowBytes(layer), Layout.Capacity - slot);
+            (byte*)TorchNative.THSTensor_data(_values[layer].Handle) + row * ValueRowBytes(layer), Rows - slot);
     }
 
     private protected override void Reserve(int layer, ReadOnlySpan<int> rowsBySequence) => RequireCapacity(layer, rowsBySequence);
@@ -79,7 +84,7 @@ public sealed class ContiguousKvCache : KvCache
     private Tensor[] Allocate(Func<int, long> rowBytes) =>
     [
         .. Layout.Layers.Select((layer, i) => torch
-            .empty([Layout.Batch, layer.KvHeads, Layout.Capacity, rowBytes(i)], torch.uint8).DetachFromDisposeScope()),
+            .empty([Layout.Batch, layer.KvHeads, Rows, rowBytes(i)], torch.uint8).DetachFromDisposeScope()),
     ];
 
     private static Tensor[] Copies(Tensor[] tensors) => [.. tensors.Select(tensor => tensor.clone().DetachFromDisposeScope())];

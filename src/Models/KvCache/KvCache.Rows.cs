@@ -32,8 +32,7 @@ public abstract partial class KvCache
         using var scope = torch.NewDisposeScope();
         Reserve(layer, rows);
         Store(layer, new() { Keys = ByToken(keys), Values = ByToken(values) }, n, rows);
-        for (var b = 0; b < batch; b++)
-            _slots[layer].Append(b, positions.Slice(b * n, rows[b]));
+        Stored(layer, positions, n, rows);
 
         void RequireHeads(Tensor tensor, string name, Tensor? like)
         {
@@ -83,8 +82,7 @@ public abstract partial class KvCache
             Store(layer, tokens, 1, rows, norms.Rotary, norms.Epsilon);
         }
 
-        for (var b = 0; b < positions.Length; b++)
-            _slots[layer].Append(b, positions.AsSpan(b, 1));
+        Stored(layer, positions, 1, rows);
         return Attend(layer, queries);
     }
 
@@ -111,13 +109,12 @@ public abstract partial class KvCache
             KeyBias = products.KeyBias.ToTensorView(),
             ValueBias = products.ValueBias.ToTensorView(),
             KeyNorm = norms.Key?.ToTensorView() ?? default,
-            Cache = WithScales(Views(layer)),
+            Cache = Complete(layer),
         };
         var (rotary, epsilon) = (norms.Rotary, norms.Epsilon);
         ForPlaces(layer, n, rows, (first, count, places) => KvPredictWrite.Run(
             [predicted with { Keys = Part(keys, first, count), Values = Part(values, first, count) }], places, rotary, epsilon));
-        for (var b = 0; b < rows.Length; b++)
-            _slots[layer].Append(b, positions.AsSpan(b * n, rows[b]));
+        Stored(layer, positions, n, rows);
     }
 
     /// <summary>Attention of one token of each sequence over what a layer holds of it, itself included where it was appended.</summary>
@@ -154,7 +151,7 @@ public abstract partial class KvCache
         fixed (float* received = sums)
         {
             KvDecodeAttention.Run(
-                queries.detach().contiguous().ToTensorView(), WithScales(Views(layer)),
+                queries.detach().contiguous().ToTensorView(), Complete(layer),
                 TensorView.FromPointer(lengths, DType.Int32, [Layout.Batch, heads]), output.ToTensorView(),
                 sums is null ? default : TensorView.FromPointer(received, DType.Float32, [Layout.Batch, heads, Layout.Capacity]), scale);
         }
@@ -174,106 +171,24 @@ public abstract partial class KvCache
         Tensor keys = torch.zeros(Layout.Batch, heads, n, depth), values = torch.zeros(Layout.Batch, heads, n, depth);
         if (n > 0)
         {
+            var cache = KvCacheWork.Of(Complete(layer), nameof(layer), heads, depth, AuxDevice.Host);
             var k = (float*)keys.ToTensorView().Address;
             var v = (float*)values.ToTensorView().Address;
             for (var stream = 0; stream < lengths.Length; stream++)
             {
-                for (var slot = 0; slot < lengths[stream];)
-                {
-                    var run = Locate(layer, stream, slot);
-                    var count = Math.Min(run.Count, lengths[stream] - slot);
-                    var at = ((long)stream * n + slot) * depth;
-                    KvQuantise.Dequantise(
-                        new(run.Keys, checked((int)(count * KeyRowBytes(layer)))), Layout.Keys, new(k + at, count * depth),
-                        ScaleOf(Layout.Keys, Layout.KeyScale));
-                    KvQuantise.Dequantise(
-                        new(run.Values, checked((int)(count * ValueRowBytes(layer)))), Layout.Values,
-                        new(v + at, count * depth), ScaleOf(Layout.Values, Layout.ValueScale));
-                    slot += count;
-                }
+                var at = (long)stream * n * depth;
+                KvRestore.Run(cache.Keys, stream / heads, stream % heads, lengths[stream], k + at);
+                KvRestore.Run(cache.Values, stream / heads, stream % heads, lengths[stream], v + at);
             }
         }
 
         return new(keys.MoveToOuterDisposeScope(), values.MoveToOuterDisposeScope(), lengths);
     }
 
-    /// <summary>Evicts from a layer all but some tokens of each head. Heads may keep different numbers; memory follows.</summary>
-    /// <param name="layer">Which layer.</param>
-    /// <param name="offsets">[B · Hkv + 1]: the kept slots of head h of sequence b lie at offsets[b · Hkv + h] up to the next.</param>
-    /// <param name="slots">Within each head, ascending, below its length.</param>
-    /// <exception cref="ArgumentException">Offsets or slots do not ascend, or there is no such slot; the cache is unchanged.</exception>
-    public void Keep(int layer, ReadOnlySpan<int> offsets, ReadOnlySpan<int> slots)
-    {
-        var heads = Slots(layer, 0);
-        var held = _slots[layer];
-        var kept = KeptByStream(held, offsets, slots);
-        Own(layer, [.. Enumerable.Range(0, held.Streams).Where(stream => kept[stream].Length < held.Length(stream))]);
-        for (var stream = 0; stream < held.Streams; stream++)
-        {
-            for (var to = 0; to < kept[stream].Length; to++)
-                Move(layer, stream, kept[stream][to], to);
-            Shrink(layer, stream, kept[stream].Length);
-            Observations?.Keep(layer, stream, kept[stream]);
-        }
-
-        for (var b = 0; b < Layout.Batch; b++)
-            held.Keep(b, kept.AsSpan(b * heads, heads).ToArray());
-    }
-
-    /// <summary>Overwrites the values of a layer, of all its heads: float32 [B, Hkv, n, d], where n is the longest head.</summary>
-    internal unsafe void SetValues(int layer, Tensor values)
-    {
-        using var scope = torch.NewDisposeScope();
-        var (n, depth) = (values.shape[2], Layout.Layers[layer].HeadDim);
-        var contiguous = values.contiguous();
-        Own(layer, [.. Enumerable.Range(0, _slots[layer].Streams)]);
-        for (var stream = 0; stream < _slots[layer].Streams; stream++)
-        {
-            for (var slot = 0; slot < _slots[layer].Length(stream);)
-            {
-                var run = Locate(layer, stream, slot);
-                var count = Math.Min(run.Count, _slots[layer].Length(stream) - slot);
-                var from = (float*)TorchNative.THSTensor_data(contiguous.Handle) + (stream * n + slot) * depth;
-                KvQuantise.Run(
-                    new(from, count * depth), Layout.Values, new(run.Values, checked((int)(count * ValueRowBytes(layer)))),
-                    ScaleOf(Layout.Values, Layout.ValueScale));
-                slot += count;
-            }
-        }
-    }
-
-    private static int[][] KeptByStream(KvSlots held, ReadOnlySpan<int> offsets, ReadOnlySpan<int> slots)
-    {
-        if (offsets.Length != held.Streams + 1 || offsets[0] != 0 || offsets[^1] != slots.Length)
-        {
-            throw new ArgumentException(
-                $"offsets: they are not {held.Streams + 1} numbers from 0 to {slots.Length}", nameof(offsets));
-        }
-
-        var kept = new int[held.Streams][];
-        for (var stream = 0; stream < kept.Length; stream++)
-        {
-            if (offsets[stream + 1] < offsets[stream])
-                throw new ArgumentException($"offsets[{stream + 1}] is below the one before it", nameof(offsets));
-            kept[stream] = slots[offsets[stream]..offsets[stream + 1]].ToArray();
-            for (var i = 0; i < kept[stream].Length; i++)
-            {
-                if (kept[stream][i] <= (i == 0 ? -1 : kept[stream][i - 1]) || kept[stream][i] >= held.Length(stream))
-                {
-                    throw new ArgumentException(
-                        $"slots[{offsets[stream] + i}] is {kept[stream][i]}; those of a head ascend, below {held.Length(stream)} here",
-                        nameof(slots));
-                }
-            }
-        }
-
-        return kept;
-    }
-
     /// <summary>Writes tokens behind those that are there: [B · n, H, d], of each sequence the first rows. Room is reserved.</summary>
     private void Store(int layer, KvAppendTensors tokens, int n, int[] rows, RotaryOptions? rotary = null, double epsilon = 0)
     {
-        var views = WithScales(Views(layer));
+        var views = Complete(layer);
         ForPlaces(layer, n, rows, (first, count, places) => KvAppend.Run(
             tokens with
             {
@@ -283,6 +198,15 @@ public abstract partial class KvCache
                 Sequences = places.Sequences,
             },
             views, rotary, epsilon));
+    }
+
+    /// <summary>Remembers what was stored: the first rows of [B · n].</summary>
+    private void Stored(int layer, ReadOnlySpan<int> positions, int n, int[] rows)
+    {
+        for (var b = 0; b < rows.Length; b++)
+            _slots[layer].Append(b, positions.Slice(b * n, rows[b]));
+        for (var stream = 0; stream < _slots[layer].Streams; stream++)
+            _residuals?.SetLength(layer, stream, _slots[layer].Length(stream));
     }
 
     /// <summary>
@@ -337,8 +261,12 @@ public abstract partial class KvCache
             (void*)address, tokens.DType, [count, shape[1], shape[2]], strides, tokens.Device, tokens.Owner);
     }
 
-    private unsafe KvCacheViews WithScales(in KvCacheViews views)
+    /// <summary>The layer as ops see it.</summary>
+    private unsafe KvCacheViews Complete(int layer)
     {
+        var views = Views(layer);
+        if (_residuals is not null)
+            views = _residuals.With(views, layer);
         if (_scales.Length == 0)
             return views;
         var at = (float*)Marshal.UnsafeAddrOfPinnedArrayElement(_scales, 0);
@@ -350,17 +278,6 @@ public abstract partial class KvCache
     }
 
     private static float ScaleOf(KvFormat format, float scale) => format == KvFormat.Fp8E4M3 ? scale : 1;
-
-    private unsafe void Move(int layer, int stream, int from, int to)
-    {
-        if (from == to)
-            return;
-        var (source, target) = (Locate(layer, stream, from), Locate(layer, stream, to));
-        Copy(source.Keys, target.Keys, KeyRowBytes(layer));
-        Copy(source.Values, target.Values, ValueRowBytes(layer));
-    }
-
-    private static unsafe void Copy(byte* from, byte* to, long bytes) => Buffer.MemoryCopy(from, to, bytes, bytes);
 
     private void RequirePositions(int layer, ReadOnlySpan<int> positions, int[] rows, int n)
     {

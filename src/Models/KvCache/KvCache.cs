@@ -15,6 +15,7 @@ public abstract partial class KvCache : IDisposable
 {
     private readonly KvSlots[] _slots;
     private readonly float[] _scales; // of keys, of values
+    private KvResiduals? _residuals;
 
     private protected KvCache(KvLayout layout, KvSlots[]? slots = null)
     {
@@ -23,6 +24,7 @@ public abstract partial class KvCache : IDisposable
         Layout = layout;
         _scales = layout.Keys == KvFormat.Fp8E4M3 || layout.Values == KvFormat.Fp8E4M3 ? Pinned([layout.KeyScale, layout.ValueScale]) : [];
         _slots = slots ?? [.. layout.Layers.Select(layer => new KvSlots(layout.Batch, layer.KvHeads))];
+        _residuals = slots is null ? KvResiduals.Of(layout) : null; // a fork gets copies
     }
 
     /// <summary>What the cache holds.</summary>
@@ -36,12 +38,12 @@ public abstract partial class KvCache : IDisposable
             RequireLive();
             var bytes = 0L;
             for (var layer = 0; layer < _slots.Length; layer++)
-                bytes += _slots[layer].Bytes + TokenBytes(layer) * _slots[layer].Lengths().Sum(length => (long)length);
+                bytes += _slots[layer].Bytes + _slots[layer].Lengths().Sum(length => HeadBytes(layer, length));
             return bytes;
         }
     }
 
-    /// <summary>Bytes that are held for keys and values, filled or not.</summary>
+    /// <summary>Bytes that are held for keys and values, filled or not, in their formats and in float32.</summary>
     public abstract long BytesReserved { get; }
 
     /// <summary>Whether the cache was disposed.</summary>
@@ -72,8 +74,12 @@ public abstract partial class KvCache : IDisposable
     }
 
     /// <summary>Forgets, in all layers and sequences, the tokens from a position on. What was evicted before does not come back.</summary>
+    /// <remarks>
+    /// A cache in <see cref="KvFormat.Kivi4"/> goes back as far as it has in float32 what is not quantised at the new length: always by one
+    /// token and to the beginning, at most by 32, and anywhere as long as it had no more than <see cref="KvLayout.ResidualLength"/> + 32.
+    /// </remarks>
     /// <param name="position">Of the first token to forget.</param>
-    /// <exception cref="ArgumentOutOfRangeException">It is negative.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">It is negative, or further back than KIVI remembers: nothing changed.</exception>
     public void Rewind(int position)
     {
         var positions = new int[Layout.Batch];
@@ -84,15 +90,17 @@ public abstract partial class KvCache : IDisposable
     /// <summary>
     /// Forgets, in all layers, the tokens of each sequence from a position on. What was evicted before does not come back.
     /// </summary>
+    /// <inheritdoc cref="Rewind(int)" path="/remarks"/>
     /// <param name="positions">[B].</param>
     /// <exception cref="ArgumentException">Not one number a sequence.</exception>
-    /// <exception cref="ArgumentOutOfRangeException">One is negative.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">One is negative, or further back than KIVI remembers: nothing changed.</exception>
     public void Rewind(ReadOnlySpan<int> positions)
     {
         RequireLive();
         RequireOneEach(positions, nameof(positions));
         foreach (var position in positions)
             ArgumentOutOfRangeException.ThrowIfNegative(position, nameof(positions));
+        RequireMemory(positions);
         for (var layer = 0; layer < _slots.Length; layer++)
         {
             var heads = Layout.Layers[layer].KvHeads;
@@ -101,6 +109,7 @@ public abstract partial class KvCache : IDisposable
                 var length = _slots[layer].CountBelow(stream, positions[stream / heads]);
                 Shrink(layer, stream, length);
                 Observations?.Shrink(layer, stream, length);
+                _residuals?.SetLength(layer, stream, length);
             }
 
             for (var b = 0; b < positions.Length; b++)
@@ -117,6 +126,7 @@ public abstract partial class KvCache : IDisposable
         RequireLive();
         var fork = ForkWith([.. _slots.Select(slots => slots.Copy())]);
         fork.Observations = Observations?.Copy();
+        fork._residuals = _residuals?.Copy();
         return fork;
     }
 
@@ -138,6 +148,7 @@ public abstract partial class KvCache : IDisposable
         for (var layer = 0; layer < _slots.Length; layer++)
             _slots[layer] = _slots[layer].Reordered(from);
         Observations = Observations?.Reordered(from);
+        _residuals?.Reorder(from);
     }
 
     /// <summary>Frees the memory.</summary>
@@ -147,6 +158,7 @@ public abstract partial class KvCache : IDisposable
             return;
         IsDisposed = true;
         DisposeMemory();
+        _residuals?.Dispose();
         GC.SuppressFinalize(this);
     }
 
@@ -164,14 +176,37 @@ public abstract partial class KvCache : IDisposable
     /// </summary>
     internal int[] NextPositions() => [.. Enumerable.Range(0, Layout.Batch).Select(NextPosition)];
 
+    /// <summary>What to come back to where a pass over so many rows of each sequence fails. One row can always be taken back.</summary>
+    internal KvCacheMark Mark(long rows) => new(NextPositions(), rows > 1 ? _residuals?.Copy() : null);
+
+    /// <summary>Comes back to a mark, before which nothing was forgotten since.</summary>
+    internal void ReturnTo(KvCacheMark mark)
+    {
+        if (mark.TakeResiduals() is { } residuals)
+        {
+            _residuals?.Dispose();
+            _residuals = residuals;
+        }
+
+        Rewind(mark.Positions);
+    }
+
     private protected IReadOnlyList<KvSlots> AllSlots => _slots;
 
     private protected long KeyRowBytes(int layer) => Layout.Keys.ByteCount(Layout.Layers[layer].HeadDim);
 
     private protected long ValueRowBytes(int layer) => Layout.Values.ByteCount(Layout.Layers[layer].HeadDim);
 
-    /// <summary>Bytes of one token of one head.</summary>
-    private protected long TokenBytes(int layer) => KeyRowBytes(layer) + ValueRowBytes(layer);
+    /// <summary>Bytes of the rings in which KIVI keeps the latest tokens.</summary>
+    private protected long ResidualBytes => _residuals?.Bytes ?? 0;
+
+    /// <summary>Bytes of a head of so many tokens, in their formats or in float32.</summary>
+    private long HeadBytes(int layer, int length)
+    {
+        var (keys, values) = (Layout.StoredKeys(length), Layout.StoredValues(length));
+        var exact = 2L * length - keys - values;
+        return keys * KeyRowBytes(layer) + values * ValueRowBytes(layer) + exact * Layout.Layers[layer].HeadDim * sizeof(float);
+    }
 
     /// <summary>Where a head's rows are from a slot on, and how many lie side by side; those before its length or reserved.</summary>
     private protected abstract KvRun Locate(int layer, int stream, int slot);
@@ -188,7 +223,7 @@ public abstract partial class KvCache : IDisposable
     /// <summary>A head shall hold no more than so many rows; what was held for the others may be given back.</summary>
     private protected abstract void Shrink(int layer, int stream, int length);
 
-    /// <summary>The layer as ops see it, without scales.</summary>
+    /// <summary>The layer as ops see it, without scales and residuals.</summary>
     private protected abstract KvCacheViews Views(int layer);
 
     private protected abstract KvCache ForkWith(KvSlots[] slots);
@@ -221,6 +256,30 @@ public abstract partial class KvCache : IDisposable
         var array = GC.AllocateUninitializedArray<T>(Math.Max(1, elements.Length), pinned: true);
         elements.CopyTo(array);
         return array;
+    }
+
+    /// <summary>Refuses to forget more than can be: what follows would be quantised from rows that are no longer there.</summary>
+    private void RequireMemory(ReadOnlySpan<int> positions)
+    {
+        for (var layer = 0; layer < _slots.Length && _residuals is not null; layer++)
+        {
+            var heads = Layout.Layers[layer].KvHeads;
+            for (var stream = 0; stream < _slots[layer].Streams; stream++)
+            {
+                var (b, length) = (stream / heads, _slots[layer].Length(stream));
+                var wanted = _slots[layer].CountBelow(stream, positions[b]);
+                var least = wanted;
+                while (!_residuals.Remembers(layer, stream, least))
+                    least++;
+                if (least == wanted)
+                    continue;
+                throw new ArgumentOutOfRangeException(
+                    nameof(positions), positions[b],
+                    $"positions[{b}]: {wanted} of {length} tokens would be left of sequence {b} in layer {layer}, but {KvFormat.Kivi4} "
+                    + $"remembers what is needed for 0, or for {least} and more; rewind less, fork before what may be taken back, or make "
+                    + $"KvLayout.{nameof(KvLayout.ResidualLength)} larger");
+            }
+        }
     }
 
     private void RequireOneEach(ReadOnlySpan<int> numbers, string name)

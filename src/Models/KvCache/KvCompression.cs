@@ -25,8 +25,10 @@ public sealed record KvCompressionOptions
 /// disposed: when a layer has read a prompt, all but the tokens of greatest score are evicted from its cache, and memory follows.
 /// </summary>
 /// <remarks>
-/// Tokens keep the positions at which their keys were rotated. A layer is compressed as soon as it has attended, so that only one layer's
-/// keys are scored at a time. Each prompt, and each part of one, is compressed at its end.
+/// What is kept, <see cref="KvEvict"/> decides, in its order: of equal scores the lower slot and, where heads compete, that of the lower
+/// head. Tokens keep the positions at which their keys were rotated. A layer is compressed as soon as it has attended, so that only one
+/// layer's keys are scored at a time. Each prompt, and each part of one, is compressed at its end. A cache in <see cref="KvFormat.Kivi4"/>
+/// is refused by a <see cref="NotSupportedException"/>, and stays as it was.
 /// </remarks>
 public sealed class KvCompression : DecoderHook, IDisposable
 {
@@ -67,6 +69,7 @@ public sealed class KvCompression : DecoderHook, IDisposable
     {
         if (attention.Cache is not { } cache)
             return;
+        cache.RequireEvictable();
         if (_needs.QueryWindow > 0)
             RememberQueries(attention, cache);
         if (attention.Phase != DecoderPhase.Prefill)
@@ -81,6 +84,7 @@ public sealed class KvCompression : DecoderHook, IDisposable
     {
         if (phase != DecoderPhase.Decode || cache is null || !CompressesSteps)
             return;
+        cache.RequireEvictable();
         for (var layer = 0; layer < cache.Layout.Layers.Count; layer++)
             Compress(layer, cache, _options.DecodeInterval, null);
     }
@@ -156,47 +160,38 @@ public sealed class KvCompression : DecoderHook, IDisposable
         using var scope = torch.NewDisposeScope();
         using var noGrad = torch.no_grad();
         var tensors = cache.Materialise(layer);
-        var kept = new List<int[]>();
+        var n = tensors.Lengths.Max();
+        var scores = new float[batch * heads * n];
         for (var b = 0; b < batch; b++)
         {
             if (exceeds[b])
-                kept.AddRange(Select(Scored(layer, b, cache, tensors, attention), budgets.AsSpan(b * heads, heads)));
+                Score(layer, b, cache, tensors, attention, scores.AsSpan(b * heads * n, heads * n));
             else
-                kept.AddRange(Enumerable.Range(0, heads).Select(head => Enumerable.Range(0, tensors.Lengths[b * heads + head]).ToArray()));
+                tensors.Lengths.AsSpan(b * heads, heads).CopyTo(budgets.AsSpan(b * heads)); // keeps all
         }
 
         if (_options.MergeValues)
+            cache.Own(layer); // what can fail comes before what is written
+        var kept = cache.Evict(layer, scores, budgets, _scorer.Allocation.Floor);
+        if (_options.MergeValues)
             cache.SetValues(layer, ValueMerge.Merged(tensors, kept));
-        var offsets = new int[kept.Count + 1];
-        for (var stream = 0; stream < kept.Count; stream++)
-        {
-            offsets[stream + 1] = offsets[stream] + kept[stream].Length;
-            Evicted += tensors.Lengths[stream] - kept[stream].Length;
-        }
-
-        cache.Keep(layer, offsets, [.. kept.SelectMany(slots => slots)]);
+        Evicted += tensors.Lengths.Sum(length => (long)length) - kept.Sum(slots => (long)slots.Length);
     }
 
-    /// <summary>The scores of each head of a sequence.</summary>
-    private float[][] Scored(int layer, int b, KvCache cache, KvTensors tensors, LayerAttention? attention)
+    /// <summary>Writes the scores of a sequence's heads, [Hkv, n].</summary>
+    private void Score(int layer, int b, KvCache cache, KvTensors tensors, LayerAttention? attention, Span<float> scores)
     {
         var heads = cache.Layout.Layers[layer].KvHeads;
+        var n = scores.Length / heads;
         var views = new KvLayerSnapshot(layer, b, cache, tensors, _needs, attention, _model.Options);
-        if (!cache.IsUniform(layer))
-            return [.. Enumerable.Range(0, heads).Select(head => ScoresOf(views.Context(head, 1)))];
-        var all = ScoresOf(views.Context(0, heads));
-        return [.. all.Chunk(all.Length / heads)];
-
-        float[] ScoresOf(in KvScoreContext context)
+        var together = cache.IsUniform(layer) ? heads : 1;
+        for (var first = 0; first < heads; first += together)
         {
-            var scores = new float[context.Heads * context.Length];
-            _scorer.Score(context, scores);
-            return scores;
+            var context = views.Context(first, together);
+            var own = new float[together * context.Length];
+            _scorer.Score(context, own);
+            for (var head = 0; head < together; head++)
+                own.AsSpan(head * context.Length, context.Length).CopyTo(scores[((first + head) * n)..]);
         }
     }
-
-    /// <summary>The kept slots of each head, ascending.</summary>
-    private int[][] Select(float[][] scores, ReadOnlySpan<int> budgets) => _scorer.Allocation.Floor is { } floor
-        ? KvSelection.Jointly(scores, budgets, floor)
-        : KvSelection.ByHead(scores, budgets);
 }

@@ -25,6 +25,25 @@ public sealed record KvLayout(IReadOnlyList<KvLayer> Layers, int Batch, int Capa
     /// <summary>The same of values.</summary>
     public float ValueScale { get; init; } = 1;
 
+    /// <summary>
+    /// How many of the latest tokens of each head a cache in <see cref="KvFormat.Kivi4"/> keeps in float32, as KIVI does: 128 in the paper
+    /// (Liu et al. 2024, arXiv 2402.02750). At least so many values, and up to 31 keys more, because keys are quantised by 32. Not
+    /// negative; other formats ignore it.
+    /// </summary>
+    public int ResidualLength { get; init; } = 128;
+
+    /// <summary>Rows of a head in the ring that keeps the latest tokens.</summary>
+    internal int Ring => Window + KiviGroup.Elements;
+
+    // More than the capacity is the same as the capacity.
+    private int Window => Math.Min(ResidualLength, Capacity);
+
+    /// <summary>How many of a head's keys are stored in their format; the others are in a ring.</summary>
+    internal int StoredKeys(int length) => Keys == KvFormat.Kivi4 ? KiviRing.Quantised(length, Window, isKeys: true) : length;
+
+    /// <summary>How many of a head's values are stored in their format; the others are in a ring.</summary>
+    internal int StoredValues(int length) => Values == KvFormat.Kivi4 ? KiviRing.Quantised(length, Window, isKeys: false) : length;
+
     /// <summary>Refuses what no cache can be.</summary>
     internal void Check()
     {
@@ -37,15 +56,13 @@ public sealed record KvLayout(IReadOnlyList<KvLayer> Layers, int Batch, int Capa
             RequireGroups(nameof(Values), Values, i);
         }
 
+        ArgumentOutOfRangeException.ThrowIfNegative(ResidualLength);
         RequireScale(nameof(KeyScale), KeyScale);
         RequireScale(nameof(ValueScale), ValueScale);
     }
 
     private void RequireGroups(string name, KvFormat format, int layer)
     {
-        // Its keys are grouped over positions: what is evicted or rewound would have to be restored from groups, and rounded again.
-        if (format == KvFormat.Kivi4)
-            throw new ArgumentException($"{name}: {format} is for KvAppend and KvDecodeAttention; caches that evict and rewind refuse it");
         if (Layers[layer].HeadDim % format.GroupSize() != 0)
         {
             throw new ArgumentException(

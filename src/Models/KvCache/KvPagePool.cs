@@ -26,12 +26,19 @@ public sealed class KvPagePool : IDisposable
     /// <param name="headDim">d: elements of a head.</param>
     /// <param name="keys">How keys are stored.</param>
     /// <param name="values">How values are stored.</param>
-    /// <param name="pageTokens">P: how many tokens a page holds.</param>
-    /// <exception cref="ArgumentException">A size is below 1, or heads are not a multiple of a format's groups.</exception>
+    /// <param name="pageTokens">P: how many tokens a page holds; a multiple of 32 for keys in <see cref="KvFormat.Kivi4"/>.</param>
+    /// <exception cref="ArgumentException">A size is below 1, or heads or pages are not a multiple of a format's groups.</exception>
     public KvPagePool(int pages, int headDim, KvFormat keys, KvFormat values, int pageTokens = 16)
     {
         Sizes.RequirePositive((nameof(pages), pages), (nameof(headDim), headDim), (nameof(pageTokens), pageTokens));
         new KvLayout([new(1, headDim)], 1, pageTokens, keys, values).Check();
+        if (keys == KvFormat.Kivi4 && pageTokens % KiviGroup.Elements != 0)
+        {
+            throw new ArgumentException(
+                $"pageTokens: {pageTokens} is not a multiple of {KiviGroup.Elements}, the tokens of a block of {keys} keys",
+                nameof(pageTokens));
+        }
+
         (PageCount, HeadDim, Keys, Values, PageTokens) = (pages, headDim, keys, values, pageTokens);
         (_keyRow, _valueRow) = (keys.ByteCount(headDim), values.ByteCount(headDim));
         _keys = torch.empty([pages, 1, pageTokens, _keyRow], torch.uint8).DetachFromDisposeScope();

@@ -48,13 +48,15 @@ public sealed class PagedKvCache : KvCache
         _tables = [.. source._tables.Select(table => table.Select(Enumerable.Range(0, table.Streams), _pool))];
     }
 
-    /// <summary>Bytes of the pages that the cache refers to, those that it shares with others too.</summary>
+    /// <summary>
+    /// Bytes of the pages that the cache refers to, those that it shares with others too, and of the latest tokens that KIVI keeps.
+    /// </summary>
     public override long BytesReserved
     {
         get
         {
             RequireLive();
-            return _tables.Sum(table => table.Pages.Sum(pages => (long)pages.Count)) * _pool.PageBytes;
+            return _tables.Sum(table => table.Pages.Sum(pages => (long)pages.Count)) * _pool.PageBytes + ResidualBytes;
         }
     }
 
@@ -68,23 +70,29 @@ public sealed class PagedKvCache : KvCache
         var (table, heads, rows) = (_tables[layer], Layout.Layers[layer].KvHeads, rowsBySequence.ToArray());
         var needed = 0L;
         for (var stream = 0; stream < table.Streams; stream++)
-            needed += Pages(stream) - table.Pages[stream].Count + (Splits(stream) ? 1 : 0);
+            needed += Pages(stream) - table.Pages[stream].Count + Splits(stream).Count();
         RequirePages(layer, needed);
 
         for (var stream = 0; stream < table.Streams; stream++)
         {
             var pages = table.Pages[stream];
-            if (Splits(stream))
-                table.Change(stream)[^1] = _pool.CopyOf(pages[^1]);
+            foreach (var page in Splits(stream).ToArray())
+                table.Change(stream)[page] = _pool.CopyOf(pages[page]);
             while (pages.Count < Pages(stream))
                 table.Change(stream).Add(_pool.Rent());
         }
 
         int Pages(int stream) => PagesFor(AllSlots[layer].Length(stream) + rows[stream / heads]);
 
-        // The page that is written next is partly filled, and others read it.
-        bool Splits(int stream) => rows[stream / heads] > 0 && AllSlots[layer].Length(stream) % _pool.PageTokens != 0
-            && _pool.IsShared(table.Pages[stream][^1]);
+        // Pages that are written next, by the tokens or by what leaves KIVI's ring for them, and that others read.
+        IEnumerable<int> Splits(int stream)
+        {
+            var (length, count) = (AllSlots[layer].Length(stream), table.Pages[stream].Count);
+            var first = Math.Min(Layout.StoredKeys(length), Layout.StoredValues(length)) / _pool.PageTokens;
+            return rows[stream / heads] == 0 || first >= count
+                ? []
+                : Enumerable.Range(first, count - first).Where(page => _pool.IsShared(table.Pages[stream][page]));
+        }
     }
 
     private protected override void Own(int layer, ReadOnlySpan<int> streams)

@@ -7,25 +7,32 @@ namespace AuxCore.Models;
 /// <summary>Values of evicted tokens go into those of the tokens that stay: see <see cref="KvCompressionOptions.MergeValues"/>.</summary>
 internal static class ValueMerge
 {
-    /// <summary>Values [B, Hkv, n, d] of all tokens, with those of the kept ones merged.</summary>
+    /// <summary>The values of the kept tokens, [B, Hkv, the longest head, d], with those of the others merged into them.</summary>
     /// <param name="tensors">Keys and values of a layer.</param>
     /// <param name="kept">The kept slots of each head, ascending.</param>
-    public static Tensor Merged(KvTensors tensors, List<int[]> kept)
+    public static Tensor Merged(KvTensors tensors, IReadOnlyList<int[]> kept)
     {
         using var scope = torch.NewDisposeScope();
         var (heads, n, depth) = (tensors.Keys.shape[1], (int)tensors.Keys.shape[2], (int)tensors.Keys.shape[3]);
         var values = tensors.Values.contiguous().data<float>().ToArray();
+        var longest = kept.Max(slots => slots.Length);
+        var result = new float[kept.Count * longest * depth];
         for (var stream = 0; stream < kept.Count; stream++)
         {
             var length = tensors.Lengths[stream];
-            if (kept[stream].Length == 0 || kept[stream].Length == length)
-                continue;
-            using var inner = torch.NewDisposeScope();
-            var keys = tensors.Keys[stream / heads, stream % heads].narrow(0, 0, length).contiguous().data<float>().ToArray();
-            Merge(keys, values.AsSpan(stream * n * depth, length * depth), kept[stream], depth);
+            var own = values.AsSpan(stream * n * depth, length * depth);
+            if (kept[stream].Length > 0 && kept[stream].Length < length)
+            {
+                using var inner = torch.NewDisposeScope();
+                var keys = tensors.Keys[stream / heads, stream % heads].narrow(0, 0, length).contiguous().data<float>().ToArray();
+                Merge(keys, own, kept[stream], depth);
+            }
+
+            for (var i = 0; i < kept[stream].Length; i++)
+                own.Slice(kept[stream][i] * depth, depth).CopyTo(result.AsSpan((stream * longest + i) * depth));
         }
 
-        return torch.tensor(values).view(tensors.Values.shape).MoveToOuterDisposeScope();
+        return torch.tensor(result).view(tensors.Values.shape[0], heads, longest, depth).MoveToOuterDisposeScope();
     }
 
     private static void Merge(float[] keys, Span<float> values, int[] kept, int depth)
