@@ -135,7 +135,7 @@ dotnet_tests() {
     [[ -x $folder/AuxCore.Tests ]] || missing "no ${archive#"$PWD/"}, which bench/gpu/pack makes"
     made "$library"
     cp "$library" "$folder/runtimes/linux-x64/native/libauxcore.so"
-    rm -rf "$folder/standin"
+    cp -r data "$folder"
     mkdir -p "$rows"
     output=$(AUXCORE_GPU_ROWS=$rows "$folder/AuxCore.Tests" -noColor -noLogo) || status=$?
     printf '%s\n' "$output"
