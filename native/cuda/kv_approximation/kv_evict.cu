@@ -23,14 +23,11 @@ __device__ __forceinline__ int32_t length_of(const Arguments& arguments, int32_t
   return most(0, least(arguments.lengths[int64_t{sequence} * arguments.cache.kv_heads + kv_head], room));
 }
 
-/// How many a head is to keep, where heads have counts of their own.
-__device__ __forceinline__ int32_t count_of(const Arguments& arguments, int64_t head) { return most(0, arguments.counts[head]); }
-
 /// What a head is cut by before heads share: what it keeps, or what it keeps whatever the others have.
 __device__ __forceinline__ Budget budget_of(const Arguments& arguments, int64_t head) {
   Budget budget = arguments.heads_share != 0 ? arguments.own : arguments.budget;
   if (arguments.counts != nullptr) {
-    const int32_t count = count_of(arguments, head);
+    const int32_t count = arguments.counts[head];
     budget.count = arguments.heads_share != 0 ? int32_t(__dmul_rn(arguments.head_floor, double(count))) : count;
   }
   return budget;
@@ -159,7 +156,7 @@ extern "C" __global__ void __launch_bounds__(kRankThreads) auxcore_kv_evict_shar
     const int32_t length = heads[head].length, others = most(0, length - arguments.recent);
     const int32_t always = length - others + least(arguments.sinks, others);
     own += uint64_t(
-        arguments.counts != nullptr ? most(always, count_of(arguments, int64_t{blockIdx.x} * kv_heads + head))
+        arguments.counts != nullptr ? most(always, arguments.counts[int64_t{blockIdx.x} * kv_heads + head])
                                     : limited(arguments.budget, least(most_of(arguments.budget, length), length), length, always));
   }
   const uint64_t total = block_sum<kRankThreads>(own, space.sums);

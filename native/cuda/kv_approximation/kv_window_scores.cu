@@ -102,11 +102,6 @@ using tokens::kTilePart;
 
 static_assert(kTile == kTileKeys && kTile == kTileRows && kProductThreads == tokens::kTileThreads);
 
-/// 2^(greatest of a tile - greatest of the row), and 0 for a tile of which the row sees nothing: -infinity less -infinity would be NaN.
-__device__ __forceinline__ float part_of(float of_tile, float of_row) {
-  return of_tile == -infinity() ? 0.0f : exp2_approximate(of_tile - of_row);
-}
-
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(kProductThreads) auxcore_kv_window_products(ProductArguments arguments) {
@@ -172,14 +167,15 @@ extern "C" __global__ void __launch_bounds__(kRowsOfBlock * kWarp) auxcore_kv_wi
   for (int with = kWarp / 2; with > 0; with /= 2)
     greatest = fmaxf(greatest, __shfl_xor_sync(kEveryLane, greatest, with));
   for (int32_t tile = lane; tile < arguments.key_tiles; tile += kWarp)
-    total = fmaf(part_of(parts[tile].greatest, greatest), parts[tile].sum, total);
+    total = fmaf(exp2_approximate(parts[tile].greatest - greatest), parts[tile].sum, total);
 #pragma unroll
   for (int with = kWarp / 2; with > 0; with /= 2)
     total += __shfl_xor_sync(kEveryLane, total, with);
-  // A row whose sum is NaN, or of nothing, makes NaN of all that it is multiplied with.
+  // A tile of which a row sees nothing has a greatest of -infinity, and counts 0. A row that sees nothing but -infinity is NaN: of a
+  // head's scores it makes NaN, as a row with a NaN does.
   const float share = 1.0f / float(arguments.rows) / total;
   for (int32_t tile = lane; tile < arguments.key_tiles; tile += kWarp)
-    parts[tile].greatest = product(part_of(parts[tile].greatest, greatest), share);
+    parts[tile].greatest = product(exp2_approximate(parts[tile].greatest - greatest), share);
 }
 AUXCORE_KERNEL(auxcore_kv_window_shares)
 

@@ -193,13 +193,11 @@ inline double restored(int format, const uint8_t* bytes, std::size_t i, float sc
 
 /// A cache, queries, and attention as the formula has it. KIVI-4 keeps a ring of the latest, and NaN where nothing is to be read.
 struct AttentionCase {
-  static constexpr int kWindow = 5, kRing = kWindow + 32;
-
   int batch, query_heads, kv_heads, head_dim, capacity, key_format, value_format;
   std::vector<int32_t> lengths;  // [batch], or [batch, kv_heads]
   std::vector<float> query, key_scales, value_scales;
   std::vector<uint8_t> keys, values;
-  std::vector<float> key_ring, value_ring;  // [batch, kv_heads, kRing, head_dim]
+  std::vector<float> key_ring, value_ring;  // [batch, kv_heads, ring, head_dim]
 
   AttentionCase(int batch_, int query_heads_, int kv_heads_, int head_dim_, int capacity_, int key_format_, int value_format_,
       std::vector<int32_t> lengths_, uint32_t seed = 1)
@@ -223,9 +221,9 @@ struct AttentionCase {
       return static_cast<std::size_t>(a) * static_cast<std::size_t>(b) * static_cast<std::size_t>(c) * static_cast<std::size_t>(d);
     };
     query = random(size(batch, query_heads, head_dim, 1));
-    const auto rows = [&](int format, std::vector<float>& ring) {
+    const auto rows = [&](int format, std::vector<float>& latest) {
       const std::vector<float> x = random(size(batch, kv_heads, capacity, head_dim));
-      return format == AUXCORE_KV_KIVI4 ? ringed(x, &ring == &key_ring, ring) : stored(format, x);
+      return format == AUXCORE_KV_KIVI4 ? ringed(x, &latest == &key_ring, latest) : stored(format, x);
     };
     keys = rows(key_format, key_ring);
     values = rows(value_format, value_ring);
@@ -239,9 +237,13 @@ struct AttentionCase {
     return std::clamp(lengths[lengths_are_of_heads() ? stored_head : stored_head / static_cast<std::size_t>(kv_heads)], 0, capacity);
   }
 
+  /// The latest positions that KIVI-4 never stores. Keys and values have as many for some sizes of heads, and not for others.
+  int window(bool is_keys) const { return is_keys || head_dim % 64 == 32 ? 5 : 43; }
+  int ring(bool is_keys) const { return window(is_keys) + 32; }
+
   /// How many positions of a head are not in the ring.
   int whole(int format, bool is_keys, std::size_t stored_head) const {
-    const int left = std::max(0, length(stored_head) - kWindow);
+    const int left = std::max(0, length(stored_head) - window(is_keys));
     return format != AUXCORE_KV_KIVI4 ? length(stored_head) : is_keys ? left / 32 * 32 : left;
   }
 
@@ -251,7 +253,7 @@ struct AttentionCase {
     const std::vector<uint8_t>& bytes = is_keys ? keys : values;
     const auto d = static_cast<std::size_t>(head_dim), row = stored_head * static_cast<std::size_t>(capacity) + t;
     if (static_cast<int>(t) >= whole(format, is_keys, stored_head))
-      return double{(is_keys ? key_ring : value_ring)[(stored_head * kRing + t % kRing) * d + i]};
+      return double{(is_keys ? key_ring : value_ring)[ring_row(is_keys, stored_head, t) * d + i]};
     if (format == AUXCORE_KV_KIVI4 && is_keys)
       return restored(format, bytes.data(), (row - t % 32) * d + i * 32 + t % 32);
     const std::size_t kv_head = stored_head % static_cast<std::size_t>(kv_heads);
@@ -291,11 +293,16 @@ struct AttentionCase {
   }
 
  private:
+  std::size_t ring_row(bool is_keys, std::size_t stored_head, std::size_t t) const {
+    const auto rows = static_cast<std::size_t>(ring(is_keys));
+    return stored_head * rows + t % rows;
+  }
+
   /// The bytes of rows in KIVI-4, and the ring of the latest.
-  std::vector<uint8_t> ringed(const std::vector<float>& x, bool is_keys, std::vector<float>& ring) const {
+  std::vector<uint8_t> ringed(const std::vector<float>& x, bool is_keys, std::vector<float>& rows) const {
     const auto d = static_cast<std::size_t>(head_dim), room = static_cast<std::size_t>(capacity), all = x.size() / d / room;
     std::vector<uint8_t> bytes(stored_bytes(AUXCORE_KV_KIVI4, x.size()), 0xff);  // scales are NaN
-    ring.assign(all * kRing * d, NAN);
+    rows.assign(all * static_cast<std::size_t>(ring(is_keys)) * d, NAN);
     for (std::size_t head = 0; head < all; ++head) {
       const auto done = static_cast<std::size_t>(whole(AUXCORE_KV_KIVI4, is_keys, head)), end = static_cast<std::size_t>(length(head));
       for (std::size_t group = 0; group < done * d / 32; ++group) {
@@ -303,7 +310,7 @@ struct AttentionCase {
         store_kivi(&x[first], is_keys ? d : 1, &bytes[(head * room * d / 32 + group) * 20]);
       }
       for (std::size_t t = done; t < end; ++t)
-        std::copy_n(&x[(head * room + t) * d], d, &ring[(head * kRing + t % kRing) * d]);
+        std::copy_n(&x[(head * room + t) * d], d, &rows[ring_row(is_keys, head, t) * d]);
     }
     return bytes;
   }

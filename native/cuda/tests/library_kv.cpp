@@ -252,23 +252,22 @@ void tokens_are_appended() {
 void tokens_pass_through_rings() {
   Memory memory;
   // One more than the window and a block: both sequences' first 32 keys leave, and the value at 31.
-  const AttentionCase given(2, 4, 2, 64, 64, AUXCORE_KV_KIVI4, AUXCORE_KV_KIVI4, {36, 36});
+  const AttentionCase given(2, 4, 2, 32, 64, AUXCORE_KV_KIVI4, AUXCORE_KV_KIVI4, {36, 36});
   const AttentionCall call(memory, given);
   const AppendCall tokens(memory, call, {36, 36});
   OK(auxcore_kv_append_tokens(context, nullptr, &tokens.cache, &tokens.append));
-  const std::vector<float> x = pattern(2 * 2 * 64, 3);
+  const std::vector<float> x = pattern(2 * 2 * 32, 3);
   const std::vector<float> ring = read<float>(tokens.cache.values.residual, given.value_ring.size());
   std::vector<uint8_t> values = given.values;
   for (std::size_t head = 0; head < 4; ++head) {
-    CHECK(std::equal(&x[head * 64], &x[head * 64] + 64, &ring[(head * 37 + 36) * 64]), "the value of head %zu", head);
-    for (std::size_t group = 0; group < 2; ++group)
-      store_kivi(&given.value_ring[(head * 37 + 31) * 64 + group * 32], 1, &values[(head * 64 + 31) * 40 + group * 20]);
+    CHECK(std::equal(&x[head * 32], &x[head * 32] + 32, &ring[(head * 37 + 36) * 32]), "the value of head %zu", head);
+    store_kivi(&given.value_ring[(head * 37 + 31) * 32], 1, &values[(head * 64 + 31) * 20]);
   }
   CHECK(read<uint8_t>(tokens.cache.values.first, values.size()) == values);
   std::vector<uint8_t> keys = given.keys;
   for (std::size_t head = 0; head < 4; ++head)
-    for (std::size_t channel = 0; channel < 64; ++channel)
-      store_kivi(&given.key_ring[head * 37 * 64 + channel], 64, &keys[head * 64 * 40 + channel * 20]);
+    for (std::size_t channel = 0; channel < 32; ++channel)
+      store_kivi(&given.key_ring[head * 37 * 32 + channel], 32, &keys[head * 64 * 20 + channel * 20]);
   CHECK(read<uint8_t>(tokens.cache.keys.first, keys.size()) == keys);
 }
 

@@ -33,7 +33,8 @@ struct AttentionCall {
       const bool has_scales = format == AUXCORE_KV_E4M3;
       return auxcore_kv_plane{format, has_scales ? static_cast<int32_t>(scales.size()) : 0, memory.add(bytes),
           is_paged ? static_cast<int64_t>(keys.pages.size()) : given.batch, held * positions * row, positions * row,
-          has_scales ? memory.add(scales) : 0, ring.empty() ? 0 : memory.add(ring), ring.empty() ? 0 : AttentionCase::kRing, 0};
+          has_scales ? memory.add(scales) : 0, ring.empty() ? 0 : memory.add(ring),
+          ring.empty() ? 0 : given.ring(&ring == &given.key_ring), 0};
     };
     cache.struct_size = sizeof cache;
     cache.batch = given.batch;

@@ -162,7 +162,7 @@ std::vector<float> attended(const AttentionCase& given, const Way& way, std::vec
     return kv::Plane{rows.address(), held * page * row, way.pages_are_of_heads ? 0 : page * row, scales.data(),
         format == AUXCORE_KV_E4M3 ? int32_t(scales.size()) : 0, format, int32_t(row),
         is_paged ? int32_t(paged_keys.pages.size()) : given.batch, ring.empty() ? nullptr : const_cast<float*>(ring.data()),
-        ring.empty() ? 0 : AttentionCase::kRing};
+        ring.empty() ? 0 : given.ring(&ring == &given.key_ring)};
   };
   const std::size_t rows = std::size_t(given.batch) * std::size_t(given.query_heads), d = std::size_t(given.head_dim);
   std::vector<float> output(rows * d, -7.0f), maxima(rows * std::size_t(way.splits), NAN), sums = maxima, partials(sums.size() * d, NAN);
@@ -263,7 +263,7 @@ void pages_and_ragged_heads_agree() {
 void rings_agree() {
   // Lengths around the window, a block that leaves it, and the ring's own length; each format beside KIVI-4, of keys or of values.
   int which = 0;
-  for (const int length : {0, 1, 5, 6, 32, 36, 37, 38, 69, 70, 74, 101, 160})
+  for (const int length : {0, 1, 5, 6, 32, 36, 37, 38, 43, 44, 69, 70, 74, 75, 76, 101, 160})
     for (const auto& [keys, values] : {std::pair<int, int>(AUXCORE_KV_KIVI4, AUXCORE_KV_KIVI4),
              {AUXCORE_KV_KIVI4, kStoredFormats[which % 6]}, {kStoredFormats[which % 6], AUXCORE_KV_KIVI4}}) {
       const int group = std::vector{1, 4, 7, 8, 2, 9}[std::size_t(which % 6)];

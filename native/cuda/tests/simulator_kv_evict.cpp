@@ -208,7 +208,7 @@ void evictions_agree() {
   // Heads with counts of their own: none, some, more than there are; shared, what one cannot keep goes to others.
   for (const double floor : {-1.0, 0.0, 0.3, 1.0}) {
     EvictionCase each({2, 3, 3, 8, 50, AUXCORE_KV_F32, AUXCORE_KV_BF16, {50, 20, 33, 32, 47, 12}}, AUXCORE_BUDGET_COUNT, 0);
-    each.counts = {7, 30, 0, 32, 5, 11};
+    each.counts = {7, 30, 0, INT32_MAX, INT32_MAX, 11};  // beyond 32 bits together
     each.floor = floor;
     each.pool_width = 3;
     each.recent = floor == 0 ? 2 : 0;
