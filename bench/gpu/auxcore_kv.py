@@ -2,7 +2,7 @@
 
 import ctypes as c
 
-FORMATS = {"f32": 0, "bf16": 2, "q8_0": 4, "q4_0": 5}
+FORMATS = {"f32": 0, "bf16": 2, "q8_0": 4, "q4_0": 5, "kivi4": 6}
 
 
 class KvElements(c.Structure):

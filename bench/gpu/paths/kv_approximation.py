@@ -10,10 +10,11 @@ import struct
 from auxcore_kv import FORMATS, KvAttention, KvElements, contiguous_cache
 from cases import Arm, Case, Workload
 from paths.ema import captured
+from paths.token_pruning_host import write
 from timing import copies_beyond
 
 GROUP = 32
-GROUP_BYTES = {"f32": 4 * GROUP, "bf16": 2 * GROUP, "q8_0": 34, "q4_0": 18}
+GROUP_BYTES = {"f32": 4 * GROUP, "bf16": 2 * GROUP, "q8_0": 34, "q4_0": 18, "kivi4": 20}
 CHECKED_GROUPS = 2000
 
 
@@ -58,12 +59,15 @@ class AttentionCase(Case):
 
     def __init__(self, name, positions, format, batch):
         self.name, self.format, self.dtype = name, format, format
-        self.shape = Shape(batch, 32, 8, 128, positions)
+        is_kivi = format == "kivi4"
+        self.shape = Shape(batch, 32, 8, 128, positions, 160 if is_kivi else 0)
+        self.small = Shape(1, 4, 2, 32, 64, 37) if is_kivi else Shape(1, 4, 2, 32, 40)
         self.description = f"one token of {batch} sequences, 32 query heads over 8 of 128 elements, {positions:,} positions in {format}"
 
     def build(self, device, context, small, baselines):
-        shape = Shape(1, 4, 2, 32, 40) if small else self.shape
-        moved = 2 * shape.cache_elements // GROUP * GROUP_BYTES[self.format] + 8 * shape.tokens
+        shape = self.small if small else self.shape
+        stored = shape.cache_elements * shape.stored // shape.positions
+        moved = 2 * (stored // GROUP * GROUP_BYTES[self.format] + 4 * (shape.cache_elements - stored)) + 8 * shape.tokens
         copies = copies_beyond(moved, device.l2_bytes)
         data = [Attended(device, context, shape, self.format) for _ in range(copies)]
         ours = {"": Arm("AuxCore", lambda i: data[i].call())}
@@ -84,8 +88,11 @@ class AttentionCase(Case):
 
 
 class Shape:
-    def __init__(self, batch, query_heads, kv_heads, head_dim, positions):
+    """ring: positions of KIVI-4's ring of the latest in float32, or 0."""
+
+    def __init__(self, batch, query_heads, kv_heads, head_dim, positions, ring=0):
         self.batch, self.query_heads, self.kv_heads, self.head_dim, self.positions = batch, query_heads, kv_heads, head_dim, positions
+        self.ring, self.stored = ring, positions - (ring - GROUP if ring else 0)
         self.tokens, self.cache_elements = batch * query_heads * head_dim, batch * kv_heads * positions * head_dim
 
 
@@ -115,6 +122,9 @@ class Attended:
         cache = contiguous_cache(
             format, shape.head_dim // GROUP * GROUP_BYTES[format], *[device.address(plane.stored) for plane in self._planes],
             shape.batch, shape.kv_heads, shape.head_dim, shape.positions)
+        self._rings = [device.normal(shape.batch * shape.kv_heads * shape.ring * shape.head_dim) for _ in range(2 if shape.ring else 0)]
+        for plane, ring in zip((cache.keys, cache.values), self._rings):
+            plane.residual, plane.residual_positions = device.address(ring), shape.ring
         attention = KvAttention(
             c.sizeof(KvAttention), shape.query_heads, 0, 0, 1 / math.sqrt(shape.head_dim), device.address(self.query),
             device.address(self._lengths), None, device.address(self.output), 0, 0, 0)
@@ -134,6 +144,8 @@ class Attended:
             given.elements = self._device.address(wide)
             self._context.caller(self._device.stream, ("auxcore_kv_dequantise", c.pointer(given)))()
             restored.append(wide)
+        for wide, ring in zip(restored, self._rings):
+            reference_of(self._device).latest(self.shape, wide, ring, is_keys=wide is restored[0])
         return restored
 
 
@@ -161,6 +173,19 @@ class HostReference:
 
     def __init__(self, device):
         self._device = device
+
+    def latest(self, shape, rows, ring, is_keys):
+        """Of what KIVI-4 stores, the rows in their order, the last of them from the ring."""
+        stored, latest, d = self._device.float64([rows]), self._device.float64([ring]), shape.head_dim
+
+        def element(i):
+            head, at = divmod(i, shape.positions * d)
+            t, channel = divmod(at, d)
+            if t >= (shape.stored // GROUP * GROUP if is_keys else shape.stored):
+                return latest[(head * shape.ring + t % shape.ring) * d + channel]
+            return stored[i - at + t // GROUP * GROUP * d + channel * GROUP + t % GROUP] if is_keys else stored[i]
+
+        write(self._device, [rows], [[element(i) for i in range(shape.cache_elements)]])
 
     def attention(self, shape, query, keys, values):
         q, k, v = [self._device.float64([tensor]) for tensor in (query, keys, values)]
@@ -213,6 +238,7 @@ CASES = [
     AttentionCase("decode-attn-n8192-bf16", 8192, "bf16", batch=16),
     AttentionCase("decode-attn-n8192-q8_0", 8192, "q8_0", batch=16),
     AttentionCase("decode-attn-n8192-q4_0", 8192, "q4_0", batch=16),
+    AttentionCase("decode-attn-n8192-kivi4", 8192, "kivi4", batch=16),
     AttentionCase("decode-attn-n1024-q8_0", 1024, "q8_0", batch=16),
     QuantiseCase(),
 ]

@@ -13,6 +13,17 @@ class Reference:
     """Attention in float64, a sequence at a time."""
 
     @staticmethod
+    def latest(shape, rows, ring, is_keys):
+        """Of what KIVI-4 stores, the rows in their order, the last of them from the ring."""
+        heads, d = shape.batch * shape.kv_heads, shape.head_dim
+        own, first = rows.view(heads, shape.positions, d), shape.stored
+        if is_keys:
+            own.copy_(rows.view(heads, -1, d, 32).mT.reshape(own.shape))
+            first = first // 32 * 32
+        places = torch.arange(first, shape.positions, device=rows.device) % shape.ring
+        own[:, first:] = ring.view(heads, shape.ring, d)[:, places]
+
+    @staticmethod
     def difference(shape, query, keys, values, output):
         worst = greatest = 0.0
         q = query.view(shape.batch, shape.kv_heads, -1, shape.head_dim)

@@ -1,11 +1,12 @@
-"""SnapKV of one layer: a product, KvWindowScores and KvEvict in place. The baselines gather into new tensors.
+"""SnapKV of one layer: KvWindowScores, behind a product of others or from queries and keys, and KvEvict in place. The baselines gather
+into new tensors.
 
 Errors are shares of what is kept that float64 does not keep: scores that are nearly equal may change places."""
 
 import ctypes as c
 import math
 
-from auxcore_kv import KvEviction, KvWindow, contiguous_cache
+from auxcore_kv import KvEviction, KvWindow, KvWindowProduct, contiguous_cache
 from auxcore_tokens import COUNT
 from cases import Arm, Case, Workload
 from paths.ema import captured
@@ -28,13 +29,14 @@ class EvictCase(Case):
         data = [Evicted(device, context, shape, formulas) for _ in range(copies)]
         ours = {"": Arm(self.ours, lambda i: data[i].call())}
         ours["-graph"] = captured(device, f"{self.ours}, in a graph", ours[""], data)
+        ours["-product"] = Arm("AuxCore's own product", lambda i: data[i].call_from_keys())
         candidates, published, left_out = formulas.baselines(device, data) if baselines else ([], None, [])
 
         def error(arm, i):
             data[i].refresh(device)
             arm.call(i)
             device.synchronize()
-            return formulas.error(device, data[i], arm.name.startswith(self.ours))
+            return formulas.error(device, data[i], "AuxCore" in arm.name)
 
         return Workload(
             copies=copies, cache_bytes=device.l2_bytes, bytes=moved, ours=ours, candidates=candidates, published=published, error=error,
@@ -78,14 +80,21 @@ class Evicted:
         eviction = KvEviction(
             c.sizeof(KvEviction), COUNT, shape.kept, 0, MOST, shape.pool, 0.0, 0, shape.window, 0.0, 0, 0, shape.positions, 0,
             device.address(self.scores), device.address(self.lengths), 0, 0, 0, 0)
-        sizes = [c.c_int64(), c.c_int64()]
+        product = KvWindowProduct(
+            c.sizeof(KvWindowProduct), shape.kv_heads, shape.group, shape.window, shape.positions, 1, shape.d, 0, 1 / math.sqrt(shape.d),
+            device.address(self.queries), device.address(self.keys), shape.d, shape.positions * shape.d, device.address(self.scores), 0, 0)
+        sizes = [c.c_int64(), c.c_int64(), c.c_int64()]
         context.library.call("auxcore_kv_window_workspace", c.byref(window), c.byref(sizes[0]))
-        context.library.call("auxcore_kv_evict_workspace", 1, shape.kv_heads, shape.positions, c.byref(sizes[1]))
+        context.library.call("auxcore_kv_window_product_workspace", c.byref(product), c.byref(sizes[1]))
+        context.library.call("auxcore_kv_evict_workspace", 1, shape.kv_heads, shape.positions, c.byref(sizes[2]))
         self._workspaces = [device.normal(-(-size.value // 4)) for size in sizes]
-        for struct, workspace, size in zip((window, eviction), self._workspaces, sizes, strict=True):
+        for struct, workspace, size in zip((window, product, eviction), self._workspaces, sizes, strict=True):
             struct.workspace, struct.workspace_bytes = device.address(workspace), size.value
-        self.call = formulas.after_product(device, self, context.caller(
-            device.stream, ("auxcore_kv_window_scores", c.pointer(window)), ("auxcore_kv_evict", c.pointer(cache), c.pointer(eviction))))
+        evict = ("auxcore_kv_evict", c.pointer(cache), c.pointer(eviction))
+        self.call = formulas.after_product(
+            device, self, context.caller(device.stream, ("auxcore_kv_window_scores", c.pointer(window)), evict))
+        self.call_from_keys = formulas.with_full_lengths(
+            device, self, context.caller(device.stream, ("auxcore_kv_window_scores_of_product", c.pointer(product)), evict))
 
     def refresh(self, device):
         for tensor in (self.queries, self.keys, self.values):

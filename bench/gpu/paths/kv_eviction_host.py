@@ -6,13 +6,18 @@ from cases import Arm
 from paths.token_pruning_host import write
 
 
-def after_product(device, copy, call):
-    """The host cannot be captured in a graph, so the product is made where data are."""
+def with_full_lengths(device, copy, call):
+    """A call that evicts, of caches that are full."""
     def both():
         device.copy(copy.lengths, copy.full)
         call()
 
     return both
+
+
+def after_product(device, copy, call):
+    """The host cannot be captured in a graph, so the product is made where data are."""
+    return with_full_lengths(device, copy, call)
 
 
 def refreshed(device, copy):

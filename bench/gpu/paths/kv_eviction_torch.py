@@ -10,15 +10,24 @@ from paths import ema
 from paths.ema_torch import time_limit
 
 
+def with_full_lengths(device, copy, call):
+    """A call that evicts, of caches that are full."""
+    def both():
+        copy.lengths.copy_(copy.full)
+        call()
+
+    return both
+
+
 def after_product(device, copy, call):
-    """AuxCore's calls behind the product of matrices, which is PyTorch's in all arms."""
+    """AuxCore's calls behind the product of matrices, which is PyTorch's in all arms but AuxCore's own product."""
     queries, keys = by_head(copy)
     logits = copy.logits.view(copy.shape.kv_heads, -1, copy.shape.positions)
+    evict = with_full_lengths(device, copy, call)
 
     def both():
         torch.bmm(queries, keys.mT, out=logits)
-        copy.lengths.copy_(copy.full)
-        call()
+        evict()
 
     return both
 
