@@ -113,7 +113,7 @@ class StepsTests(unittest.TestCase):
     def test_dotnet_tests_run_on_the_library_that_is_timed(self):
         self.file("library", "the new one")
         self.file("unpacked/tests/misfits/libauxcore.so", "another")
-        self.file("unpacked/tests/standin/libcuda.so.1")
+        self.file("data/manifest.json")
         self.file(NATIVE, "the old one")
         self.tool("AuxCore.Tests", 'echo this build has no libtorch; echo "rows: $AUXCORE_GPU_ROWS"; echo "  Total: 3, Failed: 0"',
                   "unpacked/tests")
@@ -122,9 +122,10 @@ class StepsTests(unittest.TestCase):
         self.assertIn(f"rows: {self.folder}/rows", output)
         self.assertEqual((self.folder / NATIVE).read_text(encoding="utf-8"), "the new one")
         self.assertEqual((self.folder / "unpacked/tests/misfits/libauxcore.so").read_text(encoding="utf-8"), "another")
-        self.assertFalse((self.folder / "unpacked/tests/standin").exists())
+        self.assertTrue((self.folder / "unpacked/tests/data/manifest.json").exists())
 
     def test_dotnet_tests_that_fail_or_touch_libtorch_fail(self):
+        self.file("data/manifest.json")
         self.file("library")
         self.file(NATIVE)
         self.tool("AuxCore.Tests", "echo this build has no libtorch; echo 'Total: 3, Failed: 1'; exit 1", "unpacked/tests")
