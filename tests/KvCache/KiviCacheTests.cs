@@ -190,6 +190,10 @@ public sealed class KiviCacheTests
         using var paged = new KiviUnderTest(true, KvFormat.Kivi4, KvFormat.Kivi4, 5);
         paged.Append(new(6), [70, 4]);
         Assert.Equal(2 * (3 + 1) * 32 * 40 + 2 * 2 * 2 * 37 * 128, paged.Cache.BytesReserved);
+
+        // A window longer than the cache takes the memory of one as long.
+        using KiviUnderTest all = new(false, KvFormat.Kivi4, KvFormat.Kivi4, 200), more = new(false, KvFormat.Kivi4, KvFormat.Kivi4, 9000);
+        Assert.Equal(all.Cache.BytesReserved, more.Cache.BytesReserved);
     }
 
     [Fact]

@@ -57,6 +57,21 @@ public sealed class KvCompressionTests
     }
 
     [Fact]
+    public void A_sequence_within_its_slack_keeps_all_while_another_is_compressed()
+    {
+        using var scope = torch.NewDisposeScope();
+        using var model = TinyDecoder.Model();
+        using var cache = model.CreateCache(40, batch: 2);
+        using var compression = model.CompressKv(new KNorm(), KvBudget.Tokens(12), new() { DecodeInterval = 3 });
+
+        model.Prefill(TinyDecoder.Tokens(2, 30), cache, [30, 11]);
+        for (var step = 0; step < 4; step++) // to 16 and to 15, of which 12 and 3 more may be there
+            model.Decode(TinyDecoder.Tokens(2, 1).select(1, 0), cache);
+
+        Assert.Equal((12, 15), (cache.Length(1, 0), cache.Length(1, 1)));
+    }
+
+    [Fact]
     public void A_budget_beyond_the_prompt_changes_nothing()
     {
         using var scope = torch.NewDisposeScope();
@@ -159,6 +174,46 @@ public sealed class KvCompressionTests
         Assert.True(half.BytesUsed <= 0.55 * used, $"{half.BytesUsed} of {used}");
         Assert.True(half.BytesReserved <= 0.55 * whole.BytesReserved, $"{half.BytesReserved} of {whole.BytesReserved}");
         Assert.Equal(half.BytesReserved, pool.BytesUsed - pages);
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void What_a_fork_gives_up_the_other_keeps(bool compete)
+    {
+        using var scope = torch.NewDisposeScope();
+        using var model = TinyDecoder.Model();
+        using var pool = new KvPagePool(300, 32, KvFormat.F32, KvFormat.F32, pageTokens: 4);
+        using KvCache cache = model.CreateCache(pool, 30);
+        model.Prefill(TinyDecoder.Tokens(1, 20), cache);
+        var (keys, values) = (cache.Materialise(1).Keys, cache.Materialise(1).Values);
+        using var fork = cache.Fork();
+        using (model.CompressKv(compete ? new AdaKv(new KNorm()) : new KNorm(), KvBudget.Tokens(8), new() { DecodeInterval = 1 }))
+            model.Decode(TinyDecoder.Tokens(1, 1).select(1, 0), fork);
+
+        Assert.Equal(3 * 8, Held(fork, 1, 0));
+        Assert.Equal(0, TinyDecoder.Distance(keys, cache.Materialise(1).Keys));
+        Assert.Equal(0, TinyDecoder.Distance(values, cache.Materialise(1).Values));
+    }
+
+    [Fact]
+    public void Values_are_not_merged_where_pages_run_out_and_nothing_is_evicted()
+    {
+        using var scope = torch.NewDisposeScope();
+        using var model = TinyDecoder.Model(TinyDecoder.Options() with { Layers = [new(2, 2, 40)] });
+        // The token takes copies of both heads' last pages, and what the second gives up one of its first; merging wants one more.
+        using var pool = new KvPagePool(7, 32, KvFormat.F32, KvFormat.F32, pageTokens: 4);
+        using KvCache cache = model.CreateCache(pool, 30);
+        model.Prefill(TinyDecoder.Tokens(1, 7), cache);
+        using var fork = cache.Fork();
+        using var compression = model.CompressKv(
+            new KNorm(), KvBudget.PerHead(8, 2), new() { DecodeInterval = 1, MergeValues = true });
+        var before = cache.Materialise(0);
+
+        Assert.Throws<KvCapacityException>(() => model.Decode(TinyDecoder.Tokens(1, 1).select(1, 0), cache));
+
+        Assert.Equal((7, 7, 0), (cache.Length(0, 0, 0), cache.Length(0, 0, 1), compression.Evicted));
+        Assert.Equal(0, TinyDecoder.Distance(before.Values, cache.Materialise(0).Values));
     }
 
     [Fact]
