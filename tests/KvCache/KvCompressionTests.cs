@@ -245,6 +245,10 @@ public sealed class KvCompressionTests
         fork.Rewind(4);
         Assert.Equal(0, fork.Observations!.Sums(0)![5]);
         Assert.NotEqual(0, cache.Observations.Sums(0)![5]);
+
+        float[] kept = [sums[1], sums[4], sums[8], 0, 0, 0, 0, 0, 0, sums[9], sums[9 + 7], 0, 0, 0, 0, 0, 0, 0];
+        cache.Keep(0, [0, 3, 5], [1, 4, 8, 0, 7]);
+        Assert.Equal(kept, cache.Observations.Sums(0));
     }
 
     [Fact]
