@@ -199,11 +199,13 @@ public unsafe class KvDecodeAttentionIlgpuTests
         Unavailable("Q8_0 has no ILGPU kernel, F32 has one", keys with { Keys = narrow, KeyFormat = KvFormat.Q8_0 });
         Unavailable("BF16 has no ILGPU kernel, F32 has one", keys with
         {
-            Values = arrays.View(new BFloat16[32 * 32], 1, 1, 32, 32), ValueFormat = KvFormat.BF16,
+            Values = arrays.View(new BFloat16[32 * 32], 1, 1, 32, 32),
+            ValueFormat = KvFormat.BF16,
         });
         Unavailable("it has no ILGPU kernel for paged caches", keys with
         {
-            PageOffsets = arrays.View([0, 1], 2), Pages = arrays.View([0], 1),
+            PageOffsets = arrays.View([0, 1], 2),
+            Pages = arrays.View([0], 1),
         });
         Unavailable("it has no ILGPU kernel for sums of positions", keys, sums: arrays.View(new float[32], 1, 1, 32));
         Refused("heads of 12 elements; on ILGPU it may be a multiple of 8 up to 256", 12, 12);

@@ -85,7 +85,8 @@ public abstract partial class KvCache
         {
             throw new NotSupportedException(
                 $"{Layout.Keys} keys and {Layout.Values} values: nothing can be evicted from a cache in {KvFormat.Kivi4}, whose tokens "
-                + $"share scales and leave its window in their order; store in {KvFormat.Q4_0} or {KvFormat.Q8_0} what is to be compressed");
+                + "share scales and leave its window in their order; "
+                + $"store in {KvFormat.Q4_0} or {KvFormat.Q8_0} what is to be compressed");
         }
     }
 
