@@ -136,6 +136,7 @@ dotnet_tests() {
     made "$library"
     cp "$library" "$folder/runtimes/linux-x64/native/libauxcore.so"
     cp -r data "$folder"
+    rm -rf "$folder/standin"
     mkdir -p "$rows"
     output=$(AUXCORE_GPU_ROWS=$rows "$folder/AuxCore.Tests" -noColor -noLogo) || status=$?
     printf '%s\n' "$output"

@@ -144,8 +144,8 @@ class Attended:
             given.elements = self._device.address(wide)
             self._context.caller(self._device.stream, ("auxcore_kv_dequantise", c.pointer(given)))()
             restored.append(wide)
-        for wide, ring in zip(restored, self._rings):
-            reference_of(self._device).latest(self.shape, wide, ring, is_keys=wide is restored[0])
+        for wide, ring, is_keys in zip(restored, self._rings, (True, False)):
+            reference_of(self._device).latest(self.shape, wide, ring, is_keys)
         return restored
 
 

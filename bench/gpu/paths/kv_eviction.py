@@ -36,7 +36,7 @@ class EvictCase(Case):
             data[i].refresh(device)
             arm.call(i)
             device.synchronize()
-            return formulas.error(device, data[i], "AuxCore" in arm.name)
+            return formulas.error(device, data[i], arm in ours.values())
 
         return Workload(
             copies=copies, cache_bytes=device.l2_bytes, bytes=moved, ours=ours, candidates=candidates, published=published, error=error,

@@ -113,6 +113,7 @@ class StepsTests(unittest.TestCase):
     def test_dotnet_tests_run_on_the_library_that_is_timed(self):
         self.file("library", "the new one")
         self.file("unpacked/tests/misfits/libauxcore.so", "another")
+        self.file("unpacked/tests/standin/libcuda.so.1")
         self.file("data/manifest.json")
         self.file(NATIVE, "the old one")
         self.tool("AuxCore.Tests", 'echo this build has no libtorch; echo "rows: $AUXCORE_GPU_ROWS"; echo "  Total: 3, Failed: 0"',
@@ -123,6 +124,7 @@ class StepsTests(unittest.TestCase):
         self.assertEqual((self.folder / NATIVE).read_text(encoding="utf-8"), "the new one")
         self.assertEqual((self.folder / "unpacked/tests/misfits/libauxcore.so").read_text(encoding="utf-8"), "another")
         self.assertTrue((self.folder / "unpacked/tests/data/manifest.json").exists())
+        self.assertFalse((self.folder / "unpacked/tests/standin").exists())
 
     def test_dotnet_tests_that_fail_or_touch_libtorch_fail(self):
         self.file("data/manifest.json")
