@@ -251,7 +251,8 @@ void tokens_are_appended() {
 
 void tokens_pass_through_rings() {
   Memory memory;
-  // One more than the window, which keys and values share in heads of 32, and a block: both sequences' first 32 keys leave, and the value at 31.
+  // One more than the window, which is the same for keys and values in heads of 32, and a block: both sequences' first 32 keys leave, and
+  // the value at 31.
   const AttentionCase given(2, 4, 2, 32, 64, AUXCORE_KV_KIVI4, AUXCORE_KV_KIVI4, {36, 36});
   const AttentionCall call(memory, given);
   const AppendCall tokens(memory, call, {36, 36});
