@@ -142,7 +142,10 @@ dotnet_tests() {
     printf '%s\n' "$output"
     note "$(grep -o 'Total: .*' <<<"$output" | tail -n 1)"
     if ((status != 0)); then
-        grep -A 3 '\[FAIL\]' <<<"$output" || true # last, because a failed step shows the end of its log
+        grep -A 8 '\[FAIL\]' <<<"$output" || true # last, because a failed step shows the end of its log
+        local -a tests
+        mapfile -t tests < <(sed -n 's/^ *\(.*\) \[FAIL\].*/\1/p' <<<"$output")
+        note "$(cat "$STEP_NOTE")$(printf '; %s' "${tests[@]:0:3}")"
         ! grep -q 'libtorch-cpu' <<<"$output" || echo "Tests that call libtorch are marked [RequiresLibtorch]."
         exit "$status"
     fi
