@@ -41,12 +41,12 @@ void check_rows(const char* name, const auxcore_kv_cache& cache, const auxcore_k
 
 void check_numbers(const auxcore_kv_cache& cache, const auxcore_kv_append& given) {
   kv::check_cache(cache, true);
-  td::check_struct_size("append", given.struct_size, sizeof given);
+  check_struct_size("append", given.struct_size, sizeof given);
   if (given.tokens < 0)
     fail(AUXCORE_E_ARGUMENT, "tokens is %d", given.tokens);
   if (given.type != AUXCORE_FLOAT32 && given.type != AUXCORE_FLOAT16 && given.type != AUXCORE_BFLOAT16)
     fail(AUXCORE_E_ARGUMENT, "type %d is not float32, float16 or bfloat16", given.type);
-  td::check_flag("slots_are_of_heads", given.slots_are_of_heads);
+  check_flag("slots_are_of_heads", given.slots_are_of_heads);
   if (given.query.heads < 0 || given.query.heads % cache.kv_heads != 0)
     fail(AUXCORE_E_ARGUMENT, "query.heads is %d, not a multiple of kv_heads %d", given.query.heads, cache.kv_heads);
   for (const auto& [name, rows] : {std::pair("keys", &given.keys), {"values", &given.values}})
@@ -67,7 +67,7 @@ void check_numbers(const auxcore_kv_cache& cache, const auxcore_kv_append& given
     fail(AUXCORE_E_ARGUMENT, "norm_epsilon is %g, not finite and at least 0", given.norm_epsilon);
   if (given.rotated < 0 || given.rotated > cache.head_dim || given.rotated % 2 != 0)
     fail(AUXCORE_E_ARGUMENT, "rotated is %d; it may be an even number up to head_dim %d", given.rotated, cache.head_dim);
-  td::check_flag("is_in_pairs", static_cast<uint32_t>(given.is_in_pairs));
+  check_flag("is_in_pairs", static_cast<uint32_t>(given.is_in_pairs));
   if (given.rotated > 0 && given.frequencies == nullptr)
     fail(AUXCORE_E_ARGUMENT, "frequencies is NULL");
   for (int32_t pair = 0; pair < given.rotated / 2; ++pair)
@@ -92,7 +92,7 @@ kv::Cache check_memory(const auxcore_kv_cache& cache, const auxcore_kv_append& g
   const int size = size_of(given.type);
   const bool is_in_place = given.query.heads > 0 && given.rotated_query == given.query.first &&
                            given.rotated_step == given.query.step && given.type == AUXCORE_FLOAT32;
-  td::Memory memory(context), of_query(context);
+  Memory memory(context), of_query(context);
   const auto read = [&](const char* name, uint64_t address, int64_t count, int bytes) {
     memory.read(name, address, count, bytes);
     of_query.read(name, address, count, bytes);
@@ -129,14 +129,14 @@ kv::Cache check_memory(const auxcore_kv_cache& cache, const auxcore_kv_append& g
 }
 
 kv::TokenRows rows_of(const auxcore_kv_rows& given) {
-  return {given.first, given.step, td::pointer<const float>(given.bias), td::pointer<const float>(given.norm)};
+  return {given.first, given.step, pointer<const float>(given.bias), pointer<const float>(given.norm)};
 }
 
 kv::Tokens tokens_of(const auxcore_kv_append& given) {
   kv::Tokens tokens = {};
-  tokens.sequences = td::pointer<const int32_t>(given.sequences);
-  tokens.slots = td::pointer<const int32_t>(given.slots);
-  tokens.positions = td::pointer<const int32_t>(given.positions);
+  tokens.sequences = pointer<const int32_t>(given.sequences);
+  tokens.slots = pointer<const int32_t>(given.slots);
+  tokens.positions = pointer<const int32_t>(given.positions);
   tokens.norm_epsilon = given.norm_epsilon;
   tokens.count = given.tokens;
   tokens.type = given.type;
@@ -151,7 +151,7 @@ kv::Tokens tokens_of(const auxcore_kv_append& given) {
 unsigned leaving_blocks(const kv::Cache& cache, int32_t tokens) {
   if (cache.keys.format != kv::kKivi && cache.values.format != kv::kKivi)
     return 0;
-  return td::blocks_for(kv::product("tokens", {tokens, cache.kv_heads}), 1);
+  return blocks_for(kv::product("tokens", {tokens, cache.kv_heads}), 1);
 }
 
 void store_leaving(const kv::Cache& cache, const auxcore_kv_append& given, Context& context, CUstream stream) {
@@ -181,7 +181,7 @@ void run(const kv::Cache& cache, const auxcore_kv_append& given, Context& contex
   arguments.tokens = tokens_of(given);
   const int64_t heads = int64_t{given.query.heads} + 2 * int64_t{cache.kv_heads};
   const int64_t blocks = kv::product("tokens", {given.tokens, kv::blocks_of_token(heads)});
-  const Grid grid{td::blocks_for(blocks, 1), kv::kHeadThreads};
+  const Grid grid{blocks_for(blocks, 1), kv::kHeadThreads};
   store_leaving(cache, given, context, stream);
   context.launch(kAppend, grid, stream, arguments);
 }

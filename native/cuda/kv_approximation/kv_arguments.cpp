@@ -65,12 +65,12 @@ Plane plane_of(const auxcore_kv_cache& cache, const auxcore_kv_plane& given) {
   plane.first = given.first;
   plane.outer_step = given.outer_step;
   plane.head_step = cache.pages_are_of_heads != 0 ? 0 : given.head_step;
-  plane.scales = td::pointer<const float>(given.scales);
+  plane.scales = pointer<const float>(given.scales);
   plane.scale_count = given.scale_count;
   plane.format = given.format;
   plane.row_bytes = static_cast<int32_t>(row_bytes_of(cache, given));
   plane.outer_count = static_cast<int32_t>(given.outer_count);
-  plane.ring = td::pointer<float>(given.residual);
+  plane.ring = pointer<float>(given.residual);
   plane.ring_positions = given.residual_positions;
   return plane;
 }
@@ -100,7 +100,7 @@ void check_apart(const auxcore_kv_cache& cache) {
 }
 
 /// Adds planes that are written. Halves of one pool interleave, and are one range.
-void write_planes(const auxcore_kv_cache& cache, td::Memory& memory) {
+void write_planes(const auxcore_kv_cache& cache, Memory& memory) {
   const uint64_t keys = cache.keys.first, values = cache.values.first;
   const int64_t key_bytes = extent("keys", cache, cache.keys), value_bytes = extent("values", cache, cache.values);
   if (keys >= values + static_cast<uint64_t>(value_bytes) || values >= keys + static_cast<uint64_t>(key_bytes)) {
@@ -150,13 +150,13 @@ int64_t bytes_of(const char* name, int32_t format, int64_t elements) {
 }
 
 void check_cache(const auxcore_kv_cache& cache, bool takes_residual) {
-  td::check_struct_size("cache", cache.struct_size, sizeof cache);
-  td::check_at_least_one("batch", cache.batch);
-  td::check_at_least_one("kv_heads", cache.kv_heads);
-  td::check_at_least_one("positions", cache.positions);
+  check_struct_size("cache", cache.struct_size, sizeof cache);
+  check_at_least_one("batch", cache.batch);
+  check_at_least_one("kv_heads", cache.kv_heads);
+  check_at_least_one("positions", cache.positions);
   if (cache.head_dim < kVector || cache.head_dim > kMostHeadDim || cache.head_dim % kVector != 0)
     fail(AUXCORE_E_ARGUMENT, "head_dim is %d; it may be a multiple of 8 up to 256", cache.head_dim);
-  td::check_flag("pages_are_of_heads", cache.pages_are_of_heads);
+  check_flag("pages_are_of_heads", cache.pages_are_of_heads);
   if (cache.page_offsets == 0 && (cache.pages_are_of_heads != 0 || cache.pages != 0 || cache.page_count != 0))
     fail(AUXCORE_E_ARGUMENT, "page_offsets is 0, but there are pages");
   if (cache.page_count < 0 || cache.page_count > std::numeric_limits<int32_t>::max())
@@ -165,7 +165,7 @@ void check_cache(const auxcore_kv_cache& cache, bool takes_residual) {
   check_plane("values", cache, cache.values, takes_residual);
 }
 
-Cache cache_of(const auxcore_kv_cache& given, bool is_written, td::Memory& memory, const Context& context) {
+Cache cache_of(const auxcore_kv_cache& given, bool is_written, Memory& memory, const Context& context) {
   if (is_written) {
     check_apart(given);
     write_planes(given, memory);
@@ -192,8 +192,8 @@ Cache cache_of(const auxcore_kv_cache& given, bool is_written, td::Memory& memor
   Cache cache = {};
   cache.keys = plane_of(given, given.keys);
   cache.values = plane_of(given, given.values);
-  cache.page_offsets = td::pointer<const int32_t>(given.page_offsets);
-  cache.pages = td::pointer<const int32_t>(given.pages);
+  cache.page_offsets = pointer<const int32_t>(given.page_offsets);
+  cache.pages = pointer<const int32_t>(given.pages);
   cache.page_count = static_cast<int32_t>(given.page_count);
   cache.batch = given.batch;
   cache.kv_heads = given.kv_heads;

@@ -3,8 +3,7 @@
 
 #include <initializer_list>
 
-#include "../successor_measure/pair_arguments.h"
-#include "../successor_measure/td_arguments.h"
+#include "../library/arguments.h"
 #include "kv_types.cuh"
 
 namespace auxcore::kv {
@@ -31,7 +30,7 @@ int64_t bytes_of(const char* name, int32_t format, int64_t elements);
 void check_cache(const auxcore_kv_cache& cache, bool takes_residual = false);
 
 /// The rest of the checks of a cache that is read, or written: its memory, which is added to that of the call.
-Cache cache_of(const auxcore_kv_cache& cache, bool is_written, td::Memory& memory, const Context& context);
+Cache cache_of(const auxcore_kv_cache& cache, bool is_written, Memory& memory, const Context& context);
 
 /// Stretches of memory, each as far from the next.
 struct Stretches {

@@ -24,11 +24,11 @@ constexpr int64_t kBlocks = 1056;  // eight for each multiprocessor of an H100: 
 
 void check_numbers(const auxcore_kv_cache& cache, const auxcore_kv_attention& given) {
   kv::check_cache(cache, true);
-  td::check_struct_size("attention", given.struct_size, sizeof given);
-  td::check_at_least_one("query_heads", given.query_heads);
+  check_struct_size("attention", given.struct_size, sizeof given);
+  check_at_least_one("query_heads", given.query_heads);
   if (given.query_heads % cache.kv_heads != 0)
     fail(AUXCORE_E_ARGUMENT, "query_heads %d is not a multiple of kv_heads %d", given.query_heads, cache.kv_heads);
-  td::check_flag("lengths_are_of_heads", given.lengths_are_of_heads);
+  check_flag("lengths_are_of_heads", given.lengths_are_of_heads);
   if (given.sum_positions < 0)
     fail(AUXCORE_E_ARGUMENT, "sum_positions is %d", given.sum_positions);
   if (!std::isfinite(given.scale))
@@ -52,7 +52,7 @@ struct Plan {
     splits = static_cast<int32_t>(std::clamp<int64_t>((kBlocks - 1) / units + 1, 1, useful));
     rows = kv::product("query_heads", {cache.batch, given.query_heads});
     lengths_count = kv::product("batch", {cache.batch, given.lengths_are_of_heads != 0 ? cache.kv_heads : 1});
-    pairs::Layout layout;
+    WorkspaceLayout layout;
     lengths = layout.add(lengths_count, sizeof(int32_t));
     const int64_t parts = splits == 1 ? 0 : kv::product("query_heads", {rows, splits});
     maxima = layout.add(parts, sizeof(float));
@@ -67,7 +67,7 @@ struct Plan {
 /// Checks memory, and gives the cache as kernels see it.
 kv::Cache check_memory(const auxcore_kv_cache& cache, const auxcore_kv_attention& given, const Plan& plan, const Context& context) {
   const int64_t tokens = kv::product("query_heads", {plan.rows, cache.head_dim});
-  td::Memory memory(context);
+  Memory memory(context);
   memory.read("query", given.query, tokens, 4);
   const kv::Cache seen = kv::cache_of(cache, false, memory, context);
   if ((given.lengths != 0) == (given.host_lengths != nullptr))
@@ -84,26 +84,26 @@ kv::Cache check_memory(const auxcore_kv_cache& cache, const auxcore_kv_attention
     fail(AUXCORE_E_ARGUMENT, "position_sums and sum_positions: one of them is 0, and the other is not");
   memory.write_if_wanted(
       "position_sums", given.position_sums, kv::product("batch", {cache.batch, cache.kv_heads, given.sum_positions}), 4);
-  pairs::add_workspace(memory, given.workspace, given.workspace_bytes, plan.bytes);
+  add_workspace(memory, given.workspace, given.workspace_bytes, plan.bytes);
   memory.check_disjoint();
   return seen;
 }
 
 Arguments arguments_of(const kv::Cache& cache, const auxcore_kv_attention& given, const Plan& plan) {
-  const auto floats = [&](int64_t offset) { return td::pointer<float>(given.workspace + static_cast<uint64_t>(offset)); };
+  const auto floats = [&](int64_t offset) { return pointer<float>(given.workspace + static_cast<uint64_t>(offset)); };
   Arguments arguments = {};
   arguments.cache = cache;
-  arguments.query = td::pointer<const float>(given.query);
+  arguments.query = pointer<const float>(given.query);
   arguments.lengths =
-      td::pointer<const int32_t>(given.lengths != 0 ? given.lengths : given.workspace + static_cast<uint64_t>(plan.lengths));
-  arguments.output = td::pointer<float>(given.output);
+      pointer<const int32_t>(given.lengths != 0 ? given.lengths : given.workspace + static_cast<uint64_t>(plan.lengths));
+  arguments.output = pointer<float>(given.output);
   arguments.maxima = floats(plan.maxima);
   arguments.sums = floats(plan.sums);
   arguments.partials = floats(plan.partials);
   if (given.position_sums != 0) {
     arguments.scores = floats(plan.scores);
     arguments.totals = floats(plan.totals);
-    arguments.position_sums = td::pointer<float>(given.position_sums);
+    arguments.position_sums = pointer<float>(given.position_sums);
   }
   arguments.factor = given.scale * 1.4426950408889634;  // log2 e
   arguments.lengths_are_of_heads = static_cast<int32_t>(given.lengths_are_of_heads);
@@ -124,8 +124,8 @@ void run(const kv::Cache& cache, const auxcore_kv_attention& given, const Plan& 
   const int64_t units = kv::product("batch", {cache.batch, cache.kv_heads, plan.head_blocks, plan.splits});
   const int64_t sum_blocks =
       kv::product("batch", {cache.batch, cache.kv_heads, (int64_t{given.sum_positions} + kSumThreads - 1) / kSumThreads});
-  const Grid grid{td::blocks_for(units, 1), kThreads, static_cast<unsigned>(layout.bytes)};
-  const unsigned rows = td::blocks_for(plan.rows, 1), sums = td::blocks_for(sum_blocks, 1);
+  const Grid grid{blocks_for(units, 1), kThreads, static_cast<unsigned>(layout.bytes)};
+  const unsigned rows = blocks_for(plan.rows, 1), sums = blocks_for(sum_blocks, 1);
   if (given.host_lengths != nullptr) {
     if (context.is_capturing(stream))
       fail(AUXCORE_E_ARGUMENT, "the stream is capturing: give lengths in device memory");

@@ -27,13 +27,13 @@ tokens::Budget own_budget_of(const auxcore_kv_eviction& given) {
 
 void check_numbers(const auxcore_kv_cache& cache, const auxcore_kv_eviction& given) {
   kv::check_cache(cache);
-  td::check_struct_size("eviction", given.struct_size, sizeof given);
+  check_struct_size("eviction", given.struct_size, sizeof given);
   tokens::check_budget(budget_of(given));
   if (given.pool_width < 1 || given.pool_width % 2 == 0)
     fail(AUXCORE_E_ARGUMENT, "pool_width is %d; it is odd and at least 1", given.pool_width);
-  tokens::check_not_negative("sinks", given.sinks);
-  tokens::check_not_negative("recent", given.recent);
-  td::check_flag("heads_share", given.heads_share);
+  check_not_negative("sinks", given.sinks);
+  check_not_negative("recent", given.recent);
+  check_flag("heads_share", given.heads_share);
   if (given.reserved != 0)
     fail(AUXCORE_E_ARGUMENT, "reserved is %u, not 0", given.reserved);
   if (given.heads_share == 0 ? given.head_floor != 0 : !(given.head_floor >= 0 && given.head_floor <= 1))  // NaN too
@@ -42,8 +42,8 @@ void check_numbers(const auxcore_kv_cache& cache, const auxcore_kv_eviction& giv
     fail(AUXCORE_E_ARGUMENT, "heads_share: heads share a count or a ratio, not rule %d", given.rule);
   if (given.counts != 0 && (given.rule != AUXCORE_BUDGET_COUNT || given.count != 0 || given.minimum != 0 || given.maximum != INT32_MAX))
     fail(AUXCORE_E_ARGUMENT, "counts: they say how many each head keeps; the rule is %d, with count 0 and no limits", AUXCORE_BUDGET_COUNT);
-  tokens::check_not_negative("score_positions", given.score_positions);
-  tokens::check_not_negative("number_positions", given.number_positions);
+  check_not_negative("score_positions", given.score_positions);
+  check_not_negative("number_positions", given.number_positions);
   if ((given.numbers == 0) != (given.number_positions == 0))
     fail(AUXCORE_E_ARGUMENT, "numbers and number_positions: one of them is 0, and the other is not");
 }
@@ -56,7 +56,7 @@ struct Plan {
     tokens::check_tokens("kv_heads * score_positions", kv::product("score_positions", {kv_heads, score_positions}));
     heads = kv::product("batch", {batch, kv_heads});
     positions = kv::product("score_positions", {heads, score_positions});
-    pairs::Layout layout;
+    WorkspaceLayout layout;
     means = layout.add(positions, sizeof(float));
     indices = layout.add(positions, sizeof(int32_t));
     always = layout.add(positions, 1);
@@ -67,14 +67,14 @@ struct Plan {
 
 /// Checks memory, and gives the cache as kernels see it.
 kv::Cache check_memory(const auxcore_kv_cache& cache, const auxcore_kv_eviction& given, const Plan& plan, const Context& context) {
-  td::Memory memory(context);
+  Memory memory(context);
   memory.read("scores", given.scores, plan.positions, 4);
   memory.write("lengths", given.lengths, plan.heads, 4);
   if (given.counts != 0)
     memory.read("counts", given.counts, plan.heads, 4);
   memory.write_if_wanted("numbers", given.numbers, kv::product("number_positions", {plan.heads, given.number_positions}), 4);
   const kv::Cache seen = kv::cache_of(cache, true, memory, context);
-  pairs::add_workspace(memory, given.workspace, given.workspace_bytes, plan.bytes);
+  add_workspace(memory, given.workspace, given.workspace_bytes, plan.bytes);
   memory.check_disjoint();
   return seen;
 }
@@ -90,14 +90,14 @@ Arguments arguments_of(const kv::Cache& cache, const auxcore_kv_eviction& given,
   const auto part = [&](int64_t offset) { return given.workspace + static_cast<uint64_t>(offset); };
   Arguments arguments = {};
   arguments.cache = cache;
-  arguments.scores = td::pointer<const float>(given.scores);
-  arguments.lengths = td::pointer<int32_t>(given.lengths);
-  arguments.numbers = td::pointer<int32_t>(given.numbers);
-  arguments.counts = td::pointer<const int32_t>(given.counts);
-  arguments.means = td::pointer<float>(part(plan.means));
-  arguments.indices = td::pointer<int32_t>(part(plan.indices));
-  arguments.always = td::pointer<uint8_t>(part(plan.always));
-  arguments.heads = td::pointer<Head>(part(plan.of_heads));
+  arguments.scores = pointer<const float>(given.scores);
+  arguments.lengths = pointer<int32_t>(given.lengths);
+  arguments.numbers = pointer<int32_t>(given.numbers);
+  arguments.counts = pointer<const int32_t>(given.counts);
+  arguments.means = pointer<float>(part(plan.means));
+  arguments.indices = pointer<int32_t>(part(plan.indices));
+  arguments.always = pointer<uint8_t>(part(plan.always));
+  arguments.heads = pointer<Head>(part(plan.of_heads));
   arguments.budget = budget_of(given);
   arguments.own = own_budget_of(given);
   arguments.head_floor = given.head_floor;
@@ -114,9 +114,9 @@ Arguments arguments_of(const kv::Cache& cache, const auxcore_kv_eviction& given,
 
 void run(const kv::Cache& cache, const auxcore_kv_eviction& given, const Plan& plan, Context& context, CUstream stream) {
   const Arguments arguments = arguments_of(cache, given, plan);
-  const unsigned heads = td::blocks_for(plan.heads, 1);
+  const unsigned heads = blocks_for(plan.heads, 1);
   const int64_t parts = int64_t{columns_of(cache.keys)} + columns_of(cache.values) + 1;
-  const Grid moves{td::blocks_for(kv::product("batch", {plan.heads, parts}), 1), kMoveThreads};
+  const Grid moves{blocks_for(kv::product("batch", {plan.heads, parts}), 1), kMoveThreads};
   context.launch(kRank, Grid{heads, tokens::kRankThreads}, stream, arguments);
   if (given.heads_share != 0)
     context.launch(kShare, Grid{static_cast<unsigned>(cache.batch), tokens::kRankThreads}, stream, arguments);
@@ -134,9 +134,9 @@ auxcore_status auxcore_kv_evict_workspace(int32_t batch, int32_t kv_heads, int32
   return guarded(__func__, [&] {
     if (bytes == nullptr)
       fail(AUXCORE_E_ARGUMENT, "bytes is NULL");
-    td::check_at_least_one("batch", batch);
-    td::check_at_least_one("kv_heads", kv_heads);
-    tokens::check_not_negative("score_positions", score_positions);
+    check_at_least_one("batch", batch);
+    check_at_least_one("kv_heads", kv_heads);
+    check_not_negative("score_positions", score_positions);
     *bytes = kv_evict::Plan(batch, kv_heads, score_positions).bytes;
   });
 }

@@ -45,7 +45,7 @@ void in_layer(int32_t layer, Body body) {
 }
 
 void check_numbers(const auxcore_kv_predict& given) {
-  td::check_struct_size("predict", given.struct_size, sizeof given);
+  check_struct_size("predict", given.struct_size, sizeof given);
   if (given.layer_count < 0 || given.layer_count > kMostLayers)
     fail(AUXCORE_E_ARGUMENT, "layer_count is %d; it may be 0 to %d", given.layer_count, kMostLayers);
   if (given.tokens < 0)
@@ -124,7 +124,7 @@ void run(const auxcore_kv_predict& given, const std::vector<kv::Cache>& caches, 
   for (int32_t from = 0; from < given.layer_count;) {
     int64_t blocks;
     from = fill(given, caches, from, arguments, blocks);
-    context.launch(kPredictWrite, Grid{td::blocks_for(blocks, 1), kv::kHeadThreads}, stream, arguments);
+    context.launch(kPredictWrite, Grid{blocks_for(blocks, 1), kv::kHeadThreads}, stream, arguments);
   }
 }
 
@@ -146,7 +146,7 @@ extern "C" auxcore_status auxcore_kv_predict_write(auxcore_context context, void
     opened->check_stream(on);
     const std::vector<kv::Cache> caches = kv_predict_write::check_memory(*predict, *opened);
     for (int32_t i = 0; i < predict->layer_count; ++i) {  // what one launch cannot have is refused before the first
-      td::blocks_for(kv_predict_write::blocks_of(*predict, i), 1);
+      blocks_for(kv_predict_write::blocks_of(*predict, i), 1);
       kv_append::leaving_blocks(caches[static_cast<std::size_t>(i)], predict->tokens);
     }
     kv_predict_write::run(*predict, caches, *opened, on);

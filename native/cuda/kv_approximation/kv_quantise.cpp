@@ -23,7 +23,7 @@ const Kernel kDequantise[kv::kFormats] = {{}, {kOp, &image_kv_approximation, "au
     {kOp, &image_kv_approximation, "auxcore_kv_dequantise_kivi"}};
 
 void check(const auxcore_kv_elements& given, const Context& context, bool restores) {
-  td::check_struct_size("elements", given.struct_size, sizeof given);
+  check_struct_size("elements", given.struct_size, sizeof given);
   kv::check_format("format", given.format);
   if (given.count < 0)
     fail(AUXCORE_E_ARGUMENT, "count is %lld", static_cast<long long>(given.count));
@@ -35,7 +35,7 @@ void check(const auxcore_kv_elements& given, const Context& context, bool restor
     fail(AUXCORE_E_ARGUMENT, "scale is %g; it is 1 but for E4M3", static_cast<double>(given.scale));
   const int64_t bytes = kv::bytes_of("count", given.format, given.count);
   const int unit = kv::group_of(given.format) > 1 ? 1 : kv::group_bytes_of(given.format);
-  td::Memory memory(context);
+  Memory memory(context);
   if (restores) {
     memory.read("stored", given.stored, bytes / unit, unit);
     memory.write("elements", given.elements, given.count, 4);
@@ -61,7 +61,7 @@ void run(const auxcore_kv_elements& given, Context& context, CUstream stream, bo
   arguments.count = given.count;
   arguments.scale = given.scale;
   arguments.is_aligned = given.elements % 16 == 0 && given.stored % stored_unit == 0;
-  context.launch((restores ? kDequantise : kQuantise)[given.format], Grid{td::blocks_for(given.count, kTile), kThreads}, stream, arguments);
+  context.launch((restores ? kDequantise : kQuantise)[given.format], Grid{blocks_for(given.count, kTile), kThreads}, stream, arguments);
 }
 
 void convert(auxcore_context context, void* stream, const auxcore_kv_elements* given, bool restores) {

@@ -20,17 +20,17 @@ const Kernel kCollect{kOp, &image_kv_approximation, "auxcore_kv_window_collect"}
 /// What calls with logits and with queries and keys have in common.
 template <class Window>
 void check_window(const char* name, const Window& given) {
-  td::check_struct_size(name, given.struct_size, sizeof given);
+  check_struct_size(name, given.struct_size, sizeof given);
   if (given.heads < 0)
     fail(AUXCORE_E_ARGUMENT, "heads is %d", given.heads);
-  td::check_at_least_one("group", given.group);
-  td::check_at_least_one("window", given.window);
+  check_at_least_one("group", given.group);
+  check_at_least_one("window", given.window);
   if (given.positions < 0)
     fail(AUXCORE_E_ARGUMENT, "positions is %d", given.positions);
-  td::check_flag("causal", given.causal);
+  check_flag("causal", given.causal);
   if (given.causal != 0 && given.window > given.positions)
     fail(AUXCORE_E_ARGUMENT, "window is %d, more than %d positions, and causal", given.window, given.positions);
-  td::blocks_for(kv::product("heads", {given.heads, given.group, given.window}), 1);
+  blocks_for(kv::product("heads", {given.heads, given.group, given.window}), 1);
 }
 
 void check_sizes(const auxcore_kv_window& given) { check_window("window", given); }
@@ -45,32 +45,32 @@ int64_t workspace_of(const auxcore_kv_window& given) { return rows_of(given) * i
 void check(const auxcore_kv_window& given, const Context& context) {
   if (!std::isfinite(given.scale))
     fail(AUXCORE_E_ARGUMENT, "scale is %g, not finite", given.scale);
-  td::Memory memory(context);
+  Memory memory(context);
   memory.read("logits", given.logits, kv::product("logits", {rows_of(given), given.positions}), 4);
   memory.write("scores", given.scores, kv::product("scores", {given.heads, given.positions}), 4);
-  pairs::add_workspace(memory, given.workspace, given.workspace_bytes, workspace_of(given));
+  add_workspace(memory, given.workspace, given.workspace_bytes, workspace_of(given));
   memory.check_disjoint();
 }
 
 void run(const auxcore_kv_window& given, Context& context, CUstream stream) {
   Arguments arguments = {};
-  arguments.logits = td::pointer<const float>(given.logits);
-  arguments.scores = td::pointer<float>(given.scores);
-  arguments.softmaxes = td::pointer<RowSoftmax>(given.workspace);
+  arguments.logits = pointer<const float>(given.logits);
+  arguments.scores = pointer<float>(given.scores);
+  arguments.softmaxes = pointer<RowSoftmax>(given.workspace);
   arguments.factor = static_cast<float>(given.scale * 1.4426950408889634);  // log2 e
   arguments.rows = given.group * given.window;
   arguments.window = given.window;
   arguments.positions = given.positions;
   arguments.causal = static_cast<int32_t>(given.causal);
   const int64_t blocks = (int64_t{given.positions} + kThreads - 1) / kThreads;
-  const Grid means{td::blocks_for(kv::product("scores", {given.heads, blocks}), 1), kThreads};
-  context.launch(kSoftmaxes, Grid{td::blocks_for(rows_of(given), 1), kThreads}, stream, arguments);
+  const Grid means{blocks_for(kv::product("scores", {given.heads, blocks}), 1), kThreads};
+  context.launch(kSoftmaxes, Grid{blocks_for(rows_of(given), 1), kThreads}, stream, arguments);
   context.launch(kMeans, means, stream, arguments);
 }
 
 void check_sizes(const auxcore_kv_window_product& given) {
   check_window("product", given);
-  td::check_at_least_one("depth", given.depth);
+  check_at_least_one("depth", given.depth);
   if (given.reserved != 0)
     fail(AUXCORE_E_ARGUMENT, "reserved is %u, not 0", given.reserved);
   if (given.key_step < 0 || given.head_step < 0)
@@ -85,7 +85,7 @@ struct ProductPlan {
   explicit ProductPlan(const auxcore_kv_window_product& given)
       : row_tiles((int64_t{given.group} * given.window - 1) / kTileRows + 1),
         key_tiles((int64_t{given.positions} + kTileKeys - 1) / kTileKeys) {
-    pairs::Layout layout;
+    WorkspaceLayout layout;
     weights = layout.add(kv::product("positions", {rows_of(given), given.positions}), sizeof(float));
     parts = layout.add(kv::product("positions", {rows_of(given), key_tiles}), sizeof(TilePart));
     bytes = layout.bytes();
@@ -97,21 +97,21 @@ void check(const auxcore_kv_window_product& given, const ProductPlan& plan, cons
     fail(AUXCORE_E_ARGUMENT, "scale is %g, not finite", given.scale);
   const int64_t keys = kv::sum("keys", kv::sum("head_step", kv::product("head_step", {given.heads - 1, given.head_step}),
                                            kv::product("key_step", {given.positions - 1, given.key_step})), given.depth);
-  td::Memory memory(context);
+  Memory memory(context);
   memory.read("queries", given.queries, kv::product("depth", {rows_of(given), given.depth}), 4);
   memory.read("keys", given.keys, keys, 4);
   memory.write("scores", given.scores, kv::product("scores", {given.heads, given.positions}), 4);
-  pairs::add_workspace(memory, given.workspace, given.workspace_bytes, plan.bytes);
+  add_workspace(memory, given.workspace, given.workspace_bytes, plan.bytes);
   memory.check_disjoint();
 }
 
 void run(const auxcore_kv_window_product& given, const ProductPlan& plan, Context& context, CUstream stream) {
   ProductArguments arguments = {};
-  arguments.queries = td::pointer<const float>(given.queries);
-  arguments.keys = td::pointer<const float>(given.keys);
-  arguments.scores = td::pointer<float>(given.scores);
-  arguments.weights = td::pointer<float>(given.workspace + static_cast<uint64_t>(plan.weights));
-  arguments.parts = td::pointer<TilePart>(given.workspace + static_cast<uint64_t>(plan.parts));
+  arguments.queries = pointer<const float>(given.queries);
+  arguments.keys = pointer<const float>(given.keys);
+  arguments.scores = pointer<float>(given.scores);
+  arguments.weights = pointer<float>(given.workspace + static_cast<uint64_t>(plan.weights));
+  arguments.parts = pointer<TilePart>(given.workspace + static_cast<uint64_t>(plan.parts));
   arguments.key_step = given.key_step;
   arguments.head_step = given.head_step;
   arguments.factor = static_cast<float>(given.scale * 1.4426950408889634);  // log2 e
@@ -123,9 +123,9 @@ void run(const auxcore_kv_window_product& given, const ProductPlan& plan, Contex
   arguments.causal = static_cast<int32_t>(given.causal);
   arguments.key_tiles = static_cast<int32_t>(plan.key_tiles);
   const int64_t blocks = (int64_t{given.positions} + kThreads - 1) / kThreads;
-  const Grid products{td::blocks_for(kv::product("heads", {given.heads, plan.key_tiles, plan.row_tiles}), 1), kProductThreads};
-  const Grid shares{td::blocks_for(rows_of(given), kRowsOfBlock), kRowsOfBlock * 32};
-  const Grid collect{td::blocks_for(kv::product("scores", {given.heads, blocks}), 1), kThreads};
+  const Grid products{blocks_for(kv::product("heads", {given.heads, plan.key_tiles, plan.row_tiles}), 1), kProductThreads};
+  const Grid shares{blocks_for(rows_of(given), kRowsOfBlock), kRowsOfBlock * 32};
+  const Grid collect{blocks_for(kv::product("scores", {given.heads, blocks}), 1), kThreads};
   context.launch(kProducts, products, stream, arguments);
   context.launch(kShares, shares, stream, arguments);
   context.launch(kCollect, collect, stream, arguments);

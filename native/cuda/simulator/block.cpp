@@ -14,7 +14,7 @@
 namespace simt {
 namespace {
 
-std::atomic<uint32_t> thread_order{0};
+std::atomic<uint32_t> run_order{0};
 
 /// The fibers of a host thread.
 struct Host {
@@ -65,12 +65,12 @@ void* allocate_poisoned(size_t bytes, size_t alignment) {
 
 }  // namespace
 
-void set_thread_order(uint32_t order) { thread_order = order; }
+void set_run_order(uint32_t order) { run_order = order; }
 
 void run(const char* kernel, const Shape& shape, const Body& body) {
   Block block(kernel, shape, body);
   const Extent& grid = shape.grid;
-  for (unsigned number : make_order(unsigned(grid.volume()), thread_order))
+  for (unsigned number : make_order(unsigned(grid.volume()), run_order))
     block.run({number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y});
 }
 
@@ -80,7 +80,7 @@ Block::Block(const char* kernel, const Shape& shape, const Body& body)
     : kernel_(kernel), shape_(shape), body_(body), index_(0, 0, 0), thread_count_(unsigned(shape.block.volume())) {
   if (shape.block.volume() == 0 || shape.block.volume() > kMostThreads || shape.grid.volume() == 0)
     fail(nullptr, nullptr, "a grid of %zu blocks of %zu threads cannot be launched", shape.grid.volume(), shape.block.volume());
-  order_ = make_order(thread_count_, thread_order);
+  order_ = make_order(thread_count_, run_order);
   warps_.resize((thread_count_ + kWarpLanes - 1) / kWarpLanes);
   while (host().threads.size() < thread_count_)
     host().threads.push_back(std::make_unique<Thread>());

@@ -28,7 +28,7 @@ void run(const char* kernel, const Shape& shape, const Body& body);
 
 /// In which order the blocks of a grid run, and the threads of a block between barriers: 0 forward, 1 backward, another value shuffles
 /// by it.
-void set_thread_order(uint32_t order);
+void set_run_order(uint32_t order);
 
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const Shape& shape, Arguments&&... arguments) {

@@ -46,10 +46,6 @@ STANDIN_API int64_t auxcore_standin_created_contexts(void);
 STANDIN_API int32_t auxcore_standin_peek(uint64_t address, void* destination, int64_t bytes);
 STANDIN_API int32_t auxcore_standin_poke(uint64_t address, const void* source, int64_t bytes);
 
-/* In which order the blocks of a grid run, and the threads of a block between barriers: 0 forward, 1 backward, another value shuffles
-   by it. */
-STANDIN_API void auxcore_standin_thread_order(uint32_t order);
-
 /* The last launch of a kernel that the simulator does not have, such as one compiled by ILGPU: these are recorded and do nothing.
  * parameters gets up to bytes bytes of the launch's parameter buffer, as the PTX signature lays them out. 0, or 1 if there was none. */
 typedef struct auxcore_standin_launch {

@@ -82,8 +82,6 @@ int64_t auxcore_standin_created_contexts(void) {
   return driver.created_contexts();
 }
 
-void auxcore_standin_thread_order(uint32_t order) { simt::set_thread_order(order); }
-
 int32_t auxcore_standin_last_recorded(auxcore_standin_launch* launch, void* parameters, uint32_t bytes) {
   Driver& driver = Driver::instance();
   const std::lock_guard lock(driver.mutex);

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "pair_arguments.h"
+#include "td_arguments.h"
 
 namespace auxcore::forward_backward {
 namespace {
@@ -33,7 +34,7 @@ const Kernel kLoss{kOp, &image_successor_measure, "auxcore_fb_loss"};
 static_assert(int{kMean} == AUXCORE_FB_MEAN && int{kMinimum} == AUXCORE_FB_MINIMUM && int{kPenalised} == AUXCORE_FB_PENALISED);
 
 void check_numbers(const auxcore_forward_backward& batch) {
-  td::check_struct_size("batch", batch.struct_size, sizeof batch);
+  check_struct_size("batch", batch.struct_size, sizeof batch);
   pairs::check_type(batch.type);
   if (batch.heads < 1 || batch.heads > kMostHeads)
     fail(AUXCORE_E_ARGUMENT, "heads is %d; there may be 1 to %d", batch.heads, kMostHeads);
@@ -41,12 +42,12 @@ void check_numbers(const auxcore_forward_backward& batch) {
   pairs::check_dimension(batch.dimension);
   if (batch.target < kMean || batch.target > kPenalised)
     fail(AUXCORE_E_ARGUMENT, "target is %d, none of AUXCORE_FB_MEAN, …", batch.target);
-  td::check_flag("is_gram", batch.is_gram);
-  td::check_flag("is_difference", batch.is_difference);
+  check_flag("is_gram", batch.is_gram);
+  check_flag("is_difference", batch.is_difference);
   td::check_discount(batch.discount);
-  pairs::check_not_negative("penalty", batch.penalty);
-  pairs::check_not_negative("diagonal_weight", batch.diagonal_weight);
-  pairs::check_not_negative("orthonormality", batch.orthonormality);
+  check_finite_not_negative("penalty", batch.penalty);
+  check_finite_not_negative("diagonal_weight", batch.diagonal_weight);
+  check_finite_not_negative("orthonormality", batch.orthonormality);
   if (batch.is_gram != 0 && batch.target != kMean && (batch.target != kPenalised || batch.penalty != 0))
     fail(AUXCORE_E_ARGUMENT, "is_gram is 1, and the target is not the mean of the heads");
 }
@@ -67,7 +68,7 @@ struct Workspace {
     segments = gram != 0 ? 1 : pairs::segments_of(n);
     gram_blocks = (d * d + kThreads - 1) / kThreads;
     square_blocks = gram != 0 ? gram_blocks : tiles_of(n) * segments;
-    pairs::Layout layout;
+    WorkspaceLayout layout;
     discounts = layout.add(n, sizeof(float));
     products = layout.add(heads * n, sizeof(double));
     targets = layout.add(n, sizeof(double));
@@ -85,7 +86,7 @@ struct Workspace {
 void check_memory(const auxcore_forward_backward& batch, const Workspace& workspace, const Context& context) {
   const int element = batch.type == AUXCORE_FLOAT32 ? 4 : 2;
   const int64_t matrix = int64_t{batch.count} * batch.dimension;
-  td::Memory memory(context);
+  Memory memory(context);
   memory.read("forward", batch.forward, matrix * batch.heads, element);
   memory.read("backward", batch.backward, matrix, element);
   memory.read("target_forward", batch.target_forward, matrix * batch.heads, element);
@@ -94,7 +95,7 @@ void check_memory(const auxcore_forward_backward& batch, const Workspace& worksp
   memory.write("forward_gradient", batch.forward_gradient, matrix * batch.heads, 4);
   memory.write("backward_gradient", batch.backward_gradient, matrix, 4);
   memory.write("loss", batch.loss, 4, 8);
-  pairs::add_workspace(memory, batch.workspace, batch.workspace_bytes, workspace.bytes);
+  add_workspace(memory, batch.workspace, batch.workspace_bytes, workspace.bytes);
   memory.check_disjoint();
 }
 
@@ -102,24 +103,24 @@ Batch batch_of(const auxcore_forward_backward& given, const Workspace& workspace
   const auto part = [&](int64_t offset) { return given.workspace + static_cast<uint64_t>(offset); };
   const int32_t pairs_of_heads = given.heads * (given.heads - 1) / 2;
   Batch batch = {};
-  batch.forward = td::pointer<const void>(given.forward);
-  batch.backward = td::pointer<const void>(given.backward);
-  batch.target_forward = td::pointer<const void>(given.target_forward);
-  batch.target_backward = td::pointer<const void>(given.target_backward);
-  batch.done = td::pointer<const uint8_t>(given.done);
-  batch.forward_gradient = td::pointer<float>(given.forward_gradient);
-  batch.backward_gradient = td::pointer<float>(given.backward_gradient);
-  batch.loss = td::pointer<double>(given.loss);
-  batch.discounts = td::pointer<float>(part(workspace.discounts));
-  batch.products = td::pointer<double>(part(workspace.products));
-  batch.targets = td::pointer<double>(part(workspace.targets));
-  batch.norms = td::pointer<double>(part(workspace.norms));
-  batch.target_rows = td::pointer<float>(part(workspace.target_rows));
-  batch.grams = td::pointer<double>(part(workspace.grams));
-  batch.operands = td::pointer<float>(part(workspace.operands));
-  batch.sums = td::pointer<double>(part(workspace.sums));
-  batch.forward_sums = td::pointer<float>(part(workspace.forward_sums));
-  batch.backward_sums = td::pointer<float>(part(workspace.backward_sums));
+  batch.forward = pointer<const void>(given.forward);
+  batch.backward = pointer<const void>(given.backward);
+  batch.target_forward = pointer<const void>(given.target_forward);
+  batch.target_backward = pointer<const void>(given.target_backward);
+  batch.done = pointer<const uint8_t>(given.done);
+  batch.forward_gradient = pointer<float>(given.forward_gradient);
+  batch.backward_gradient = pointer<float>(given.backward_gradient);
+  batch.loss = pointer<double>(given.loss);
+  batch.discounts = pointer<float>(part(workspace.discounts));
+  batch.products = pointer<double>(part(workspace.products));
+  batch.targets = pointer<double>(part(workspace.targets));
+  batch.norms = pointer<double>(part(workspace.norms));
+  batch.target_rows = pointer<float>(part(workspace.target_rows));
+  batch.grams = pointer<double>(part(workspace.grams));
+  batch.operands = pointer<float>(part(workspace.operands));
+  batch.sums = pointer<double>(part(workspace.sums));
+  batch.forward_sums = pointer<float>(part(workspace.forward_sums));
+  batch.backward_sums = pointer<float>(part(workspace.backward_sums));
   batch.heads = given.heads;
   batch.count = given.count;
   batch.dimension = given.dimension;
@@ -143,7 +144,7 @@ void run(const auxcore_forward_backward& given, const Workspace& workspace, Cont
   const int32_t grams = grams_of(given);
   const int64_t row_tiles = tiles_of(batch.count), column_tiles = tiles_of(batch.dimension);
   const auto launch = [&](const Kernel& kernel, int64_t blocks) {
-    context.launch(kernel, Grid{td::blocks_for(blocks, 1), kThreads}, stream, batch, grams);
+    context.launch(kernel, Grid{blocks_for(blocks, 1), kThreads}, stream, batch, grams);
   };
   launch(kernels.prepare, (int64_t{batch.count} + kThreads / kWarp - 1) / (kThreads / kWarp));
   launch(kernels.gram, column_tiles * column_tiles * grams * workspace.slices);

@@ -18,14 +18,14 @@ const Kernel kSelect{kOp, &image_successor_measure, "auxcore_indicator_select"};
 enum class Thresholds { kRead, kWritten };
 
 void check(const auxcore_indicator_states& states) {
-  td::check_at_least_one("states->rows", states.rows);
-  td::check_at_least_one("states->tasks", states.tasks);
+  check_at_least_one("states->rows", states.rows);
+  check_at_least_one("states->tasks", states.tasks);
   if (states.feature_type != AUXCORE_FLOAT32 && states.feature_type != AUXCORE_BFLOAT16)
     fail(AUXCORE_E_ARGUMENT, "feature_type %d is not float32 or bfloat16", states.feature_type);
 }
 
-td::Memory memory_of(const auxcore_indicator_states& states, const Context& context, Thresholds thresholds) {
-  td::Memory memory(context);
+Memory memory_of(const auxcore_indicator_states& states, const Context& context, Thresholds thresholds) {
+  Memory memory(context);
   memory.read("features", states.features, int64_t{states.rows} * states.tasks, states.feature_type == AUXCORE_FLOAT32 ? 4 : 2);
   if (thresholds == Thresholds::kRead)
     memory.read("thresholds", states.thresholds, states.tasks, 4);
@@ -39,9 +39,9 @@ int64_t bit_bytes(const auxcore_indicator_states& states) { return states.rows *
 
 Arguments arguments_of(const auxcore_indicator_states& states) {
   Arguments arguments = {};
-  arguments.features = td::pointer<const void>(states.features);
-  arguments.thresholds = td::pointer<float>(states.thresholds);
-  arguments.active_counts = td::pointer<int32_t>(states.active_counts);
+  arguments.features = pointer<const void>(states.features);
+  arguments.thresholds = pointer<float>(states.thresholds);
+  arguments.active_counts = pointer<int32_t>(states.active_counts);
   arguments.rows = states.rows;
   arguments.tasks = states.tasks;
   arguments.type = states.feature_type;
@@ -49,11 +49,11 @@ Arguments arguments_of(const auxcore_indicator_states& states) {
 }
 
 void launch_pack(Context& context, CUstream stream, const Arguments& arguments) {
-  context.launch(kPack, Grid{td::blocks_for(arguments.rows, kRows), kThreads}, stream, arguments);
+  context.launch(kPack, Grid{blocks_for(arguments.rows, kRows), kThreads}, stream, arguments);
 }
 
 void launch_columns(Context& context, CUstream stream, const Arguments& arguments) {
-  context.launch(kColumns, Grid{td::blocks_for(arguments.tasks, td::kColumns), kColumnThreads}, stream, arguments);
+  context.launch(kColumns, Grid{blocks_for(arguments.tasks, td::kColumns), kColumnThreads}, stream, arguments);
 }
 
 /// The common part of the three functions.
@@ -64,7 +64,7 @@ auxcore_status with_states(
     const std::shared_ptr<Context> opened = require<Context>(context, "context");
     if (states == nullptr)
       fail(AUXCORE_E_ARGUMENT, "states is NULL");
-    td::check_struct_size("states", states->struct_size, sizeof *states);
+    check_struct_size("states", states->struct_size, sizeof *states);
     const Context::Scope scope(*opened);
     const CUstream on = static_cast<CUstream>(stream);
     opened->check_stream(on);
@@ -89,17 +89,17 @@ auxcore_status auxcore_indicator_quantile(
     memory_of(*states, opened, Thresholds::kWritten).check_disjoint();
     Arguments arguments = arguments_of(*states);
     arguments.wanted = wanted;
-    opened.launch(kSelect, Grid{td::blocks_for(states->tasks, td::kColumns), kSelectThreads}, on, arguments);
+    opened.launch(kSelect, Grid{blocks_for(states->tasks, td::kColumns), kSelectThreads}, on, arguments);
   });
 }
 
 auxcore_status auxcore_indicator_pack(auxcore_context context, void* stream, const auxcore_indicator_states* states, uint64_t bits) {
   return with_states(__func__, context, stream, states, [&](Context& opened, CUstream on) {
-    td::Memory memory = memory_of(*states, opened, Thresholds::kRead);
+    Memory memory = memory_of(*states, opened, Thresholds::kRead);
     memory.write("bits", bits, bit_bytes(*states), 1);
     memory.check_disjoint();
     Arguments arguments = arguments_of(*states);
-    arguments.bits = td::pointer<uint8_t>(bits);
+    arguments.bits = pointer<uint8_t>(bits);
     launch_pack(opened, on, arguments);
     if (states->active_counts != 0)
       launch_columns(opened, on, arguments);
@@ -111,7 +111,7 @@ auxcore_status auxcore_indicator_pinball(
   return with_states(__func__, context, stream, states, [&](Context& opened, CUstream on) {
     if (step == nullptr)
       fail(AUXCORE_E_ARGUMENT, "step is NULL");
-    td::check_struct_size("step", step->struct_size, sizeof *step);
+    check_struct_size("step", step->struct_size, sizeof *step);
     if (step->reserved != 0)
       fail(AUXCORE_E_ARGUMENT, "step->reserved is %u, not 0", step->reserved);
     if (!(step->rate > 0 && step->rate < 1))  // NaN too
@@ -120,7 +120,7 @@ auxcore_status auxcore_indicator_pinball(
       fail(AUXCORE_E_ARGUMENT, "learning_rate is %g, not finite and at least 0", step->learning_rate);
     if (step->loss != 0 && step->task_losses == 0)
       fail(AUXCORE_E_ARGUMENT, "task_losses is 0, and the loss is summed from them");
-    td::Memory memory = memory_of(*states, opened, Thresholds::kWritten);
+    Memory memory = memory_of(*states, opened, Thresholds::kWritten);
     memory.write_if_wanted("bits", step->bits, bit_bytes(*states), 1);
     memory.write_if_wanted("gradient", step->gradient, states->tasks, 4);
     memory.write_if_wanted("loss", step->loss, 1, 8);
@@ -128,9 +128,9 @@ auxcore_status auxcore_indicator_pinball(
     memory.check_disjoint();
 
     Arguments arguments = arguments_of(*states);
-    arguments.bits = td::pointer<uint8_t>(step->bits);
-    arguments.gradient = td::pointer<float>(step->gradient);
-    arguments.task_losses = td::pointer<double>(step->task_losses);
+    arguments.bits = pointer<uint8_t>(step->bits);
+    arguments.gradient = pointer<float>(step->gradient);
+    arguments.task_losses = pointer<double>(step->task_losses);
     arguments.rate = step->rate;
     arguments.learning_rate = step->learning_rate;
     if (step->bits != 0)

@@ -16,10 +16,10 @@ const Kernel kMeanKernel{kOp, &image_successor_measure, "auxcore_mean_of_doubles
 static_assert(int{td::kFloat32} == AUXCORE_FLOAT32 && int{td::kBFloat16} == AUXCORE_BFLOAT16 && int{td::kBits} == AUXCORE_UINT8);
 
 void check(const auxcore_indicator_td_batch& batch, const Context& context) {
-  td::check_at_least_one("batch->rows", batch.rows);
-  td::check_at_least_one("batch->tasks", batch.tasks);
+  check_at_least_one("batch->rows", batch.rows);
+  check_at_least_one("batch->tasks", batch.tasks);
   td::check_discount(batch.discount);
-  td::check_flag("batch->normalised", batch.normalised);
+  check_flag("batch->normalised", batch.normalised);
   if (batch.value_type != AUXCORE_FLOAT32 && batch.value_type != AUXCORE_BFLOAT16)
     fail(AUXCORE_E_ARGUMENT, "value_type %d is not float32 or bfloat16", batch.value_type);
   if (batch.loss != 0 && batch.row_losses == 0)
@@ -27,7 +27,7 @@ void check(const auxcore_indicator_td_batch& batch, const Context& context) {
 
   const int64_t elements = int64_t{batch.rows} * batch.tasks;
   const int value_bytes = batch.value_type == AUXCORE_FLOAT32 ? 4 : 2;
-  td::Memory memory(context);
+  Memory memory(context);
   memory.read("prediction", batch.prediction, elements, value_bytes);
   memory.read("next_values", batch.next_values, elements, value_bytes);
   memory.read("done", batch.done, batch.rows, 1);
@@ -42,14 +42,14 @@ void check(const auxcore_indicator_td_batch& batch, const Context& context) {
 
 Arguments arguments_of(const auxcore_indicator_td_batch& batch) {
   Arguments arguments = {};
-  arguments.prediction = td::pointer<const void>(batch.prediction);
-  arguments.next_values = td::pointer<const void>(batch.next_values);
-  arguments.done = td::pointer<const uint8_t>(batch.done);
-  arguments.sets = {td::pointer<const void>(batch.features), td::pointer<const float>(batch.thresholds), batch.feature_type};
-  arguments.gradient = td::pointer<float>(batch.gradient);
-  arguments.row_losses = td::pointer<double>(batch.row_losses);
-  arguments.active_counts = td::pointer<int32_t>(batch.active_counts);
-  arguments.mean_absolute_errors = td::pointer<float>(batch.mean_absolute_errors);
+  arguments.prediction = pointer<const void>(batch.prediction);
+  arguments.next_values = pointer<const void>(batch.next_values);
+  arguments.done = pointer<const uint8_t>(batch.done);
+  arguments.sets = {pointer<const void>(batch.features), pointer<const float>(batch.thresholds), batch.feature_type};
+  arguments.gradient = pointer<float>(batch.gradient);
+  arguments.row_losses = pointer<double>(batch.row_losses);
+  arguments.active_counts = pointer<int32_t>(batch.active_counts);
+  arguments.mean_absolute_errors = pointer<float>(batch.mean_absolute_errors);
   arguments.rows = batch.rows;
   arguments.tasks = batch.tasks;
   arguments.value_type = batch.value_type;
@@ -78,7 +78,7 @@ extern "C" auxcore_status auxcore_indicator_td(auxcore_context context, void* st
     const std::shared_ptr<Context> opened = require<Context>(context, "context");
     if (batch == nullptr)
       fail(AUXCORE_E_ARGUMENT, "batch is NULL");
-    td::check_struct_size("batch", batch->struct_size, sizeof *batch);
+    check_struct_size("batch", batch->struct_size, sizeof *batch);
     const Context::Scope scope(*opened);
     const CUstream on = static_cast<CUstream>(stream);
     opened->check_stream(on);
@@ -87,9 +87,9 @@ extern "C" auxcore_status auxcore_indicator_td(auxcore_context context, void* st
     const indicator_td::Arguments arguments = indicator_td::arguments_of(*batch);
     if (batch->gradient != 0 || batch->row_losses != 0)
       opened->launch(
-          indicator_td::kRowsKernel, Grid{td::blocks_for(batch->rows, indicator_td::kRows), indicator_td::kThreads}, on, arguments);
+          indicator_td::kRowsKernel, Grid{blocks_for(batch->rows, indicator_td::kRows), indicator_td::kThreads}, on, arguments);
     if (batch->active_counts != 0 || batch->mean_absolute_errors != 0)
-      opened->launch(indicator_td::kColumnsKernel, Grid{td::blocks_for(batch->tasks, td::kColumns), indicator_td::kColumnThreads}, on,
+      opened->launch(indicator_td::kColumnsKernel, Grid{blocks_for(batch->tasks, td::kColumns), indicator_td::kColumnThreads}, on,
           arguments);
     if (batch->loss != 0)
       td::launch_mean(*opened, on, batch->row_losses, batch->rows, batch->loss);

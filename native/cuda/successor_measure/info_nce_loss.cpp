@@ -40,20 +40,20 @@ static_assert(int{kNegativeDistance} == AUXCORE_INFO_NCE_NEGATIVE_DISTANCE && in
               int{kNegativeSquaredDistance} == AUXCORE_INFO_NCE_NEGATIVE_SQUARED_DISTANCE && int{kCosine} == AUXCORE_INFO_NCE_COSINE);
 
 void check_numbers(const auxcore_info_nce& batch) {
-  td::check_struct_size("batch", batch.struct_size, sizeof batch);
+  check_struct_size("batch", batch.struct_size, sizeof batch);
   pairs::check_type(batch.type);
   pairs::check_count(batch.count);
   pairs::check_dimension(batch.dimension);
   if (batch.similarity < kNegativeDistance || batch.similarity > kCosine)
     fail(AUXCORE_E_ARGUMENT, "similarity is %d, none of AUXCORE_INFO_NCE_NEGATIVE_DISTANCE, …", batch.similarity);
-  td::check_flag("is_symmetric", batch.is_symmetric);
-  td::check_flag("excludes_positives", batch.excludes_positives);
+  check_flag("is_symmetric", batch.is_symmetric);
+  check_flag("excludes_positives", batch.excludes_positives);
   if (batch.reserved != 0)
     fail(AUXCORE_E_ARGUMENT, "reserved is %u, not 0", batch.reserved);
   if (!(batch.temperature > 0 && std::isfinite(batch.temperature)))  // NaN too
     fail(AUXCORE_E_ARGUMENT, "temperature is %g, not finite and above 0", batch.temperature);
-  pairs::check_not_negative("penalty", batch.penalty);
-  pairs::check_not_negative("distance_offset", batch.distance_offset);
+  check_finite_not_negative("penalty", batch.penalty);
+  check_finite_not_negative("distance_offset", batch.distance_offset);
 }
 
 /// Where things lie in the workspace.
@@ -65,7 +65,7 @@ struct Workspace {
   explicit Workspace(const auxcore_info_nce& batch) {
     const int64_t n = batch.count, d = batch.dimension;
     segments = pairs::segments_of(n);
-    pairs::Layout layout;
+    WorkspaceLayout layout;
     const auto floats = [&](int64_t count) { return layout.add(count, sizeof(float)); };
     const auto doubles = [&](int64_t count) { return layout.add(count, sizeof(double)); };
     centre = floats(d);
@@ -91,25 +91,25 @@ struct Workspace {
 void check_memory(const auxcore_info_nce& batch, const Workspace& workspace, const Context& context) {
   const int element = batch.type == AUXCORE_FLOAT32 ? 4 : 2;
   const int64_t matrix = int64_t{batch.count} * batch.dimension;
-  td::Memory memory(context);
+  Memory memory(context);
   memory.read("queries", batch.queries, matrix, element);
   memory.read("keys", batch.keys, matrix, element);
   memory.write("query_gradient", batch.query_gradient, matrix, 4);
   memory.write("key_gradient", batch.key_gradient, matrix, 4);
   memory.write("loss", batch.loss, 2, 8);
-  pairs::add_workspace(memory, batch.workspace, batch.workspace_bytes, workspace.bytes);
+  add_workspace(memory, batch.workspace, batch.workspace_bytes, workspace.bytes);
   memory.check_disjoint();
 }
 
 Batch batch_of(const auxcore_info_nce& given, const Workspace& workspace) {
-  const auto floats = [&](int64_t offset) { return td::pointer<float>(given.workspace + static_cast<uint64_t>(offset)); };
-  const auto doubles = [&](int64_t offset) { return td::pointer<double>(given.workspace + static_cast<uint64_t>(offset)); };
+  const auto floats = [&](int64_t offset) { return pointer<float>(given.workspace + static_cast<uint64_t>(offset)); };
+  const auto doubles = [&](int64_t offset) { return pointer<double>(given.workspace + static_cast<uint64_t>(offset)); };
   Batch batch = {};
-  batch.queries = td::pointer<const void>(given.queries);
-  batch.keys = td::pointer<const void>(given.keys);
-  batch.query_gradient = td::pointer<float>(given.query_gradient);
-  batch.key_gradient = td::pointer<float>(given.key_gradient);
-  batch.loss = td::pointer<double>(given.loss);
+  batch.queries = pointer<const void>(given.queries);
+  batch.keys = pointer<const void>(given.keys);
+  batch.query_gradient = pointer<float>(given.query_gradient);
+  batch.key_gradient = pointer<float>(given.key_gradient);
+  batch.loss = pointer<double>(given.loss);
   batch.centre = floats(workspace.centre);
   batch.query_terms = floats(workspace.query_terms);
   batch.key_terms = floats(workspace.key_terms);
@@ -143,7 +143,7 @@ void run(const auxcore_info_nce& given, const Workspace& workspace, Context& con
   const Batch batch = batch_of(given, workspace);
   const int64_t n = batch.count, tiles = (n + kTile - 1) / kTile * workspace.segments;
   const auto launch = [&](const Kernel& kernel, int64_t work, int64_t a_block) {
-    context.launch(kernel, Grid{td::blocks_for(work, a_block), kThreads}, stream, batch);
+    context.launch(kernel, Grid{blocks_for(work, a_block), kThreads}, stream, batch);
   };
   if (batch.similarity <= kNegativeSquaredDistance)
     launch(kernels.centre, batch.dimension, kWarp);

@@ -14,13 +14,13 @@ const Kernel kColumns{kOp, &image_successor_measure, "auxcore_successor_sweep_co
 const Kernel kChanges{kOp, &image_successor_measure, "auxcore_successor_sweep_changes"};
 
 void check(const auxcore_sweep& sweep, const Context& context) {
-  td::check_at_least_one("sweep->states", sweep.states);
-  td::check_at_least_one("sweep->sweeps", sweep.sweeps);
+  check_at_least_one("sweep->states", sweep.states);
+  check_at_least_one("sweep->sweeps", sweep.sweeps);
   if (sweep.entries < 0)
     fail(AUXCORE_E_ARGUMENT, "sweep->entries is %d", sweep.entries);
-  td::check_flag("sweep->in_place", sweep.in_place);
-  td::check_flag("sweep->counts_next", sweep.counts_next);
-  td::check_flag("sweep->normalised", sweep.normalised);
+  check_flag("sweep->in_place", sweep.in_place);
+  check_flag("sweep->counts_next", sweep.counts_next);
+  check_flag("sweep->normalised", sweep.normalised);
   if (sweep.reserved != 0)
     fail(AUXCORE_E_ARGUMENT, "sweep->reserved is %u, not 0", sweep.reserved);
   td::check_discount(sweep.discount);
@@ -28,7 +28,7 @@ void check(const auxcore_sweep& sweep, const Context& context) {
     fail(AUXCORE_E_ARGUMENT, "scratch is 0, and Jacobi's order and changes need it");
 
   const int64_t elements = int64_t{sweep.states} * sweep.states;
-  td::Memory memory(context);
+  Memory memory(context);
   memory.read("row_offsets", sweep.row_offsets, int64_t{sweep.states} + 1, 4);
   memory.read("columns", sweep.columns, sweep.entries, 4);
   memory.read("values", sweep.values, sweep.entries, 4);
@@ -39,13 +39,13 @@ void check(const auxcore_sweep& sweep, const Context& context) {
 }
 
 void run(const auxcore_sweep& sweep, Context& context, CUstream stream) {
-  const Arguments arguments = {td::pointer<const int32_t>(sweep.row_offsets), td::pointer<const int32_t>(sweep.columns),
-      td::pointer<const float>(sweep.values), sweep.states, sweep.entries, static_cast<int32_t>(sweep.counts_next),
+  const Arguments arguments = {pointer<const int32_t>(sweep.row_offsets), pointer<const int32_t>(sweep.columns),
+      pointer<const float>(sweep.values), sweep.states, sweep.entries, static_cast<int32_t>(sweep.counts_next),
       static_cast<float>(sweep.discount), td::height_of(sweep.discount, sweep.normalised)};
   const std::size_t bytes = static_cast<std::size_t>(sweep.states) * sweep.states * sizeof(float);
-  const int64_t row_blocks = td::blocks_for(sweep.states, kThreads);
-  const Grid rows{td::blocks_for(row_blocks * sweep.states, 1), kThreads};
-  const Grid columns{td::blocks_for(sweep.states, kColumnThreads), kColumnThreads};
+  const int64_t row_blocks = blocks_for(sweep.states, kThreads);
+  const Grid rows{blocks_for(row_blocks * sweep.states, 1), kThreads};
+  const Grid columns{blocks_for(sweep.states, kColumnThreads), kColumnThreads};
   uint64_t now = sweep.measure, other = sweep.scratch;
   for (int32_t i = 0; i < sweep.sweeps; ++i) {
     if (sweep.in_place == 0) {
@@ -58,7 +58,7 @@ void run(const auxcore_sweep& sweep, Context& context, CUstream stream) {
     context.launch(kColumns, columns, stream, arguments, now);
   }
   if (sweep.changes != 0)
-    context.launch(kChanges, Grid{td::blocks_for(sweep.states, td::kColumns), kChangeThreads}, stream, now, other, int32_t{sweep.states},
+    context.launch(kChanges, Grid{blocks_for(sweep.states, td::kColumns), kChangeThreads}, stream, now, other, int32_t{sweep.states},
         sweep.changes);
   if (now != sweep.measure)
     AUXCORE_CUDA(cuMemcpyDtoDAsync_v2, sweep.measure, now, bytes, stream);
@@ -74,7 +74,7 @@ extern "C" auxcore_status auxcore_successor_sweep(auxcore_context context, void*
     const std::shared_ptr<Context> opened = require<Context>(context, "context");
     if (sweep == nullptr)
       fail(AUXCORE_E_ARGUMENT, "sweep is NULL");
-    td::check_struct_size("sweep", sweep->struct_size, sizeof *sweep);
+    check_struct_size("sweep", sweep->struct_size, sizeof *sweep);
     const Context::Scope scope(*opened);
     const CUstream on = static_cast<CUstream>(stream);
     opened->check_stream(on);

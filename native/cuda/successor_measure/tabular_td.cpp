@@ -16,11 +16,11 @@ const Kernel kShared{kOp, &image_successor_measure, "auxcore_tabular_td_shared"}
 const Kernel kFirstBadIndex{"the check of indices", &image_successor_measure, "auxcore_first_bad_index"};
 
 void check(const auxcore_tabular_td_batch& batch, const Context& context) {
-  td::check_at_least_one("batch->states", batch.states);
+  check_at_least_one("batch->states", batch.states);
   if (batch.transitions < 0)
     fail(AUXCORE_E_ARGUMENT, "batch->transitions is %d", batch.transitions);
-  td::check_flag("batch->counts_next", batch.counts_next);
-  td::check_flag("batch->normalised", batch.normalised);
+  check_flag("batch->counts_next", batch.counts_next);
+  check_flag("batch->normalised", batch.normalised);
   if (batch.reserved != 0)
     fail(AUXCORE_E_ARGUMENT, "batch->reserved is %u, not 0", batch.reserved);
   if (!(batch.step_size >= 0 && batch.step_size <= 1))  // NaN too
@@ -28,7 +28,7 @@ void check(const auxcore_tabular_td_batch& batch, const Context& context) {
   td::check_discount(batch.discount);
 
   const int64_t elements = int64_t{batch.states} * batch.states;
-  td::Memory memory(context);
+  Memory memory(context);
   memory.write("measure", batch.measure, elements, 4);
   memory.write_if_wanted("snapshot", batch.snapshot, elements, 4);
   memory.read("current", batch.current, batch.transitions, 4);
@@ -41,11 +41,11 @@ void run(const auxcore_tabular_td_batch& batch, Context& context, CUstream strea
   if (batch.transitions == 0)
     return;
   Arguments arguments = {};
-  arguments.measure = td::pointer<float>(batch.measure);
-  arguments.snapshot = td::pointer<const float>(batch.snapshot != 0 ? batch.snapshot : batch.measure);
-  arguments.current = td::pointer<const int32_t>(batch.current);
-  arguments.next = td::pointer<const int32_t>(batch.next);
-  arguments.done = td::pointer<const uint8_t>(batch.done);
+  arguments.measure = pointer<float>(batch.measure);
+  arguments.snapshot = pointer<const float>(batch.snapshot != 0 ? batch.snapshot : batch.measure);
+  arguments.current = pointer<const int32_t>(batch.current);
+  arguments.next = pointer<const int32_t>(batch.next);
+  arguments.done = pointer<const uint8_t>(batch.done);
   arguments.states = batch.states;
   arguments.transitions = batch.transitions;
   arguments.counts_next = static_cast<int32_t>(batch.counts_next);
@@ -53,7 +53,7 @@ void run(const auxcore_tabular_td_batch& batch, Context& context, CUstream strea
   arguments.discount = static_cast<float>(batch.discount);
   arguments.height = td::height_of(batch.discount, batch.normalised);
 
-  const unsigned blocks = td::blocks_for(batch.states, kThreads);
+  const unsigned blocks = blocks_for(batch.states, kThreads);
   const int32_t takes_snapshot = batch.snapshot != 0;
   const int64_t shared = int64_t{batch.states} * kThreads * 4 * (1 + takes_snapshot);
   if (shared <= kMostSharedBytes) {
@@ -91,7 +91,7 @@ auxcore_status auxcore_tabular_td(auxcore_context context, void* stream, const a
     const std::shared_ptr<Context> opened = require<Context>(context, "context");
     if (batch == nullptr)
       fail(AUXCORE_E_ARGUMENT, "batch is NULL");
-    td::check_struct_size("batch", batch->struct_size, sizeof *batch);
+    check_struct_size("batch", batch->struct_size, sizeof *batch);
     const Context::Scope scope(*opened);
     const CUstream on = static_cast<CUstream>(stream);
     opened->check_stream(on);
@@ -108,11 +108,11 @@ auxcore_status auxcore_first_bad_index(
       fail(AUXCORE_E_ARGUMENT, "first is NULL");
     if (count < 0)
       fail(AUXCORE_E_ARGUMENT, "count is %d", count);
-    td::check_at_least_one("limit", limit);
+    check_at_least_one("limit", limit);
     const Context::Scope scope(*opened);
     const CUstream on = static_cast<CUstream>(stream);
     opened->check_stream(on);
-    td::Memory memory(*opened);
+    Memory memory(*opened);
     memory.read("indices", indices, count, 4);
     if (opened->is_capturing(on))
       fail(AUXCORE_E_ARGUMENT, "the stream is capturing: check indices before the capture");

@@ -324,7 +324,7 @@ int main() {
   narrowing_rounds_to_nearest();
   const Norm clipped = {0, 0, 0.125, 0}, skipped = {0, 1, 1, 1};
   for (uint32_t order : {0u, 1u, 4711u}) {
-    simt::set_thread_order(order);
+    simt::set_run_order(order);
     every_length_type_and_offset({}, nullptr, order + 1);
     every_length_type_and_offset({0.999}, &clipped, order + 2);
     every_length_type_and_offset({1.0, 0.999, 0.0, 0.25}, nullptr, order + 3);

@@ -304,7 +304,7 @@ void averages_in_bfloat16(const std::vector<double>& decays, Rounding how, uint3
 int main() {
   using namespace auxcore::ema;
   for (uint32_t order : {0u, 1u, 4711u}) {
-    simt::set_thread_order(order);
+    simt::set_run_order(order);
     // All four rules, each first, last and between others.
     every_length_type_and_offset({0.999}, order + 1);
     every_length_type_and_offset({0.25}, order + 2);

@@ -335,7 +335,7 @@ void special_scores_are_defined() {
 int main() {
   using namespace auxcore;
   for (const uint32_t order : {0u, 1u, 4711u}) {
-    simt::set_thread_order(order);
+    simt::set_run_order(order);
     quantise_agrees();
     attention_agrees();
     pages_and_ragged_heads_agree();

@@ -333,7 +333,7 @@ void predictions_agree() {
 
 int main() {
   for (const uint32_t order : {0u, 1u, 4711u}) {
-    simt::set_thread_order(order);
+    simt::set_run_order(order);
     auxcore::append_agrees();
     auxcore::rings_agree();
     auxcore::predictions_agree();

@@ -237,7 +237,7 @@ void evictions_agree() {
 
 int main() {
   for (const uint32_t order : {0u, 1u, 4711u}) {
-    simt::set_thread_order(order);
+    simt::set_run_order(order);
     auxcore::window_scores_agree();
     auxcore::window_product_scores_agree();
     auxcore::evictions_agree();

@@ -198,7 +198,7 @@ void info_nce_agrees(int n, int d, int similarity, bool is_symmetric, bool exclu
 int main() {
   using namespace auxcore;
   for (uint32_t order : {0u, 1u, 4711u}) {
-    simt::set_thread_order(order);
+    simt::set_run_order(order);
     random_state = order + 1;
     forward_backward_agrees(2, 5, 3, forward_backward::kMean, true, 1, 1);
     forward_backward_agrees(2, 66, 65, forward_backward::kMean, true, 1, 3);

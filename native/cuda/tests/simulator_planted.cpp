@@ -177,7 +177,7 @@ int main(int count, char** arguments) {
   // CTest takes a signal for a failure, whatever the test is to print.
   std::signal(SIGABRT, [](int) { _exit(3); });
   const bool wrong = std::strcmp(arguments[2], "wrong") == 0;
-  simt::set_thread_order(uint32_t(std::strtoul(arguments[3], nullptr, 10)));
+  simt::set_run_order(uint32_t(std::strtoul(arguments[3], nullptr, 10)));
   const simt::Shape shape{1, kThreads, kThreads * sizeof(int)};
   std::vector<float4> in(kThreads + 1, float4{2, 2, 2, 2});
   std::vector<int> out(kThreads);

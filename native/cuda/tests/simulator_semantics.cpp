@@ -228,7 +228,7 @@ void thread_orders_differ() {
   int first[3];
   for (int i = 0; i < 3; ++i) {
     int out[2] = {};
-    simt::set_thread_order(kOrders[i]);
+    simt::set_run_order(kOrders[i]);
     simt::launch(first_to_write, {1, 256, 0}, out);
     first[i] = out[1];
   }
@@ -267,7 +267,7 @@ void host_threads_launch_at_once() {
 
 int main() {
   for (uint32_t order : kOrders) {
-    simt::set_thread_order(order);
+    simt::set_run_order(order);
     every_thread_has_its_index();
     shuffles_take_the_lane_that_they_name<int>();
     shuffles_take_the_lane_that_they_name<unsigned>();

@@ -427,7 +427,7 @@ void heads_agree() {
 int main() {
   using namespace auxcore;
   for (uint32_t order : {0u, 1u, 4711u}) {
-    simt::set_thread_order(order);
+    simt::set_run_order(order);
     random_state = order + 1;
     indicator_td_agrees();
     calibration_agrees();

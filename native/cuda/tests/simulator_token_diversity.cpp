@@ -85,7 +85,7 @@ void what_bounds_say_is_held_within_the_tokens() {
 int main() {
   using namespace auxcore;
   for (const uint32_t order : {0u, 1u, 12345u}) {
-    simt::set_thread_order(order);
+    simt::set_run_order(order);
     for (const std::vector<int32_t>& bounds : {std::vector<int32_t>{0, 1}, {0, 2}, {0, 5, 5, 70}, {0, 128, 131}, {0, 129}})
       for (const int count : {0, 1, 9, 999})
         for (const bool is_spoiled : {false, true}) {

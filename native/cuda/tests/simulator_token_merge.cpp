@@ -231,7 +231,7 @@ void slots_become_means_and_shares(int tokens, int kept, int width, bool sized) 
 int main() {
   using namespace auxcore;
   for (const uint32_t order : {0u, 1u, 12345u}) {
-    simt::set_thread_order(order);
+    simt::set_run_order(order);
     for (const std::vector<int32_t>& bounds : {std::vector<int32_t>{0, 1}, {0, 2}, {0, 5, 5, 70}, {0, 128, 131}, {0, 290}})
       for (const int chunks : {1, 3}) {
         const int depth = bounds.size() % 2 == 0 ? 17 : 9;

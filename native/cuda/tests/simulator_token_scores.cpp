@@ -147,7 +147,7 @@ void keys_are_turned() {
 int main() {
   using namespace auxcore;
   for (const uint32_t order : {0u, 1u, 12345u}) {
-    simt::set_thread_order(order);
+    simt::set_run_order(order);
     for (const bool causal : {false, true})
       for (const bool padded : {false, true}) {
         for (const int rows : {1, 2, 3, 5})

@@ -255,7 +255,7 @@ void cells_are_means() {
 int main() {
   using namespace auxcore;
   for (const uint32_t order : {0u, 1u, 12345u}) {
-    simt::set_thread_order(order);
+    simt::set_run_order(order);
     a_selection_is_the_beginning_of_the_order();
     rows_go_where_the_map_says();
     cells_are_means();

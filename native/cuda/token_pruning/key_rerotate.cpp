@@ -39,8 +39,8 @@ int64_t extent(int64_t number, const auxcore_key_layer& layer, int64_t tokens, i
 
 void check(const auxcore_key_rerotate_batch& batch, const Context& context) {
   tokens::check_tokens("tokens", batch.tokens);
-  td::check_at_least_one("rows", batch.rows);
-  td::check_flag("is_pairs", batch.is_pairs);
+  check_at_least_one("rows", batch.rows);
+  check_flag("is_pairs", batch.is_pairs);
   if (batch.rotated < 2 || batch.rotated % 2 != 0 || batch.rotated > 2 * kPairs)
     fail(AUXCORE_E_ARGUMENT, "rotated is %d; it is even, from 2 to %d", batch.rotated, 2 * kPairs);
   if (batch.depth < batch.rotated || batch.depth > tokens::kMostTokens)
@@ -53,10 +53,10 @@ void check(const auxcore_key_rerotate_batch& batch, const Context& context) {
     if (batch.row_of[pair] < 0 || batch.row_of[pair] >= batch.rows || batch.row_of[pair] > UINT8_MAX)
       fail(AUXCORE_E_ARGUMENT, "row_of[%d] is %d, with rows %d", pair, batch.row_of[pair], batch.rows);
   }
-  tokens::check_not_negative("layer_count", batch.layer_count);
+  check_not_negative("layer_count", batch.layer_count);
   if (batch.layer_count > 0 && batch.layers == nullptr)
     fail(AUXCORE_E_ARGUMENT, "layers is NULL");
-  td::Memory memory(context);
+  Memory memory(context);
   const int64_t differences = int64_t{batch.rows} * batch.tokens;
   memory.read("differences", batch.differences, differences, 4);
   tokens::Ranges ranges(context);
@@ -64,8 +64,8 @@ void check(const auxcore_key_rerotate_batch& batch, const Context& context) {
   for (int64_t i = 0; i < batch.layer_count; ++i) {
     const auxcore_key_layer& layer = batch.layers[i];
     const int element_bytes = tokens::size_of_type("layers: type", layer.type);
-    tokens::check_not_negative("layers: batch", layer.batch);
-    tokens::check_not_negative("layers: heads", layer.heads);
+    check_not_negative("layers: batch", layer.batch);
+    check_not_negative("layers: heads", layer.heads);
     if (int64_t{layer.batch} * layer.heads > tokens::kMostTokens)
       fail(AUXCORE_E_ARGUMENT, "layers[%lld]: %d times %d heads", static_cast<long long>(i), layer.batch, layer.heads);
     if (layer.keys % static_cast<uint64_t>(element_bytes) != 0)
@@ -78,7 +78,7 @@ void check(const auxcore_key_rerotate_batch& batch, const Context& context) {
 
 void run(const auxcore_key_rerotate_batch& batch, Context& context, CUstream stream) {
   Arguments arguments = {};
-  arguments.differences = td::pointer<const int32_t>(batch.differences);
+  arguments.differences = pointer<const int32_t>(batch.differences);
   arguments.tokens = batch.tokens;
   arguments.pairs = batch.rotated / 2;
   arguments.rows = batch.rows;
@@ -95,10 +95,10 @@ void run(const auxcore_key_rerotate_batch& batch, Context& context, CUstream str
     arguments.slices = static_cast<int32_t>(std::clamp<int64_t>(kWantedBlocks / tiles, 1, arguments.layer_count));
     for (int i = 0; i < arguments.layer_count; ++i) {
       const auxcore_key_layer& layer = batch.layers[from + i];
-      arguments.layers[i] = {td::pointer<void>(layer.keys), layer.batch_step, layer.head_step, layer.token_step, layer.type, layer.batch,
+      arguments.layers[i] = {pointer<void>(layer.keys), layer.batch_step, layer.head_step, layer.token_step, layer.type, layer.batch,
           layer.heads, 0};
     }
-    context.launch(kRerotate, Grid{td::blocks_for(tiles * arguments.slices, 1), kThreads}, stream, arguments);
+    context.launch(kRerotate, Grid{blocks_for(tiles * arguments.slices, 1), kThreads}, stream, arguments);
   }
 }
 

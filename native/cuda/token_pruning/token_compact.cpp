@@ -91,13 +91,13 @@ void check_tensor(int64_t number, const auxcore_token_rows& rows, const auxcore_
 
 void check(const auxcore_token_selection& selection, const auxcore_token_rows* tensors, int64_t count, Direction direction,
     const Context& context) {
-  tokens::check_not_negative("segments", selection.segments);
+  check_not_negative("segments", selection.segments);
   tokens::check_tokens("map_length", selection.map_length);
-  tokens::check_not_negative("tensor_count", count);
+  check_not_negative("tensor_count", count);
   if (count > 0 && tensors == nullptr)
     fail(AUXCORE_E_ARGUMENT, "tensors is NULL");
   const int64_t bounds = int64_t{selection.segments} + 1;
-  td::Memory memory(context);
+  Memory memory(context);
   memory.read("bounds", selection.bounds, bounds, 4);
   memory.read("offsets", selection.offsets, bounds, 4);
   memory.read("map", selection.map, selection.map_length, 4);
@@ -223,8 +223,8 @@ auxcore_status run(const char* function, auxcore_context context, void* stream, 
   return tokens::with_batch(function, context, stream, selection, [&](Context& opened, CUstream on) {
     check(*selection, tensors, count, direction, opened);
     const bool forward = direction == Direction::kForward;
-    const auto bounds = td::pointer<const int32_t>(selection->bounds), offsets = td::pointer<const int32_t>(selection->offsets);
-    Launches launches({td::pointer<const int32_t>(selection->map), forward ? offsets : bounds, forward ? bounds : offsets,
+    const auto bounds = pointer<const int32_t>(selection->bounds), offsets = pointer<const int32_t>(selection->offsets);
+    Launches launches({pointer<const int32_t>(selection->map), forward ? offsets : bounds, forward ? bounds : offsets,
         selection->map_length, selection->segments});
     std::vector<const auxcore_token_rows*> order;
     for (int64_t i = 0; i < count; ++i)

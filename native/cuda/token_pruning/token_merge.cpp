@@ -29,30 +29,30 @@ struct MatchPlan {
     const int64_t tiles = (tokens + kTileTokens - 1) / kTileTokens;
     chunks = std::clamp<int64_t>(kWantedBlocks / std::max<int64_t>(1, tiles), 1, std::min(kMostChunks, std::max<int64_t>(1, tiles)));
     scales = 0;
-    sources = tokens::aligned(tokens * 8);
-    candidates = sources + tokens::aligned(tokens * 4);
-    counts = candidates + tokens::aligned(tokens * 4);
-    similarities = counts + tokens::aligned(segments * 8);
-    nearest = similarities + tokens::aligned(chunks * tokens * 4);
-    bytes = nearest + tokens::aligned(chunks * tokens * 4);
+    sources = aligned(tokens * 8);
+    candidates = sources + aligned(tokens * 4);
+    counts = candidates + aligned(tokens * 4);
+    similarities = counts + aligned(segments * 8);
+    nearest = similarities + aligned(chunks * tokens * 4);
+    bytes = nearest + aligned(chunks * tokens * 4);
   }
 };
 
 void check_match_sizes(int64_t tokens, int64_t segments) {
   tokens::check_tokens("tokens", tokens);
-  tokens::check_not_negative("segments", segments);
+  check_not_negative("segments", segments);
 }
 
 void match(const auxcore_token_match_batch& batch, bool is_bipartite, Context& context, CUstream stream) {
   const int element_bytes = tokens::size_of_type("type", batch.type);
   check_match_sizes(batch.tokens, batch.segments);
-  td::check_at_least_one("depth", batch.depth);
-  tokens::check_not_negative("merged", batch.merged);
-  tokens::check_not_negative("protect", batch.protect);
+  check_at_least_one("depth", batch.depth);
+  check_not_negative("merged", batch.merged);
+  check_not_negative("protect", batch.protect);
   if (int64_t{batch.tokens} * batch.depth > kMostElements)
     fail(AUXCORE_E_ARGUMENT, "%d tokens of %d elements are more than memory holds", batch.tokens, batch.depth);
   const MatchPlan plan(batch.tokens, batch.segments);
-  td::Memory memory(context);
+  Memory memory(context);
   memory.read("metric", batch.metric, int64_t{batch.tokens} * batch.depth, element_bytes);
   memory.read("bounds", batch.bounds, int64_t{batch.segments} + 1, 4);
   memory.write("slots", batch.slots, batch.tokens, 4);
@@ -60,7 +60,7 @@ void match(const auxcore_token_match_batch& batch, bool is_bipartite, Context& c
     memory.write("offsets", batch.offsets, int64_t{batch.segments} + 1, 4);
   else if (batch.targets != 0)
     memory.read("targets", batch.targets, batch.tokens, 1);
-  tokens::add_workspace(memory, batch.workspace, batch.workspace_bytes, plan.bytes);
+  add_workspace(memory, batch.workspace, batch.workspace_bytes, plan.bytes);
   memory.check_disjoint();
   if (batch.segments == 0) {
     if (is_bipartite)
@@ -69,18 +69,18 @@ void match(const auxcore_token_match_batch& batch, bool is_bipartite, Context& c
   }
 
   const auto at = [&](int64_t offset) { return batch.workspace + static_cast<uint64_t>(offset); };
-  const Match arguments = {td::pointer<const void>(batch.metric), td::pointer<const int32_t>(batch.bounds),
-      td::pointer<const uint8_t>(is_bipartite ? 0 : batch.targets), td::pointer<int32_t>(batch.slots),
-      td::pointer<int32_t>(batch.offsets), td::pointer<double>(at(plan.scales)), td::pointer<int32_t>(at(plan.sources)),
-      td::pointer<int32_t>(at(plan.candidates)), td::pointer<int32_t>(at(plan.counts)), td::pointer<float>(at(plan.similarities)),
-      td::pointer<int32_t>(at(plan.nearest)), batch.type, batch.tokens, batch.depth, batch.segments, static_cast<int32_t>(plan.chunks),
+  const Match arguments = {pointer<const void>(batch.metric), pointer<const int32_t>(batch.bounds),
+      pointer<const uint8_t>(is_bipartite ? 0 : batch.targets), pointer<int32_t>(batch.slots),
+      pointer<int32_t>(batch.offsets), pointer<double>(at(plan.scales)), pointer<int32_t>(at(plan.sources)),
+      pointer<int32_t>(at(plan.candidates)), pointer<int32_t>(at(plan.counts)), pointer<float>(at(plan.similarities)),
+      pointer<int32_t>(at(plan.nearest)), batch.type, batch.tokens, batch.depth, batch.segments, static_cast<int32_t>(plan.chunks),
       is_bipartite, batch.merged, batch.protect};
   const Grid segments{static_cast<unsigned>(batch.segments), tokens::kRankThreads};
   if (batch.tokens > 0) {
     // Each segment may end with a tile that is not full.
     const int64_t tiles = (batch.tokens + kTileTokens - 1) / kTileTokens + batch.segments;
-    const Grid nearest{td::blocks_for(tiles * plan.chunks, 1), kThreads};
-    context.launch(kNorms, Grid{td::blocks_for(batch.tokens, kThreads / tokens::kWarp), kThreads}, stream, arguments);
+    const Grid nearest{blocks_for(tiles * plan.chunks, 1), kThreads};
+    context.launch(kNorms, Grid{blocks_for(batch.tokens, kThreads / tokens::kWarp), kThreads}, stream, arguments);
     context.launch(kLists, segments, stream, arguments);
     context.launch(kNearest, nearest, stream, arguments);
   } else {
@@ -89,9 +89,9 @@ void match(const auxcore_token_match_batch& batch, bool is_bipartite, Context& c
   context.launch(is_bipartite ? kBipartite : kAssign, segments, stream, arguments);
 }
 
-int64_t begins_at(int64_t tokens) { return tokens::aligned(tokens * 4); }
+int64_t begins_at(int64_t tokens) { return aligned(tokens * 4); }
 
-int64_t merge_workspace(int64_t tokens, int64_t kept) { return begins_at(tokens) + tokens::aligned((kept + 1) * 4); }
+int64_t merge_workspace(int64_t tokens, int64_t kept) { return begins_at(tokens) + aligned((kept + 1) * 4); }
 
 void check_merge_sizes(int64_t tokens, int64_t kept) {
   tokens::check_tokens("tokens", tokens);
@@ -101,11 +101,11 @@ void check_merge_sizes(int64_t tokens, int64_t kept) {
 void merge(const auxcore_token_merge_batch& batch, bool is_backward, Context& context, CUstream stream) {
   const int element_bytes = tokens::size_of_type("type", batch.type);
   check_merge_sizes(batch.tokens, batch.kept);
-  td::check_at_least_one("width", batch.width);
+  check_at_least_one("width", batch.width);
   if (int64_t{std::max(batch.tokens, batch.kept)} * batch.width > kMostElements)
     fail(AUXCORE_E_ARGUMENT, "%d rows of %d elements are more than memory holds", std::max(batch.tokens, batch.kept), batch.width);
   const int64_t all = int64_t{batch.tokens} * batch.width, few = int64_t{batch.kept} * batch.width;
-  td::Memory memory(context);
+  Memory memory(context);
   memory.read("source", batch.source, is_backward ? few : all, element_bytes);
   memory.write("destination", batch.destination, is_backward ? all : few, element_bytes);
   memory.read("slots", batch.slots, batch.tokens, 4);
@@ -113,19 +113,19 @@ void merge(const auxcore_token_merge_batch& batch, bool is_backward, Context& co
     memory.read("sizes", batch.sizes, batch.tokens, 4);
   if (!is_backward)
     memory.write_if_wanted("merged_sizes", batch.merged_sizes, batch.kept, 4);
-  tokens::add_workspace(memory, batch.workspace, batch.workspace_bytes, merge_workspace(batch.tokens, batch.kept));
+  add_workspace(memory, batch.workspace, batch.workspace_bytes, merge_workspace(batch.tokens, batch.kept));
   memory.check_disjoint();
 
-  const Groups groups = {td::pointer<const void>(batch.source), td::pointer<void>(batch.destination),
-      td::pointer<const int32_t>(batch.slots), td::pointer<const float>(batch.sizes), td::pointer<float>(batch.merged_sizes),
-      td::pointer<int32_t>(batch.workspace), td::pointer<int32_t>(batch.workspace + static_cast<uint64_t>(begins_at(batch.tokens))),
+  const Groups groups = {pointer<const void>(batch.source), pointer<void>(batch.destination),
+      pointer<const int32_t>(batch.slots), pointer<const float>(batch.sizes), pointer<float>(batch.merged_sizes),
+      pointer<int32_t>(batch.workspace), pointer<int32_t>(batch.workspace + static_cast<uint64_t>(begins_at(batch.tokens))),
       batch.type, batch.tokens, batch.kept, batch.width};
   const int32_t rows = is_backward ? batch.tokens : batch.kept;
   if (rows == 0)
     return;
   const int64_t places = std::max(int64_t{batch.tokens}, int64_t{batch.kept} + 1);
-  context.launch(kGroups, Grid{td::blocks_for(places, kThreads), kThreads}, stream, groups);
-  context.launch(is_backward ? kBackward : kRows, Grid{td::blocks_for(rows, 1), kThreads}, stream, groups);
+  context.launch(kGroups, Grid{blocks_for(places, kThreads), kThreads}, stream, groups);
+  context.launch(is_backward ? kBackward : kRows, Grid{blocks_for(rows, 1), kThreads}, stream, groups);
 }
 
 }  // namespace

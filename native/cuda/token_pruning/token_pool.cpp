@@ -16,9 +16,9 @@ const Kernel kPoolBackward{kOp, &image_token_pruning, "auxcore_token_pool_backwa
 
 /// As many cells along one side as a window, or their number without one, says.
 void check_side(const char* tokens_name, int32_t tokens, const char* cells_name, int32_t cells, const char* window_name, int32_t window) {
-  td::check_at_least_one(tokens_name, tokens);
-  td::check_at_least_one(cells_name, cells);
-  tokens::check_not_negative(window_name, window);
+  check_at_least_one(tokens_name, tokens);
+  check_at_least_one(cells_name, cells);
+  check_not_negative(window_name, window);
   if (window > 0 ? cells != (int64_t{tokens} + window - 1) / window : cells > tokens)
     fail(AUXCORE_E_ARGUMENT, "%s is %d, with %s %d and %s %d", cells_name, cells, tokens_name, tokens, window_name, window);
 }
@@ -34,15 +34,15 @@ void run(const auxcore_token_pool_batch& batch, bool backward, Context& context,
   const int element_bytes = tokens::size_of_type("type", batch.type);
   check_side("height", batch.height, "rows", batch.rows, "window_height", batch.window_height);
   check_side("width", batch.width, "columns", batch.columns, "window_width", batch.window_width);
-  td::check_at_least_one("channels", batch.channels);
-  tokens::check_not_negative("batch", batch.batch);
+  check_at_least_one("channels", batch.channels);
+  check_not_negative("batch", batch.batch);
   if ((batch.window_height > 0) != (batch.window_width > 0))
     fail(AUXCORE_E_ARGUMENT, "window_height is %d and window_width %d; both are 0 or none is", batch.window_height, batch.window_width);
   if (int64_t{batch.height} * batch.width > std::numeric_limits<int32_t>::max())
     fail(AUXCORE_E_ARGUMENT, "a grid of %d x %d tokens is more than 32 bits count", batch.height, batch.width);
   const int64_t all = elements("tokens", batch.batch, batch.height, batch.width, batch.channels);
   const int64_t few = elements("cells", batch.batch, batch.rows, batch.columns, batch.channels);
-  td::Memory memory(context);
+  Memory memory(context);
   memory.read("source", batch.source, backward ? few : all, element_bytes);
   memory.write("destination", batch.destination, backward ? all : few, element_bytes);
   memory.check_disjoint();
@@ -53,10 +53,10 @@ void run(const auxcore_token_pool_batch& batch, bool backward, Context& context,
   const auto bytes = static_cast<uint64_t>(kTogether * element_bytes);
   const bool is_single = batch.channels % kTogether != 0 || batch.source % bytes != 0 || batch.destination % bytes != 0;
   const int per_vector = is_single ? 1 : kTogether;
-  const Arguments arguments = {td::pointer<const void>(batch.source), td::pointer<void>(batch.destination),
+  const Arguments arguments = {pointer<const void>(batch.source), pointer<void>(batch.destination),
       (backward ? all : few) / per_vector, batch.channels / per_vector, batch.type,
       {batch.height, batch.width, batch.rows, batch.columns, batch.window_height, batch.window_width}};
-  context.launch(backward ? kPoolBackward : kPool, Grid{td::blocks_for(arguments.units, kThreads), kThreads}, stream, arguments,
+  context.launch(backward ? kPoolBackward : kPool, Grid{blocks_for(arguments.units, kThreads), kThreads}, stream, arguments,
       static_cast<int32_t>(is_single));
 }
 

@@ -40,9 +40,9 @@ struct Plan {
     const int64_t key_tiles = (tokens + kTileRows - 1) / kTileRows;
     splits = is_few ? 1 : std::clamp<int64_t>(kWantedBlocks / std::max<int64_t>(1, b * key_tiles), 1, heads);
     logits = 0;
-    softmaxes = tokens::aligned(is_few ? b * heads * rows * tokens * int64_t{sizeof(float)} : 0);
-    partial = softmaxes + tokens::aligned(b * heads * rows * chunks * int64_t{sizeof(Softmax)});
-    bytes = partial + tokens::aligned(is_few ? 0 : splits * b * tokens * int64_t{sizeof(double)});
+    softmaxes = aligned(is_few ? b * heads * rows * tokens * int64_t{sizeof(float)} : 0);
+    partial = softmaxes + aligned(b * heads * rows * chunks * int64_t{sizeof(Softmax)});
+    bytes = partial + aligned(is_few ? 0 : splits * b * tokens * int64_t{sizeof(double)});
   }
 };
 
@@ -58,12 +58,12 @@ int64_t elements(const char* name, std::initializer_list<int64_t> sizes) {
 }
 
 void check_sizes(const auxcore_token_scores_batch& batch) {
-  tokens::check_not_negative("batch", batch.batch);
-  td::check_at_least_one("query_heads", batch.query_heads);
-  td::check_at_least_one("key_heads", batch.key_heads);
+  check_not_negative("batch", batch.batch);
+  check_at_least_one("query_heads", batch.query_heads);
+  check_at_least_one("key_heads", batch.key_heads);
   tokens::check_tokens("rows", batch.rows);
   tokens::check_tokens("tokens", batch.tokens);
-  td::check_at_least_one("depth", batch.depth);
+  check_at_least_one("depth", batch.depth);
   if (batch.query_heads % batch.key_heads != 0)
     fail(AUXCORE_E_ARGUMENT, "query_heads %d is no multiple of key_heads %d", batch.query_heads, batch.key_heads);
   elements("logits", {batch.batch, batch.query_heads, batch.rows, std::max(batch.tokens, kMostChunks)});
@@ -89,13 +89,13 @@ int64_t extent(const char* name, const int64_t* steps, int64_t batch, int64_t he
 
 void check(const auxcore_token_scores_batch& batch, const Plan& plan, const Context& context) {
   const int element_bytes = tokens::size_of_type("type", batch.type);
-  td::check_flag("causal", batch.causal);
+  check_flag("causal", batch.causal);
   if (batch.causal != 0 && batch.rows > batch.tokens)
     fail(AUXCORE_E_ARGUMENT, "rows is %d, more than the tokens %d, with a causal mask", batch.rows, batch.tokens);
   if (!std::isfinite(batch.scale))
     fail(AUXCORE_E_ARGUMENT, "scale is %g; it is finite", static_cast<double>(batch.scale));
   const int64_t rows = int64_t{batch.batch} * batch.query_heads * batch.rows;
-  td::Memory memory(context);
+  Memory memory(context);
   memory.read("queries", batch.queries, extent("queries", batch.query_steps, batch.batch, batch.query_heads, batch.rows, batch.depth),
       element_bytes);
   memory.read("keys", batch.keys, extent("keys", batch.key_steps, batch.batch, batch.key_heads, batch.tokens, batch.depth), element_bytes);
@@ -106,21 +106,21 @@ void check(const auxcore_token_scores_batch& batch, const Plan& plan, const Cont
   if (batch.lengths != 0)
     memory.read("lengths", batch.lengths, batch.batch, 4);
   memory.write("scores", batch.scores, int64_t{batch.batch} * batch.tokens, 4);
-  tokens::add_workspace(memory, batch.workspace, batch.workspace_bytes, plan.bytes);
+  add_workspace(memory, batch.workspace, batch.workspace_bytes, plan.bytes);
   memory.check_disjoint();
 }
 
 Arguments arguments_of(const auxcore_token_scores_batch& batch, const Plan& plan) {
   Arguments arguments = {};
-  arguments.queries = td::pointer<const void>(batch.queries);
-  arguments.keys = td::pointer<const void>(batch.keys);
-  arguments.log_sum_exp = td::pointer<const float>(batch.log_sum_exp);
-  arguments.head_weights = td::pointer<const float>(batch.head_weights);
-  arguments.lengths = td::pointer<const int32_t>(batch.lengths);
-  arguments.scores = td::pointer<float>(batch.scores);
-  arguments.logits = td::pointer<float>(batch.workspace + static_cast<uint64_t>(plan.logits));
-  arguments.softmaxes = td::pointer<Softmax>(batch.workspace + static_cast<uint64_t>(plan.softmaxes));
-  arguments.partial = td::pointer<double>(batch.workspace + static_cast<uint64_t>(plan.partial));
+  arguments.queries = pointer<const void>(batch.queries);
+  arguments.keys = pointer<const void>(batch.keys);
+  arguments.log_sum_exp = pointer<const float>(batch.log_sum_exp);
+  arguments.head_weights = pointer<const float>(batch.head_weights);
+  arguments.lengths = pointer<const int32_t>(batch.lengths);
+  arguments.scores = pointer<float>(batch.scores);
+  arguments.logits = pointer<float>(batch.workspace + static_cast<uint64_t>(plan.logits));
+  arguments.softmaxes = pointer<Softmax>(batch.workspace + static_cast<uint64_t>(plan.softmaxes));
+  arguments.partial = pointer<double>(batch.workspace + static_cast<uint64_t>(plan.partial));
   arguments.query_steps = {batch.query_steps[0], batch.query_steps[1], batch.query_steps[2]};
   arguments.key_steps = {batch.key_steps[0], batch.key_steps[1], batch.key_steps[2]};
   arguments.type = batch.type;
@@ -147,7 +147,7 @@ void run(const auxcore_token_scores_batch& batch, const Plan& plan, Context& con
     return;
   }
   const Arguments arguments = arguments_of(batch, plan);
-  const auto grid = [](int64_t blocks) { return Grid{td::blocks_for(blocks, 1), kThreads}; };
+  const auto grid = [](int64_t blocks) { return Grid{blocks_for(blocks, 1), kThreads}; };
   if (plan.is_few) {
     const Kernel& products = plan.rows_at_once == 1 ? kLogits1 : plan.rows_at_once == 4 ? kLogits4 : kLogits8;
     const int32_t blocks = (batch.tokens + kThreads - 1) / kThreads;
@@ -161,7 +161,7 @@ void run(const auxcore_token_scores_batch& batch, const Plan& plan, Context& con
   if (batch.log_sum_exp == 0)
     context.launch(kSoftmaxes, rows, stream, arguments, row_tiles);
   context.launch(kColumnTiles, columns, stream, arguments, key_tiles);
-  context.launch(kColumnSums, Grid{td::blocks_for(scores, kThreads), kThreads}, stream, arguments);
+  context.launch(kColumnSums, Grid{blocks_for(scores, kThreads), kThreads}, stream, arguments);
 }
 
 }  // namespace
@@ -175,7 +175,7 @@ auxcore_status auxcore_token_scores_workspace(const auxcore_token_scores_batch* 
   return guarded(__func__, [&] {
     if (batch == nullptr || bytes == nullptr)
       fail(AUXCORE_E_ARGUMENT, "batch or bytes is NULL");
-    td::check_struct_size("batch", batch->struct_size, sizeof *batch);
+    check_struct_size("batch", batch->struct_size, sizeof *batch);
     token_scores::check_sizes(*batch);
     *bytes = token_scores::Plan(*batch).bytes;
   });

@@ -28,15 +28,15 @@ tokens::Budget budget_of(const auxcore_token_select_batch& batch) {
 
 void check_sizes(const auxcore_token_select_batch& batch) {
   tokens::check_tokens("tokens", batch.tokens);
-  tokens::check_not_negative("segments", batch.segments);
+  check_not_negative("segments", batch.segments);
 }
 
 void check(const auxcore_token_select_batch& batch, const Context& context) {
   const int element_bytes = tokens::size_of_type("score_type", batch.score_type);
   check_sizes(batch);
   tokens::check_budget(budget_of(batch));
-  tokens::check_not_negative("index_capacity", batch.index_capacity);
-  td::Memory memory(context);
+  check_not_negative("index_capacity", batch.index_capacity);
+  Memory memory(context);
   memory.read("scores", batch.scores, batch.tokens, element_bytes);
   memory.read("bounds", batch.bounds, int64_t{batch.segments} + 1, 4);
   if (batch.always != 0)
@@ -45,20 +45,20 @@ void check(const auxcore_token_select_batch& batch, const Context& context) {
   memory.write("offsets", batch.offsets, int64_t{batch.segments} + 1, 4);
   memory.write_if_wanted("slots", batch.slots, batch.tokens, 4);
   memory.write_if_wanted("nan_counts", batch.nan_counts, batch.segments, 4);
-  tokens::add_workspace(memory, batch.workspace, batch.workspace_bytes, workspace_of(batch));
+  add_workspace(memory, batch.workspace, batch.workspace_bytes, workspace_of(batch));
   memory.check_disjoint();
 }
 
 Arguments arguments_of(const auxcore_token_select_batch& batch) {
   Arguments arguments = {};
-  arguments.scores = td::pointer<const void>(batch.scores);
-  arguments.bounds = td::pointer<const int32_t>(batch.bounds);
-  arguments.always = td::pointer<const uint8_t>(batch.always);
-  arguments.indices = td::pointer<int32_t>(batch.indices);
-  arguments.offsets = td::pointer<int32_t>(batch.offsets);
-  arguments.slots = td::pointer<int32_t>(batch.slots);
-  arguments.nan_counts = td::pointer<int32_t>(batch.nan_counts);
-  arguments.cuts = td::pointer<tokens::Cut>(needs_cuts(batch) ? batch.workspace : 0);
+  arguments.scores = pointer<const void>(batch.scores);
+  arguments.bounds = pointer<const int32_t>(batch.bounds);
+  arguments.always = pointer<const uint8_t>(batch.always);
+  arguments.indices = pointer<int32_t>(batch.indices);
+  arguments.offsets = pointer<int32_t>(batch.offsets);
+  arguments.slots = pointer<int32_t>(batch.slots);
+  arguments.nan_counts = pointer<int32_t>(batch.nan_counts);
+  arguments.cuts = pointer<tokens::Cut>(needs_cuts(batch) ? batch.workspace : 0);
   arguments.budget = budget_of(batch);
   arguments.type = batch.score_type;
   arguments.tokens = batch.tokens;
@@ -93,7 +93,7 @@ auxcore_status auxcore_token_select_workspace(const auxcore_token_select_batch* 
   return guarded(__func__, [&] {
     if (batch == nullptr || bytes == nullptr)
       fail(AUXCORE_E_ARGUMENT, "batch or bytes is NULL");
-    td::check_struct_size("batch", batch->struct_size, sizeof *batch);
+    check_struct_size("batch", batch->struct_size, sizeof *batch);
     token_select::check_sizes(*batch);
     *bytes = token_select::workspace_of(*batch);
   });
