@@ -1,5 +1,7 @@
+using System.Reflection;
 using System.Runtime.CompilerServices;
 using TorchSharp;
+using Xunit.v3;
 
 namespace AuxCore.Tests;
 
@@ -16,7 +18,22 @@ internal static class AssemblySetup
 
 /// <summary>Tests that change what the whole process sees (environment variables, thread counts) run while no other test does.</summary>
 [CollectionDefinition(Name, DisableParallelization = true)]
+[AfterFinalizers]
 public sealed class ProcessWide
 {
     public const string Name = "process-wide";
+}
+
+/// <summary>
+/// Runs the finalizers of what tests before left behind: those of device memory call the driver and give memory back, and would do so while
+/// this test counts calls or reads how much memory the process has.
+/// </summary>
+[AttributeUsage(AttributeTargets.Class)]
+public sealed class AfterFinalizersAttribute : BeforeAfterTestAttribute
+{
+    public override void Before(MethodInfo methodUnderTest, IXunitTest test)
+    {
+        GC.Collect();
+        GC.WaitForPendingFinalizers();
+    }
 }

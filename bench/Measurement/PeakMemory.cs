@@ -6,7 +6,7 @@ namespace AuxCore.Bench.Measurement;
 
 /// <summary>
 /// By how much the process's resident memory rises while work runs, as Linux counts it. What the allocator holds free is given back first,
-/// so that work cannot hide in it.
+/// so that work cannot hide in it; what finalizers give back too, so that it is not missing afterwards.
 /// </summary>
 internal static partial class PeakMemory
 {
@@ -24,6 +24,8 @@ internal static partial class PeakMemory
             return null;
         }
 
+        GC.Collect();
+        GC.WaitForPendingFinalizers();
         GC.Collect(GC.MaxGeneration, GCCollectionMode.Aggressive, blocking: true, compacting: true);
         Trim();
         TryReset();

@@ -1,4 +1,4 @@
-using System.Globalization;
+using AuxCore.Bench.Measurement;
 using AuxCore.Kernels;
 
 namespace AuxCore.Tests.SuccessorMeasure;
@@ -46,23 +46,10 @@ public class PeakMemoryTests
 
     private static void Measure(Func<Action> prepare)
     {
-        Assert.SkipUnless(File.Exists("/proc/self/clear_refs"), "peak memory is read from Linux's /proc");
-        var run = prepare();
-        GC.Collect(GC.MaxGeneration, GCCollectionMode.Aggressive, blocking: true, compacting: true); // what is free goes back
-        File.WriteAllText("/proc/self/clear_refs", "5"); // the peak begins anew
-        var before = Kilobytes("VmRSS");
-
-        run();
-
-        var needed = (Kilobytes("VmHWM") - before) * 1024;
+        Assert.SkipUnless(PeakMemory.IsAvailable, "peak memory is read from Linux's /proc");
+        var needed = PeakMemory.Of(prepare())!.Value;
         TestContext.Current.SendDiagnosticMessage("{0:F1} MB beside inputs and gradients", needed / 1e6);
         Assert.InRange(needed, 0, Allowed);
-    }
-
-    private static long Kilobytes(string name)
-    {
-        var line = File.ReadLines("/proc/self/status").Single(line => line.StartsWith(name + ":", StringComparison.Ordinal));
-        return long.Parse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1], CultureInfo.InvariantCulture);
     }
 
     // Written to, so that the pages are there.
