@@ -3,6 +3,7 @@ using AuxCore.Bench.Data;
 using AuxCore.Bench.Output;
 using AuxCore.Bench.Workloads;
 using AuxCore.Models;
+using TorchSharp;
 
 namespace AuxCore.Bench.Experiments;
 
@@ -12,7 +13,9 @@ namespace AuxCore.Bench.Experiments;
 /// </summary>
 internal sealed class KvpExperiment : ModelExperiment
 {
-    private const int Seeds = 3, QuickSeeds = 2, PeakBatch = 8, LargePrompt = 1024, LargeRounds = 3, QuickLargePrompt = 128;
+    private const int Seeds = 3, QuickSeeds = 2, PeakBatch = 8, LargePrompt = 1024, LargeRounds = 5, QuickLargePrompt = 128;
+
+    private static readonly torch.ScalarType[] WeightTypes = [torch.ScalarType.BFloat16, torch.ScalarType.Float32];
 
     // Compressed caches are read by the same model at the same cost; the largest batch leaves them out for time.
     private static readonly string[] Timed =
@@ -53,7 +56,7 @@ internal sealed class KvpExperiment : ModelExperiment
             $"{novels.Source}, {string.Join(' ', samples.Lengths)}, {samples.Excerpts}, {samples.Questions}, {settings.Threads} threads"));
         var outcome = new KvpOutcome(samples, novels.Source, arms.Missing, plan);
         int parts = arms.All.Sum(arm => arm.Variants.Count)
-            + (settings.Quick ? QuickTimings : Timings).Length * samples.Lengths.Count + 2, done = 0;
+            + (settings.Quick ? QuickTimings : Timings).Length * samples.Lengths.Count + 1 + WeightTypes.Length, done = 0;
         foreach (KvpArm arm in arms.All)
         {
             outcome.Arms[arm] =
@@ -65,9 +68,13 @@ internal sealed class KvpExperiment : ModelExperiment
         }
 
         Time(outcome, settings, Part, cancellation);
-        outcome.Large = Part(
-            "large shapes", () => Large(settings, plan, cancellation), packed => new KvpLargeTimes(
-                packed[0], packed[1..(packed.Length / 2 + 1)], packed[(packed.Length / 2 + 1)..]));
+        foreach (torch.ScalarType type in WeightTypes)
+        {
+            outcome.Large.Add((type, Part(
+                $"large shapes in {type}", () => Large(type, settings, plan, cancellation), packed => new KvpLargeTimes(
+                    packed[0], packed[1..(packed.Length / 2 + 1)], packed[(packed.Length / 2 + 1)..]))));
+        }
+
         journal.Complete();
         return KvpReport.Of(Name, Claim, outcome, settings);
 
@@ -133,12 +140,13 @@ internal sealed class KvpExperiment : ModelExperiment
         }
     }
 
-    private static double[] Large(ModelSettings settings, KvpPlan plan, CancellationToken cancellation)
+    private static double[] Large(torch.ScalarType type, ModelSettings settings, KvpPlan plan, CancellationToken cancellation)
     {
-        KvpLargeTimes times = settings.Quick
-            ? KvpLargeTimes.Measure(plan.BaseOptions, plan.AuxiliaryOptions, QuickLargePrompt, LargeRounds, settings.Threads, cancellation)
-            : KvpLargeTimes.Measure(
-                OpenElm.Options1B, OpenElm.Options450M, LargePrompt, LargeRounds, settings.Threads, cancellation);
+        var (whole, small, prompt) = settings.Quick
+            ? (plan.BaseOptions, plan.AuxiliaryOptions, QuickLargePrompt)
+            : (OpenElm.Options1B, OpenElm.Options450M, LargePrompt);
+        KvpLargeTimes times = KvpLargeTimes.Measure(
+            whole with { WeightType = type }, small with { WeightType = type }, prompt, LargeRounds, settings.Threads, cancellation);
         return [times.Base, .. times.Auxiliary, .. times.Prediction];
     }
 

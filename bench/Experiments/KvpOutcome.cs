@@ -1,5 +1,6 @@
 using System.Globalization;
 using AuxCore.Bench.Workloads;
+using TorchSharp;
 
 namespace AuxCore.Bench.Experiments;
 
@@ -22,8 +23,8 @@ internal sealed record KvpOutcome(KvpSamples Samples, string Source, IReadOnlyLi
     /// <summary>Floating-point operations of reading a prompt, by its length.</summary>
     public Dictionary<string, double[]> Work { get; } = [];
 
-    /// <summary>Times at the published sizes.</summary>
-    public KvpLargeTimes? Large { get; set; }
+    /// <summary>Times at the published sizes, by what weights are stored in.</summary>
+    public List<(torch.ScalarType WeightType, KvpLargeTimes Times)> Large { get; } = [];
 
     /// <summary>The arm of a name; null where its training is missing.</summary>
     public KvpArm? Find(string name) => Arms.Keys.FirstOrDefault(arm => arm.Name == name);

@@ -28,6 +28,63 @@ public sealed class CausalDecoderTests
             Near(plain.Logits(ids[b].data<long>().ToArray()), logits[b]);
     }
 
+    // What lies between two numbers of bfloat16 may be rounded to either, and rounds otherwise what follows; float32 would be 1e-6 off.
+    [Theory]
+    [MemberData(nameof(Variants))]
+    public void Products_with_weights_in_bfloat16_take_and_give_bfloat16_and_all_else_is_float32(bool biases, bool norms, bool tied)
+    {
+        using var scope = torch.NewDisposeScope();
+        var options = TinyDecoder.Options(biases, norms, tied) with { WeightType = torch.ScalarType.BFloat16 };
+        using var model = TinyDecoder.Model(options);
+        var ids = TinyDecoder.Tokens(1, 9);
+        var weights = PlainDecoder.WeightsOf(model);
+
+        var logits = model.forward(ids);
+
+        Assert.Equal(torch.ScalarType.Float32, logits.dtype);
+        foreach (var (name, parameter) in model.named_parameters())
+        {
+            Assert.Equal(
+                name.Contains("norm", StringComparison.Ordinal) ? torch.ScalarType.Float32 : torch.ScalarType.BFloat16, parameter.dtype);
+        }
+
+        var rounded = Deviation(new PlainDecoder(weights, options));
+        var exact = Deviation(new PlainDecoder(weights, options with { WeightType = torch.ScalarType.Float32 }));
+        Assert.True(rounded < 0.01 && exact > 1e-3, $"{rounded}; without rounding {exact}");
+
+        double Deviation(PlainDecoder plain)
+        {
+            double[] wanted = [.. plain.Logits(ids[0].data<long>().ToArray()).SelectMany(row => row)];
+            var off = wanted.Zip(logits.data<float>().ToArray(), (want, got) => (want - got) * (want - got)).Sum();
+            return Math.Sqrt(off / wanted.Sum(want => want * want));
+        }
+    }
+
+    [Fact]
+    public void Gradients_pass_through_products_in_bfloat16()
+    {
+        using var scope = torch.NewDisposeScope();
+        var options = TinyDecoder.Options(biases: true, norms: true);
+        using var half = TinyDecoder.Model(options with { WeightType = torch.ScalarType.BFloat16 });
+        using var whole = TinyDecoder.Model(options);
+        using (torch.no_grad())
+        {
+            foreach (var (to, from) in whole.parameters().Zip(half.parameters()))
+                to.copy_(from);
+        }
+
+        var ids = TinyDecoder.Tokens(2, 6);
+        foreach (var model in (CausalDecoder[])[half, whole])
+            model.forward(ids).log_softmax(-1).select(2, 3).mean().neg().backward();
+
+        foreach (var ((name, of), (_, exact)) in half.named_parameters().Zip(whole.named_parameters()))
+        {
+            var (got, wanted) = (of.grad!.to(torch.float32), exact.grad!);
+            var off = (got - wanted).norm().item<float>() / wanted.norm().item<float>();
+            Assert.True(off < 0.1 || wanted.norm().item<float>() < 1e-6, $"{name}: {off}");
+        }
+    }
+
     [Fact]
     public void Positions_may_have_gaps()
     {
@@ -116,10 +173,12 @@ public sealed class CausalDecoderTests
         Assert.Equal(0, TinyDecoder.Distance(model.forward(ids), model.ForwardEmbeddings(model.Embed(ids))));
     }
 
-    [Fact]
-    public void A_step_of_training_leaves_no_tensor_behind()
+    [Theory]
+    [InlineData(torch.ScalarType.Float32)]
+    [InlineData(torch.ScalarType.BFloat16)]
+    public void A_step_of_training_leaves_no_tensor_behind(torch.ScalarType type)
     {
-        using var model = TinyDecoder.Model();
+        using var model = TinyDecoder.Model(TinyDecoder.Options(biases: true, norms: true) with { WeightType = type });
         model.forward(TinyDecoder.Tokens(2, 5)).sum().backward(); // makes the gradients
 
         TensorLeaks.None(() =>
@@ -197,6 +256,7 @@ public sealed class CausalDecoderTests
             (good with { Layers = [] }, "there are none"),
             (good with { Layers = [new(4, 0, 8)] }, "Layers[0].KvHeads"),
             (good with { HeadDim = 31 }, "31"),
+            (good with { WeightType = torch.ScalarType.Float16 }, "WeightType: Float16 is neither Float32 nor BFloat16"),
             (good with { NormEpsilon = double.NaN }, "NormEpsilon"),
             (good with { Rotary = new() { Layout = Kernels.RotaryLayout.Pairs } }, "by halves"),
         ])

@@ -85,6 +85,27 @@ public sealed class CheckpointTests : IDisposable
         Assert.Equal(rounded, model.named_parameters().Single(entry => entry.name == "norm.weight").parameter.data<float>().ToArray());
     }
 
+    [Fact]
+    public void Weights_of_sixteen_bits_may_stay_as_they_are()
+    {
+        using var scope = torch.NewDisposeScope();
+        var (_, weights) = Write("qwen2", dtype: torch.bfloat16);
+
+        using var model = CausalDecoder.Load(_folder, torch.ScalarType.BFloat16);
+
+        Assert.Equal(torch.ScalarType.BFloat16, model.Options.WeightType);
+        foreach (var (name, parameter) in model.named_parameters().Where(entry => entry.name is "layers.1.v_proj.bias" or "norm.weight"))
+        {
+            var stored = name == "norm.weight" ? "model.norm.weight" : "model.layers.1.self_attn.v_proj.bias";
+            var rounded = torch.tensor(weights[stored]).to(torch.bfloat16).to(torch.float32).data<float>().ToArray();
+            Assert.Equal(name == "norm.weight" ? torch.ScalarType.Float32 : torch.ScalarType.BFloat16, parameter.dtype);
+            Assert.Equal(rounded, parameter.to(torch.float32).data<float>().ToArray());
+        }
+
+        Assert.Contains("weightType: Int8", Assert.Throws<ArgumentException>(
+            () => CausalDecoder.Load(_folder, torch.ScalarType.Int8)).Message, StringComparison.Ordinal);
+    }
+
     public static TheoryData<string, string, string> Configurations => new()
     {
         { "model_type", "\"gpt2\"", "none of llama" },

@@ -1,4 +1,5 @@
 using AuxCore.Models;
+using TorchSharp;
 
 namespace AuxCore.Tests;
 
@@ -13,7 +14,7 @@ internal sealed class PlainDecoder(IReadOnlyDictionary<string, float[]> weights,
 
     /// <summary>The weights of a model, by the names of checkpoints.</summary>
     public static Dictionary<string, float[]> WeightsOf(CausalDecoder model) => model.named_parameters()
-        .ToDictionary(entry => CheckpointName(entry.name), entry => entry.parameter.detach().data<float>().ToArray());
+        .ToDictionary(entry => CheckpointName(entry.name), entry => entry.parameter.detach().to(torch.float32).data<float>().ToArray());
 
     /// <summary>[L][V].</summary>
     public double[][] Logits(long[] ids, int[]? positions = null)
@@ -99,8 +100,17 @@ internal sealed class PlainDecoder(IReadOnlyDictionary<string, float[]> weights,
     private double[] Linear(double[] row, string name, int count)
     {
         var bias = weights.GetValueOrDefault(name + ".bias");
-        return [.. Enumerable.Range(0, count).Select(o => Dot(row, Row(weights[name + ".weight"], o, row.Length)) + (bias?[o] ?? 0))];
+        row = [.. row.Select(Rounded)];
+        return
+        [
+            .. Enumerable.Range(0, count)
+                .Select(o => Rounded(Dot(row, Row(weights[name + ".weight"], o, row.Length))) + (bias?[o] ?? 0)),
+        ];
     }
+
+    /// <summary>Where weights are of bfloat16, products take and give it.</summary>
+    private double Rounded(double value) =>
+        options.WeightType == torch.ScalarType.BFloat16 ? (float)(AuxCore.Interop.BFloat16)(float)value : value;
 
     private static double[] Row(float[] matrix, long row, int columns) =>
         [.. matrix.Skip((int)row * columns).Take(columns).Select(x => (double)x)];

@@ -9,7 +9,7 @@ public sealed partial class CausalDecoder
 
     /// <summary>
     /// Loads a Hugging Face checkpoint of the types llama, qwen2 or qwen3: <c>config.json</c>, with <c>model.safetensors</c> or the shards
-    /// that <c>model.safetensors.index.json</c> names. Weights of bfloat16 and float16 are widened to float32.
+    /// that <c>model.safetensors.index.json</c> names. Weights may be of float32, bfloat16 or float16.
     /// </summary>
     /// <remarks>
     /// Everything is checked by the files' headers before a weight is read: each tensor that the configuration asks for is there, in its
@@ -17,21 +17,24 @@ public sealed partial class CausalDecoder
     /// tokens elsewhere, such as in Microsoft.ML.Tokenizers.
     /// </remarks>
     /// <param name="folder">Where these files are.</param>
+    /// <param name="weightType">What projections and embedding are kept in: see <see cref="DecoderOptions.WeightType"/>.</param>
+    /// <exception cref="ArgumentException"><paramref name="weightType"/> is neither float32 nor bfloat16.</exception>
     /// <exception cref="StateFileException">
     /// A file is missing, damaged or not what it should be, or the configuration is of something that this decoder does not do; the message
     /// names file and item.
     /// </exception>
     /// <exception cref="DirectoryNotFoundException">There is no such folder.</exception>
     /// <exception cref="IOException">A file cannot be read.</exception>
-    public static CausalDecoder Load(string folder)
+    public static CausalDecoder Load(string folder, torch.ScalarType weightType = torch.ScalarType.Float32)
     {
+        Projections.RequireWeightType(weightType, nameof(weightType));
         ArgumentException.ThrowIfNullOrEmpty(folder);
         if (!Directory.Exists(folder))
             throw new DirectoryNotFoundException($"CausalDecoder.Load: there is no folder {folder}");
         var configPath = Path.Combine(folder, "config.json");
         DecoderOptions options;
         using (var config = ReadJson(configPath))
-            options = new CheckpointConfig(configPath, config.RootElement).Options();
+            options = new CheckpointConfig(configPath, config.RootElement).Options() with { WeightType = weightType };
 
         using var weights = new CheckpointWeights(folder);
         weights.Require(Expected(options), options.TiedHead);

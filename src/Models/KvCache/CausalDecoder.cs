@@ -6,7 +6,7 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace AuxCore.Models;
 
 /// <summary>
-/// A causal decoder in float32, trained or loaded from a checkpoint: grouped-query attention, rotary embedding by halves, root mean square
+/// A causal decoder, trained or loaded from a checkpoint: grouped-query attention, rotary embedding by halves, root mean square
 /// norms, gated feed-forward networks (see <see cref="DecoderOptions"/>). <see cref="forward(Tensor)"/> trains; <see cref="Prefill"/> and
 /// <see cref="Decode"/> generate through a <see cref="KvCache"/>; <see cref="DecoderHook"/>s read and prune between layers.
 /// </summary>
@@ -30,7 +30,7 @@ public sealed partial class CausalDecoder : Module<Tensor, Tensor>
         ArgumentNullException.ThrowIfNull(options);
         options.Check();
         Options = options;
-        _embedding = Embedding(options.Vocabulary, options.Width);
+        _embedding = Embedding(options.Vocabulary, options.Width, dtype: options.WeightType);
         using (torch.NewDisposeScope())
             init.normal_(_embedding.weight!, 0, options.InitialDeviation); // returns a tensor of its own
         register_module("embed_tokens", _embedding);
@@ -40,7 +40,7 @@ public sealed partial class CausalDecoder : Module<Tensor, Tensor>
         register_module("norm", _norm);
         if (options.TiedHead)
             return;
-        _head = Linear(options.Width, options.Vocabulary, hasBias: false);
+        _head = Linear(options.Width, options.Vocabulary, hasBias: false, dtype: options.WeightType);
         init.normal_(_head.weight, 0, options.InitialDeviation);
         register_module("lm_head", _head);
     }
@@ -114,7 +114,8 @@ public sealed partial class CausalDecoder : Module<Tensor, Tensor>
             }
         }
 
-        return _embedding.forward(ids);
+        using var scope = torch.NewDisposeScope();
+        return _embedding.forward(ids).to(torch.ScalarType.Float32).MoveToOuterDisposeScope();
     }
 
     /// <summary>Adds a hook to the passes that follow, after those that there are.</summary>
@@ -142,7 +143,7 @@ public sealed partial class CausalDecoder : Module<Tensor, Tensor>
     private Tensor Logits(Tensor hidden)
     {
         var normed = _norm.forward(hidden);
-        return _head is null ? functional.linear(normed, _embedding.weight!) : _head.forward(normed);
+        return Projections.Of(_head is null ? _embedding.weight! : _head.weight, normed);
     }
 
     /// <summary>Rows from the first position on, or at given ones.</summary>

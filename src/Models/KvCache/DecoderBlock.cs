@@ -50,7 +50,7 @@ public sealed class DecoderBlock : Module
 
         Linear Project(long from, long to, bool bias)
         {
-            var layer = Linear(from, to, hasBias: bias);
+            var layer = Linear(from, to, hasBias: bias, dtype: options.WeightType);
             init.normal_(layer.weight, 0, options.InitialDeviation);
             if (bias)
                 init.zeros_(layer.bias!);
@@ -69,9 +69,10 @@ public sealed class DecoderBlock : Module
         var seen = isStep ? Step(layer, normed, host, cache!) : Attended(layer, phase, normed, rows, rotary, host, cache, readers);
         var (batch, length) = (seen.shape[0], seen.shape[2]);
         var hidden = rows.Hidden
-            + _output.forward(seen.transpose(1, 2).reshape(batch, length, (long)_sizes.QueryHeads * _headDim));
+            + Projections.Of(_output, seen.transpose(1, 2).reshape(batch, length, (long)_sizes.QueryHeads * _headDim));
         normed = _feedForwardNorm.forward(hidden);
-        return (hidden + _down.forward(functional.silu(_gate.forward(normed)) * _up.forward(normed))).MoveToOuterDisposeScope();
+        var inner = functional.silu(Projections.Of(_gate, normed)) * Projections.Of(_up, normed);
+        return (hidden + Projections.Of(_down, inner)).MoveToOuterDisposeScope();
     }
 
     /// <summary>What becomes of queries and keys in ops that store keys.</summary>
@@ -118,8 +119,9 @@ public sealed class DecoderBlock : Module
     {
         var batch = normed.shape[0];
         return cache.Step(
-            layer, _query.forward(normed).view(batch, _sizes.QueryHeads, _headDim),
-            _key.forward(normed).view(batch, _sizes.KvHeads, _headDim), _value.forward(normed).view(batch, _sizes.KvHeads, _headDim),
+            layer, Projections.Of(_query, normed).view(batch, _sizes.QueryHeads, _headDim),
+            Projections.Of(_key, normed).view(batch, _sizes.KvHeads, _headDim),
+            Projections.Of(_value, normed).view(batch, _sizes.KvHeads, _headDim),
             host.Positions, HeadNorms).unsqueeze(2);
     }
 
@@ -172,7 +174,7 @@ public sealed class DecoderBlock : Module
     /// <summary>[B, H, L, d].</summary>
     private Tensor Heads(Linear projection, Tensor normed, int heads, RootMeanSquareNorm? norm)
     {
-        var split = projection.forward(normed).view(normed.shape[0], normed.shape[1], heads, _headDim);
+        var split = Projections.Of(projection, normed).view(normed.shape[0], normed.shape[1], heads, _headDim);
         return (norm is null ? split : norm.forward(split)).transpose(1, 2);
     }
 }

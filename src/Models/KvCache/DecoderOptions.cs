@@ -1,4 +1,5 @@
 using AuxCore.Kernels;
+using TorchSharp;
 
 namespace AuxCore.Models;
 
@@ -53,6 +54,13 @@ public sealed record DecoderOptions
     /// <summary>Standard deviation of the initial weights of projections and embedding; biases begin as 0, norms as 1.</summary>
     public double InitialDeviation { get; init; } = 0.02;
 
+    /// <summary>
+    /// What the weights of projections and embedding are stored in: float32, or bfloat16, which takes half the memory and, on processors
+    /// that multiply it, half the time. Operands of products are then rounded to bfloat16; norms, rotation, attention and what layers add
+    /// up stay float32.
+    /// </summary>
+    public torch.ScalarType WeightType { get; init; } = torch.ScalarType.Float32;
+
     /// <summary>A decoder whose layers are all alike.</summary>
     /// <param name="vocabulary">How many tokens there are.</param>
     /// <param name="width">D.</param>
@@ -101,6 +109,7 @@ public sealed record DecoderOptions
             }
         }
 
+        Projections.RequireWeightType(WeightType, nameof(WeightType));
         Rotary.Check(HeadDim);
         if (Rotary.Layout != RotaryLayout.Halves || Rotary.Sections.Count > 0)
             throw new ArgumentException("options.Rotary: this decoder rotates by halves, and all pairs by one position");

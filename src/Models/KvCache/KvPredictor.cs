@@ -18,7 +18,7 @@ public sealed class KvPredictor : Module
     private readonly int _baseHeadDim;
 
     /// <summary>A predictor whose weights are as PyTorch initialises a linear layer, from torch's generator.</summary>
-    /// <param name="baseOptions">The decoder whose keys and values are predicted.</param>
+    /// <param name="baseOptions">The decoder whose keys and values are predicted; its <c>WeightType</c> is the predictor's.</param>
     /// <param name="auxiliaryOptions">The decoder whose keys and values are known.</param>
     /// <param name="map">
     /// For each layer of the base, which layer of the auxiliary model it is predicted from; <see cref="CanonicalMap"/> without.
@@ -48,7 +48,7 @@ public sealed class KvPredictor : Module
 
         Linear[] Affine() => [.. Enumerable.Range(0, layers).Select(i => Linear(
             (long)auxiliaryOptions.Layers[Map[i]].KvHeads * auxiliaryOptions.HeadDim,
-            (long)baseOptions.Layers[i].KvHeads * baseOptions.HeadDim))];
+            (long)baseOptions.Layers[i].KvHeads * baseOptions.HeadDim, dtype: baseOptions.WeightType))];
     }
 
     /// <summary>For each layer of the base, which layer of the auxiliary model it is predicted from.</summary>
@@ -123,20 +123,22 @@ public sealed class KvPredictor : Module
     {
         using var scope = torch.NewDisposeScope();
         return new(
-            Product(_keys[layer], keys, nameof(keys)), _keys[layer].bias!, Product(_values[layer], values, nameof(values)),
-            _values[layer].bias!);
+            Product(_keys[layer], keys, nameof(keys)), Bias(_keys[layer]), Product(_values[layer], values, nameof(values)),
+            Bias(_values[layer]));
 
         Tensor Product(Linear affine, Tensor heads, string name)
         {
             var merged = Merged(layer, heads, name);
-            return functional.linear(merged.reshape(-1, merged.shape[2]), affine.weight).MoveToOuterDisposeScope();
+            return Projections.Of(affine.weight, merged.reshape(-1, merged.shape[2])).MoveToOuterDisposeScope();
         }
+
+        static Tensor Bias(Linear affine) => affine.bias!.to(torch.ScalarType.Float32).MoveToOuterDisposeScope();
     }
 
     private Tensor Apply(Linear affine, int layer, Tensor heads, string name)
     {
         var merged = Merged(layer, heads, name);
-        return affine.forward(merged).view(merged.shape[0], merged.shape[1], -1, _baseHeadDim).transpose(1, 2);
+        return Projections.Of(affine, merged).view(merged.shape[0], merged.shape[1], -1, _baseHeadDim).transpose(1, 2);
     }
 
     /// <summary>[B, L, Hkv · d] of the auxiliary model's [B, Hkv, L, d].</summary>
