@@ -134,6 +134,17 @@ public class BreakoutTests
         Assert.Equal(30, State.Bricks.Count());
     }
 
+    [Fact]
+    public void As_long_as_a_brick_is_left_the_wall_stays_as_it_is()
+    {
+        Place(4, 7, 1, 1);
+        State.Bricks = default;
+        State.Bricks.Add(9, 1);
+        State.Paddle = 6;
+        _game.Play(None, None);
+        Assert.Equal((-1, 1), (State.DirectionY, State.Bricks.Count()));
+    }
+
     private void Place(int x, int y, int directionX, int directionY)
     {
         _game.Begin();
