@@ -4,8 +4,8 @@ using static TorchSharp.torch;
 namespace AuxCore.Bench.Workloads;
 
 /// <summary>
-/// Learns the running counts of <see cref="ShapeGrid"/>, with the image once in front (plain) or again in the middle of the answer, behind a
-/// bridging word (dynamic visual reaffirmation, DVR).
+/// Learns the running counts of <see cref="ShapeGrid"/>, with the image once in front (plain) or again in the middle of the answer, behind
+/// a bridging word (dynamic visual reaffirmation, DVR).
 /// </summary>
 /// <param name="again">Whether the image is shown again while it learns.</param>
 /// <param name="steps">Steps of the optimiser.</param>

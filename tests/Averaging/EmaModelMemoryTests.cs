@@ -19,7 +19,8 @@ public class EmaModelMemoryTests
 
         TensorLeaks.None(() => Update(Updates));
 
-        // Leaks of 8 and of 64 bytes an update. The collector takes and gives back some ten megabytes as it likes, which only the second sees.
+        // Leaks of 8 and of 64 bytes an update. The collector takes and gives back some ten megabytes as it likes, which only the second
+        // sees.
         Assert.InRange(GC.GetTotalMemory(forceFullCollection: true) - managed, long.MinValue, 8 * Updates);
         Assert.InRange(Environment.WorkingSet - native, long.MinValue, 64 * Updates);
 

@@ -104,6 +104,25 @@ public class VisualReinjectionTests
     }
 
     [Fact]
+    public void Text_in_the_place_of_an_image_that_left_stays()
+    {
+        using var scope = torch.NewDisposeScope();
+        using var scene = new PruningScene();
+        using var cache = scene.Decoder.CreateCache(Length, batch: scene.Batch);
+        var tvc = new VisualReinjection(scene.Decoder, new());
+        scene.Decoder.PrefillEmbeddings(scene.Embeddings, cache);
+        tvc.Begin(cache, scene.Layout);
+        tvc.EvictVisual(cache);
+        cache.Rewind(Before);
+        scene.Decoder.Decode(scene.Ids(1).select(1, 0), cache);
+
+        tvc.EvictVisual(cache);
+
+        for (var layer = 0; layer < DecoderLayers; layer++)
+            Assert.Equal([.. Enumerable.Range(0, Before + 1)], cache.Positions(layer, 0, 0).ToArray());
+    }
+
+    [Fact]
     public void Without_eviction_the_old_image_stays_until_the_next_time()
     {
         using var scope = torch.NewDisposeScope();
